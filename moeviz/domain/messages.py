@@ -1,0 +1,112 @@
+"""What the window and a running session say to each other. A session is a plain generator: it is sent one Command at a
+time and yields an Update, or None when there is nothing to show. Whoever drives it decides when to send which.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from moeviz.domain.routing import RoutingSnapshot
+from moeviz.domain.settings import Settings, Value
+
+
+class UserError(Exception):
+    """Something the user can mend; the message is one sentence that says what is wrong and what to do."""
+
+
+# ---- to the session
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Train one step; `snapshot` asks for everything since the last one, copied to numpy."""
+
+    snapshot: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Yield an Update with a fresh snapshot, without training."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetKnobs:
+    """Change settings by dotted key. Live ones act on the next step; others rebuild the model and start anew."""
+
+    values: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class SetProbe:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetDevice:
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Start anew, with the seed of the settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveModel:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    path: str
+
+
+Command = Advance | Show | SetKnobs | SetProbe | SetDevice | Restart | SaveModel | OpenModel
+
+
+# ---- from the session
+@dataclass(frozen=True, eq=False, slots=True)
+class StepLog:
+    """Scalars and training-batch counts of the S steps since the last update.
+
+    steps_S        step numbers, ascending
+    scalars_S      arrays (S,) by name: "loss", "cross_entropy", "balance", "z", "heldout" (NaN where not measured)
+    counts_SE      one array (S, E) a layer: assignments per expert in each training batch
+    """
+
+    steps_S: npt.NDArray[np.int64]
+    scalars_S: Mapping[str, npt.NDArray[np.float64]]
+    counts_SE: tuple[npt.NDArray[np.int64], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the status bar tells: parameters, FLOPs of one token's forward pass, and where the model runs."""
+
+    total_parameters: int
+    active_parameters: int
+    flops_per_token: int
+    device: str
+    tokens_per_step: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Update:
+    """News of a session. `reset`: the run began anew, history before it is of another model. `mark`: a label for the
+    time axes ("k 2 → 4") at this step. `notice`: a sentence for the user. `paused`: the session asks to be paused."""
+
+    step: int
+    settings: Settings
+    facts: ModelFacts
+    snapshot: RoutingSnapshot | None = None
+    log: StepLog | None = None
+    reset: bool = False
+    mark: str = ""
+    notice: str = ""
+    paused: bool = False
+    saved: str = ""
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+Session = Generator[Update | None, Command, None]
+MakeSession = Callable[[], Session]

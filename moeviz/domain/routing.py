@@ -1,0 +1,66 @@
+"""What routes, as plain arrays: one `Routing` a layer, one `RoutingSnapshot` a moment.
+
+Shape suffixes, here and everywhere in moeviz:
+    T tokens   K experts chosen per token (the widest, where it varies)   E experts   L MoE layers
+    D model width   F hidden width of one expert   B sequences in a batch   S steps
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Routing:
+    """The routing of T tokens in one MoE layer, exactly as the model used it.
+
+    expert_ids_TK     chosen experts, best first; -1 where a token chose fewer than K
+    gate_weights_TK   the weight that multiplied each chosen expert's output, or None where unknown
+    router_probs_TE   the router's probabilities (clean: without noise), or None
+    router_logits_TE  the router's scores before softmax (clean, before temperature), or None
+    dropped_TK        assignments dropped for capacity, or None where nothing can be dropped
+    """
+
+    name: str
+    num_experts: int
+    expert_ids_TK: Ints
+    gate_weights_TK: Floats | None = None
+    router_probs_TE: Floats | None = None
+    router_logits_TE: Floats | None = None
+    dropped_TK: Bools | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.expert_ids_TK.shape[0])
+
+    @property
+    def k(self) -> int:
+        return int(self.expert_ids_TK.shape[1])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RoutingSnapshot:
+    """The routing of one batch of tokens through all MoE layers at one step.
+
+    tokens, domains      T strings each, or None where unknown
+    scalars              losses and rates of this step by name
+    layers               one Routing a layer, all over the same T tokens (the probe, while training)
+    train_counts_LE      assignments per expert (E,) in the TRAINING batch of this step, one array a layer; empty if none
+    """
+
+    step: int
+    layers: tuple[Routing, ...]
+    tokens: Sequence[str] | None = None
+    domains: Sequence[str] | None = None
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    train_counts_LE: tuple[Ints, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        return self.layers[0].num_tokens if self.layers else 0
