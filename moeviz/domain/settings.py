@@ -62,7 +62,7 @@ class ModelSettings:
         64, "Width", "Model width D, a multiple of 16. Restarts the model.", low=16, high=256, live=False, group="model"
     )
     expert_width: int = _knob(
-        128,
+        64,
         "Expert width",
         "Hidden width F of each SwiGLU expert. Restarts the model.",
         low=16,

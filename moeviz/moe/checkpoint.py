@@ -1,0 +1,148 @@
+"""A run in one safetensors file: parameters, AdamW's moments, and as metadata the settings, vocabulary and step.
+
+No random state is kept: the randomness of a step is a function of the seed and the step's number (batches.py).
+Safetensors holds numbers only, so opening a stranger's file cannot run code; pickles are refused.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from moeviz.domain.messages import UserError
+from moeviz.domain.settings import Settings, SettingsError
+from moeviz.moe.model import CharModel
+from moeviz.moe.optimiser import AdamW
+
+FORMAT, VERSION = "moeviz checkpoint", 1
+FILE_NAME = "model.safetensors"
+_MODEL, _MEAN, _SQUARE, _STEPS, _COUNTS = "model.", "adamw.mean.", "adamw.square.", "adamw.steps.", "train_counts"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Checkpoint:
+    """Tensors by parameter name. The three of AdamW are empty in a file without moments; training then starts new ones.
+
+    counts_LE: assignments per expert in the last training batch.
+    """
+
+    settings: Settings
+    vocabulary: str
+    step: int
+    parameters: Mapping[str, Tensor]
+    mean: Mapping[str, Tensor]
+    square: Mapping[str, Tensor]
+    steps: Mapping[str, Tensor]
+    counts_LE: Tensor
+
+
+def save(
+    path: str | Path,
+    settings: Settings,
+    vocabulary: str,
+    step: int,
+    model: CharModel,
+    optimiser: AdamW | None,
+    counts_LE: Tensor,
+) -> Path:
+    """Write the file, or FILE_NAME into a folder, and return its path. Without an optimiser it is a third as large."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE_NAME
+    tensors = {_MODEL + name: p.detach() for name, p in model.named_parameters()}
+    tensors[_COUNTS] = counts_LE
+    if optimiser is not None:
+        for prefix, values in ((_MEAN, optimiser.mean), (_SQUARE, optimiser.square), (_STEPS, optimiser.steps)):
+            tensors.update({prefix + name: tensor for name, tensor in values.items()})
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "settings": settings.to_json(),
+        "vocabulary": json.dumps(vocabulary),
+        "step": str(step),
+    }
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, draft, metadata)
+        draft.replace(path)  # whoever reads meanwhile sees the old file or the new one, never half of one
+    except (OSError, SafetensorError) as error:
+        draft.unlink(missing_ok=True)
+        raise UserError(f"The model could not be saved to {path}: {_reason(error)}.") from None
+    return path
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint, or FILE_NAME in a folder; UserError with one sentence if it cannot be used."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE_NAME
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise UserError(f"The model {path} cannot be read: {_reason(error)}.") from None
+    if start[:1] == b"\x80" or start == b"PK":
+        raise UserError(f"{path} is a pickle, which may run code when opened; moeviz opens safetensors files only.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _read(path, file)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file: {_reason(error)}.") from None
+
+
+def _read(path: Path, file: Any) -> Checkpoint:
+    metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} is not a model that moeviz has saved.")
+    if metadata.get("version") != str(VERSION):
+        raise UserError(f"{path} has format version {metadata.get('version')}; this moeviz reads version {VERSION}.")
+    try:
+        settings = Settings.from_json(metadata["settings"])
+        vocabulary = json.loads(metadata["vocabulary"])
+        step = int(metadata["step"])
+    except (KeyError, ValueError, SettingsError) as error:
+        raise UserError(f"{path} has settings that cannot be used: {_reason(error)}.") from None
+    if not isinstance(vocabulary, str) or not vocabulary or len(set(vocabulary)) != len(vocabulary) or step < 0:
+        raise UserError(f"{path} has a vocabulary or step that cannot be used.")
+
+    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no iterator
+    with_moments = any(name.startswith(_MEAN) for name in shapes)
+    # compare sizes before anything is allocated: a file must not make us reserve what its settings claim
+    if shapes != _expected_shapes(settings, len(vocabulary), with_moments):
+        raise UserError(f"{path} does not fit its own settings: its tensors have other names or sizes.")
+    tensors = {name: file.get_tensor(name) for name in shapes}
+    for name, tensor in tensors.items():
+        wanted = torch.int64 if name == _COUNTS else torch.float32
+        if tensor.dtype != wanted or not torch.isfinite(tensor).all():
+            raise UserError(f"{path} is damaged: {name} holds values that are not finite, or of the wrong type.")
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    return Checkpoint(
+        settings, vocabulary, step, part(_MODEL), part(_MEAN), part(_SQUARE), part(_STEPS), tensors[_COUNTS]
+    )
+
+
+def _expected_shapes(settings: Settings, vocabulary_size: int, with_moments: bool) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        model = CharModel(settings, vocabulary_size)
+    shapes: dict[str, tuple[int, ...]] = {_COUNTS: (settings.model.layers, settings.model.experts)}
+    for name, parameter in model.named_parameters():
+        shapes[_MODEL + name] = tuple(parameter.shape)
+        if with_moments:
+            shapes[_MEAN + name] = shapes[_SQUARE + name] = tuple(parameter.shape)
+            shapes[_STEPS + name] = ()
+    return shapes
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__

@@ -1,0 +1,276 @@
+"""A model in training: one step, one look at the probe, and every change that a live run allows."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from moeviz.moe.tasks.text import TextData
+from torch.nn import functional
+
+from moeviz.domain.messages import ModelFacts, StepLog, UserError
+from moeviz.domain.routing import Ints, RoutingSnapshot
+from moeviz.domain.settings import Settings
+from moeviz.moe.batches import Batches, noise_draws, resize_generator
+from moeviz.moe.checkpoint import Checkpoint
+from moeviz.moe.experts import can_group
+from moeviz.moe.model import CharModel, active_parameters, flops_per_token, total_parameters
+from moeviz.moe.optimiser import AdamW
+from moeviz.moe.resize import resize_experts, switch_router
+from moeviz.moe.step import SCALARS, Look, StepLoss, unpack_look, unpack_news
+from moeviz.moe.traced import Traced
+
+CHECK_EVERY = 20  # steps; the longest that a loss which is no number goes unseen
+HELDOUT_EVERY, HELDOUT_ROWS = 50, 16
+LONGEST_PROBE = 4096  # characters
+
+
+class Trainer:
+    """Model, optimiser, data and step, and what has happened since the last `flush`.
+
+    The model stays in eval mode: noise on the scores comes from outside, as draws that depend on seed and step only.
+    """
+
+    def __init__(
+        self, settings: Settings, data: TextData, device: str, probe: str, checkpoint: Checkpoint | None = None
+    ) -> None:
+        check_device(device)
+        self.settings, self.data, self.device = settings, data, device
+        generator = torch.Generator().manual_seed(settings.seed)
+        self.model = CharModel(settings, len(data.vocabulary), generator).eval()
+        self.optimiser = AdamW(dict(self.model.named_parameters()))
+        self.step = 0
+        self.losses: dict[str, float] = {}
+        sizes = settings.model
+        self._counts_LE: Ints = np.zeros((sizes.layers, sizes.experts), np.int64)
+        self._counts_are_of_this_step = False
+        if checkpoint is not None:
+            self._take_over(checkpoint)
+        self._batches = Batches(data.train, sizes.context, settings.seed)
+        self._heldout_tokens = _fixed_windows(data, sizes.context)
+        self._train = Traced(lambda: StepLoss(self.model), eager_calls=10)
+        self._look = Traced(lambda: Look(self.model), eager_calls=3)
+        self._news: list[torch.Tensor] = []
+        self._heldout: dict[int, float] = {}
+        self._unchecked = 0
+        self._timer, self._snapshot_seconds = 0.0, 0.0
+        self.set_probe(probe)
+        self.to(device)
+
+    def _take_over(self, checkpoint: Checkpoint) -> None:
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(checkpoint.parameters[name])
+        if checkpoint.mean:
+            self.optimiser.mean = dict(checkpoint.mean)
+            self.optimiser.square = dict(checkpoint.square)
+            self.optimiser.steps = dict(checkpoint.steps)
+        self.step = checkpoint.step
+        self._counts_LE = checkpoint.counts_LE.numpy()
+        self._counts_are_of_this_step = self.step > 0
+
+    # ---- training
+    def advance(self) -> None:
+        """Train one step. Its numbers stay on the device until `flush`."""
+        start = time.perf_counter()
+        settings = self.settings
+        batch, noisy = settings.train.batch, settings.routing.noise > 0
+        inputs = [self._batches.draw(self.step, batch).to(self.device), self._coefficients]
+        if noisy:
+            sizes = settings.model
+            shape = (sizes.layers, batch * sizes.context, sizes.experts)
+            inputs.append(noise_draws(settings.seed, self.step, shape).to(self.device))
+        loss, news = self._train((*self._shape_key(), batch, noisy), *inputs)
+        grads = torch.autograd.grad(loss, list(self._parameters.values()), allow_unused=True, materialize_grads=True)
+        self.optimiser.step(self._parameters, grads, settings.train.lr)
+        self.step += 1
+        self._news.append(news)
+        self._unchecked += 1
+        if self.step % HELDOUT_EVERY == 0 and self._heldout_tokens is not None:
+            self._heldout[self.step] = self.cross_entropy(self._heldout_tokens)
+        self._timer += time.perf_counter() - start
+
+    @property
+    def due(self) -> bool:
+        """Whether the losses should be looked at now."""
+        return self._unchecked >= CHECK_EVERY
+
+    def check(self) -> bool:
+        """Whether all losses so far are numbers. If so, the state may be kept as the last good one; if not, go back to
+        that. The step number goes on either way, so that no step is reported twice."""
+        if self._unchecked:
+            fine = bool(torch.isfinite(torch.stack(self._news[-self._unchecked :])[:, 0]).all())
+            self._unchecked = 0
+            if not fine:
+                self._restore_good()
+                return False
+            if self.step - self._good_step >= CHECK_EVERY:
+                self._keep_good()
+        return True
+
+    def flush(self) -> StepLog | None:
+        """What happened since the last flush, in one copy; None if no step was trained. Check first."""
+        if not self._news:
+            return None
+        sizes = self.settings.model
+        news = unpack_news(self._news, sizes.layers, sizes.experts)
+        steps = np.arange(self.step - len(self._news) + 1, self.step + 1)
+        scalars = {name: _finite(news.scalars_S4[:, i]) for i, name in enumerate(SCALARS)}
+        scalars["heldout"] = np.array([self._heldout.get(step, np.nan) for step in steps.tolist()])
+        self.losses |= {name: float(values[-1]) for name, values in scalars.items() if np.isfinite(values[-1])}
+        self._counts_LE, self._counts_are_of_this_step = news.counts_SLE[-1], True
+        self._news.clear()
+        self._heldout.clear()
+        counts_SE = tuple(np.ascontiguousarray(news.counts_SLE[:, layer]) for layer in range(sizes.layers))
+        return StepLog(steps, scalars, counts_SE)
+
+    def timings(self, num_steps: int) -> dict[str, float]:
+        """Seconds of one training step, as a mean over the last flush, and of the last snapshot."""
+        seconds, self._timer = self._timer, 0.0
+        return {"step": seconds / num_steps, "snapshot": self._snapshot_seconds} if num_steps else {}
+
+    @torch.no_grad()
+    def cross_entropy(self, tokens: torch.Tensor) -> float:
+        """Mean loss in nats per character over rows (B, C+1), without noise."""
+        logits, _ = self.model(tokens[:, :-1])
+        return float(functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
+
+    # ---- looking
+    def set_probe(self, text: str) -> None:
+        """The text that snapshots show. A text longer than the context is read in rows of that length."""
+        if not text:
+            raise UserError("The probe is empty; type at least one character.")
+        if len(text) > LONGEST_PROBE:
+            raise UserError(f"The probe has {len(text)} characters; at most {LONGEST_PROBE} can be shown.")
+        ids = self.data.encode(text)
+        width = min(len(ids), self.settings.model.context)
+        # what is padded comes after all that is shown, and a causal model does not look ahead
+        padded = np.pad(ids, (0, -len(ids) % width)).reshape(-1, width)
+        self.probe = text
+        self._probe_tokens = torch.from_numpy(padded).to(self.device)
+
+    @torch.no_grad()
+    def snapshot(self) -> RoutingSnapshot:
+        """The routing of the probe now, and the numbers of the last step that was flushed."""
+        start = time.perf_counter()
+        packed = self._look((*self._shape_key(), *self._probe_tokens.shape), self._probe_tokens).cpu().numpy()
+        k, num_experts = self.model.layers[0].router.k, self.settings.model.experts
+        layers = unpack_look(packed, k, num_experts, len(self.probe))
+        counts = tuple(self._counts_LE) if self._counts_are_of_this_step else ()
+        self._snapshot_seconds = time.perf_counter() - start
+        return RoutingSnapshot(self.step, layers, tuple(self.probe), None, dict(self.losses), counts)
+
+    def facts(self) -> ModelFacts:
+        return ModelFacts(
+            total_parameters(self.model),
+            active_parameters(self.model),
+            flops_per_token(self.model),
+            self.device,
+            self.settings.train.batch * self.settings.model.context,
+        )
+
+    def counts(self) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self._counts_LE))
+
+    # ---- live changes
+    def change(self, settings: Settings) -> None:
+        """Go on with other live settings. Flush first: the numbers of earlier steps have the old sizes."""
+        old, model = self.settings, self.model
+        generator = resize_generator(settings.seed, self.step)
+        rebuilt = False
+        if settings.model.experts != old.model.experts:
+            plans = resize_experts(model, self.optimiser, list(self._counts_LE), settings.model.experts, generator)
+            self._counts_LE = np.stack([c[list(p.sources)] for c, p in zip(self._counts_LE, plans, strict=True)])
+            self._counts_are_of_this_step = False
+            rebuilt = True
+        if settings.routing.router != old.routing.router:
+            switch_router(model, self.optimiser, settings.routing.router, settings.routing.k, generator)
+            rebuilt = True
+        self.settings = settings
+        for layer in model.layers:
+            layer.router.k = min(settings.routing.k, settings.model.experts)
+            layer.router.temperature = settings.routing.temperature
+            layer.router.noise = settings.routing.noise
+        self._fill_coefficients()
+        if rebuilt:
+            self._begin_anew()
+
+    def to(self, device: str) -> None:
+        """Move everything to another device."""
+        check_device(device)
+        self.model.to(device)
+        self.optimiser.to(device)
+        self.device = device
+        self._coefficients = torch.zeros(2, device=device)
+        self._fill_coefficients()
+        self._probe_tokens = self._probe_tokens.to(device)
+        if self._heldout_tokens is not None:
+            self._heldout_tokens = self._heldout_tokens.to(device)
+        self._begin_anew()
+
+    def _fill_coefficients(self) -> None:
+        balance = self.settings.balance
+        self._coefficients[0] = balance.coefficient if balance.loss != "none" else 0.0
+        self._coefficients[1] = balance.z_coefficient
+
+    def _begin_anew(self) -> None:
+        """The parameters are other tensors now."""
+        self._parameters = dict(self.model.named_parameters())
+        self._train.forget()
+        self._look.forget()
+        self._train.enabled = self._look.enabled = can_group(torch.device(self.device), torch.float32)
+        self._good = [tensor.detach().clone() for tensor in self._state()]
+        self._good_step = self.step
+
+    def _shape_key(self) -> tuple[Any, ...]:
+        router = self.model.layers[0].router
+        return type(router), router.k, router.num_experts
+
+    # ---- the last good state
+    def _state(self) -> list[torch.Tensor]:
+        moments = self.optimiser
+        return [
+            *(p.detach() for p in self._parameters.values()),
+            *moments.mean.values(),
+            *moments.square.values(),
+            *moments.steps.values(),
+        ]
+
+    def _keep_good(self) -> None:
+        state = self._state()
+        # a finite loss can still have had a gradient that is not
+        if torch.isfinite(torch.stack(torch._foreach_norm(state))).all():
+            torch._foreach_copy_(self._good, state)
+            self._good_step = self.step
+
+    def _restore_good(self) -> None:
+        torch._foreach_copy_(self._state(), self._good)
+        self._good_step = self.step
+
+
+def check_device(name: str) -> None:
+    """Raises UserError if there is no such device here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"{name!r} is no device; use cpu, cuda, cuda:N or mps.") from None
+    checks: dict[str, Callable[[], bool]] = {
+        "cpu": lambda: True,
+        "cuda": lambda: torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available,
+    }
+    if device.type not in checks or not checks[device.type]():
+        raise UserError(f"This machine has no device {name!r} that torch can use; use cpu.")
+
+
+def _finite(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _fixed_windows(data: TextData, context: int) -> torch.Tensor | None:
+    """The same held-out rows whatever the seed; None where the held-out text is too short."""
+    try:
+        return Batches(data.heldout, context, seed=0).windows(np.random.default_rng(0), HELDOUT_ROWS)
+    except UserError:
+        return None

@@ -1,0 +1,209 @@
+"""A training run as a session: a plain generator that is sent commands and yields updates (domain/messages.py)."""
+
+from collections.abc import Mapping
+
+import torch
+from moeviz.moe.tasks.text import load_text
+
+from moeviz.domain.messages import (
+    Advance,
+    Command,
+    OpenModel,
+    Restart,
+    SaveModel,
+    Session,
+    SetDevice,
+    SetKnobs,
+    SetProbe,
+    Show,
+    StepLog,
+    Update,
+    UserError,
+)
+from moeviz.domain.routing import RoutingSnapshot
+from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
+from moeviz.moe.checkpoint import load, save
+from moeviz.moe.trainer import Trainer
+
+
+def session(
+    settings: Settings, *, device: str = "cpu", probe: str | None = None, checkpoint: str | None = None
+) -> Session:
+    """Start a run, or go on with a checkpoint (whose settings then hold). The first `next` trains nothing.
+
+    Raises UserError if it cannot start; afterwards no mistake of the user ends it.
+    """
+    torch.set_num_threads(1)  # more are slower on matrices this small, and far slower beside a window
+    trainer, notice = _opened(checkpoint, device, probe) if checkpoint else (_started(settings, device, probe), "")
+    run = _Run(trainer, probe)
+    update: Update | None = run.update(notice=notice)
+    while True:
+        command = yield update
+        update = _carry_out(run, command)
+
+
+def _started(settings: Settings, device: str, probe: str | None, last: Trainer | None = None) -> Trainer:
+    """A new model. The data of the last one is used again where it is the same."""
+    if last is not None and (last.settings.task, last.settings.data) == (settings.task, settings.data):
+        data = last.data
+    else:
+        data = load_text(settings.data.path)
+    return Trainer(settings, data, device, probe or data.probe)
+
+
+def _opened(path: str, device: str, probe: str | None) -> tuple[Trainer, str]:
+    """The run that a checkpoint holds, and what the user should know."""
+    saved, notice = load(path), ""
+    settings = saved.settings
+    try:
+        data = load_text(settings.data.path)
+    except UserError as error:
+        # a model from elsewhere can still be looked at
+        settings, data = settings.with_values({"data.path": ""}), load_text("")
+        notice = f"The model's own text is not here, so training would go on with the built-in text: {error}"
+    if data.vocabulary != saved.vocabulary:
+        data = data.with_vocabulary(saved.vocabulary)
+    return Trainer(settings, data, device, probe or data.probe, saved), notice
+
+
+def _carry_out(run: "_Run", command: Command) -> Update | None:
+    """What all commands have in common: a failure that the user can mend becomes a notice."""
+    try:
+        return run.carry_out(command)
+    except (UserError, SettingsError) as error:
+        notice = str(error)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        notice = ""
+    # after the except block, so that the exception no longer holds the tensors of what failed
+    return run.update(notice=notice) if notice else run.out_of_memory()
+
+
+class _Run:
+    """The trainer of the moment, and what the next update has to tell."""
+
+    def __init__(self, trainer: Trainer, probe: str | None) -> None:
+        self.trainer = trainer
+        self.probe = probe  # as the user gave it; without one the data's own is shown
+        self._log: StepLog | None = None
+        self._diverged = ""
+
+    def carry_out(self, command: Command) -> Update | None:
+        match command:
+            case Advance(snapshot):
+                return self.advance(snapshot)
+            case Show():
+                return self.update()
+            case SetKnobs(values):
+                return self.set_knobs(values)
+            case SetProbe(text):
+                self.trainer.set_probe(text)
+                self.probe = text
+                return self.update()
+            case SetDevice(device):
+                self.settle()
+                self.trainer.to(device)
+                return self.update(mark=f"device {device}")
+            case Restart():
+                return self.replace(_started(self.trainer.settings, self.trainer.device, self.probe, self.trainer))
+            case SaveModel(path):
+                return self.save(path)
+            case OpenModel(path):
+                trainer, notice = _opened(path, self.trainer.device, self.probe)
+                return self.replace(trainer, notice=notice)
+
+    def advance(self, snapshot: bool) -> Update | None:
+        self.trainer.advance()
+        if self.trainer.due:
+            self.check()
+        return self.update() if snapshot or self._diverged else None
+
+    def set_knobs(self, values: Mapping[str, Value]) -> Update:
+        old = self.trainer.settings
+        new = old.with_values(values)
+        before, after = old.flat(), new.flat()
+        changed = [key for key in KNOBS if before[key] != after[key]]
+        mark = ", ".join(f"{KNOBS[key].title} {_shown(before[key])} → {_shown(after[key])}" for key in changed)
+        if not all(KNOBS[key].live for key in changed):
+            return self.replace(_started(new, self.trainer.device, self.probe, self.trainer), mark=mark)
+        self.settle()
+        self.trainer.change(new)
+        return self.update(mark=mark)
+
+    def save(self, path: str) -> Update:
+        self.settle()
+        trainer = self.trainer
+        moments, counts_LE = trainer.optimiser, trainer.counts()
+        saved = save(path, trainer.settings, trainer.data.vocabulary, trainer.step, trainer.model, moments, counts_LE)
+        return self.update(saved=str(saved))
+
+    def replace(self, trainer: Trainer, *, mark: str = "", notice: str = "") -> Update:
+        """Show another run from now on; steps of the old one that nobody saw are of no interest any more."""
+        self.trainer = trainer
+        self._log, self._diverged = None, ""
+        return self.update(mark=mark, notice=notice, reset=True)
+
+    # ---- what the next update tells
+    def check(self) -> None:
+        if not self.trainer.check():
+            self._diverged = _why_not_finite(self.trainer.settings)
+
+    def settle(self) -> None:
+        """Collect the numbers of the steps so far, while the model still has the sizes that they have."""
+        self.check()
+        self._log = self.trainer.flush() or self._log
+
+    def update(
+        self, *, notice: str = "", mark: str = "", saved: str = "", reset: bool = False, paused: bool = False
+    ) -> Update:
+        """Everything since the last update, with a fresh snapshot."""
+        self.settle()
+        snapshot = self.trainer.snapshot()
+        return self._tell(snapshot, notice, mark, saved, reset, paused)
+
+    def out_of_memory(self) -> Update:
+        """Nothing is computed for this one; the model is as it was before the command."""
+        notice = (
+            f"There is not enough memory on {self.trainer.device} for this; "
+            "lower the batch, context, width or number of experts."
+        )
+        return self._tell(None, notice, "", "", False, True)
+
+    def _tell(
+        self, snapshot: RoutingSnapshot | None, notice: str, mark: str, saved: str, reset: bool, paused: bool
+    ) -> Update:
+        log, diverged, trainer = self._log, self._diverged, self.trainer
+        self._log, self._diverged = None, ""
+        return Update(
+            trainer.step,
+            trainer.settings,
+            trainer.facts(),
+            snapshot,
+            log,
+            reset=reset,
+            mark=mark,
+            notice=" ".join(filter(None, [diverged, notice])),
+            paused=paused or bool(diverged),
+            saved=saved,
+            timings=trainer.timings(len(log.steps_S)) if log else {},
+        )
+
+
+def _shown(value: Value) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in str(error).lower()
+
+
+def _why_not_finite(settings: Settings) -> str:
+    """A guess in the order of likelihood."""
+    if settings.routing.temperature < 0.3:
+        cause = f"the temperature of {settings.routing.temperature:g} is low; raise it"
+    elif max(settings.balance.coefficient, settings.balance.z_coefficient) > 0.3:
+        cause = "a loss coefficient is high; lower it"
+    else:
+        cause = f"the learning rate of {settings.train.lr:g} may be too high; lower it"
+    return f"The loss was no longer a number, so the last good state is back and training pauses: {cause}."

@@ -1,0 +1,586 @@
+"""The model, its step, and whole sessions on a tiny text."""
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from moeviz.domain.messages import (
+    Advance,
+    OpenModel,
+    Restart,
+    SaveModel,
+    Session,
+    SetDevice,
+    SetKnobs,
+    SetProbe,
+    Show,
+    Update,
+    UserError,
+)
+from moeviz.domain.metrics import expert_counts
+from moeviz.domain.settings import Settings
+from moeviz.moe import training
+from moeviz.moe.batches import Batches
+from moeviz.moe.checkpoint import load, save
+from moeviz.moe.model import CharModel, active_parameters, flops_per_token, total_parameters
+from moeviz.moe.optimiser import AdamW
+from moeviz.moe.resize import plan, resize_experts
+from moeviz.moe.step import Look, StepLoss
+from moeviz.moe.traced import Traced, trace
+from moeviz.moe.trainer import CHECK_EVERY, Trainer
+
+SMALL = Settings().with_values(
+    {
+        "model.experts": 4,
+        "model.layers": 2,
+        "model.width": 16,
+        "model.expert_width": 16,
+        "model.context": 16,
+        "train.batch": 4,
+        "routing.noise": 0.5,
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyText:
+    """Two languages: one counts up, one repeats a word."""
+
+    vocabulary: str = " 0123456789abcde"
+    domains: tuple[str, ...] = ("digits", "letters")
+    probe: str = "123 abc 456 ?"
+
+    @property
+    def train(self) -> tuple[NDArray[np.int64], ...]:
+        return self.encode("0123456789" * 40), self.encode("abc de " * 50)
+
+    @property
+    def heldout(self) -> tuple[NDArray[np.int64], ...]:
+        return self.encode("0123456789" * 4), self.encode("abc de " * 5)
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        return np.array([max(self.vocabulary.find(c), 0) for c in text], np.int64)
+
+    def with_vocabulary(self, vocabulary: str) -> "TinyText":
+        return dataclasses.replace(self, vocabulary=vocabulary)
+
+
+def load_tiny(path: str = "") -> TinyText:
+    if path:
+        raise UserError(f"{path} cannot be read.")
+    return TinyText()
+
+
+@pytest.fixture(autouse=True)
+def _tiny_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "load_text", load_tiny)
+
+
+@pytest.fixture
+def run() -> Iterator[Session]:
+    session = training.session(SMALL)
+    first = next(session)
+    assert first is not None
+    assert first.step == 0
+    assert first.log is None
+    yield session
+    session.close()
+
+
+def make_model(settings: Settings = SMALL, vocabulary: int = 16) -> CharModel:
+    return CharModel(settings, vocabulary, torch.Generator().manual_seed(0)).eval()
+
+
+def make_trainer(settings: Settings = SMALL) -> Trainer:
+    return Trainer(settings, TinyText(), "cpu", "abc")  # type: ignore[arg-type]
+
+
+def advance(session: Session, steps: int) -> Update:
+    """Train some steps; everything since the last update comes with the last one."""
+    for _ in range(steps - 1):
+        assert session.send(Advance(snapshot=False)) is None
+    update = session.send(Advance(snapshot=True))
+    assert update is not None
+    return update
+
+
+def send(session: Session, command: object) -> Update:
+    update = session.send(command)  # type: ignore[arg-type]
+    assert update is not None
+    return update
+
+
+# ---- model
+def test_model_is_causal_and_returns_its_routing() -> None:
+    model = make_model()
+    tokens = torch.arange(16).view(1, 16)
+    logits, routings = model(tokens)
+    assert logits.shape == (1, 16, 16)
+    assert [r.expert_ids_TK.shape for r in routings] == [(16, 2)] * 2
+    changed = tokens.clone()
+    changed[0, 10:] = 0
+    torch.testing.assert_close(model(changed)[0][:, :10], logits[:, :10])
+    assert not torch.equal(model(changed)[0][:, 10:], logits[:, 10:])
+
+
+def test_attention_equals_the_formula() -> None:
+    attention = make_model(SMALL.with_values({"model.width": 32})).blocks[0].attention
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1))
+    q, k, v = (x @ attention.qkv.T).view(2, 5, 3, 2, 16).unbind(2)
+    scores = torch.einsum("bthd,bshd->bhts", q, k) / 4
+    weights = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf).softmax(-1)
+    expected = torch.einsum("bhts,bshd->bthd", weights, v).reshape(2, 5, 32) @ attention.out.T
+    torch.testing.assert_close(attention(x), expected)
+
+
+def test_parameters_and_flops_by_hand() -> None:
+    d, f, e, k, layers, v, c = 16, 16, 4, 2, 2, 16, 16
+    model = make_model()
+    rest = layers * (2 * d + 4 * d * d + e * d) + d + 2 * v * d + c * d
+    assert total_parameters(model) == rest + layers * e * 3 * d * f
+    assert active_parameters(model) == rest + layers * k * 3 * d * f
+    assert flops_per_token(model) == 2 * (layers * (4 * d * d + e * d + k * 3 * d * f) + v * d) + 2 * layers * c * d
+
+
+def test_same_seed_same_model_and_global_random_state_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    a, b = make_model(), make_model()
+    assert all(map(torch.equal, a.parameters(), b.parameters()))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# ---- the step
+def test_adamw_equals_torch() -> None:
+    ours, theirs = make_model(), make_model()
+    optimiser = AdamW(dict(ours.named_parameters()))
+    oracle = torch.optim.AdamW(theirs.parameters(), lr=0.01, betas=(0.9, 0.99), weight_decay=0.01)
+    for seed in range(3):
+        for p in theirs.parameters():
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
+        grads = [p.grad.clone() for p in theirs.parameters()]
+        optimiser.step(dict(ours.named_parameters()), grads, 0.01)
+        oracle.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("router", ["topk", "topk_raw", "noisy_topk", "dense"])
+def test_traced_step_equals_eager_bit_for_bit(router: str) -> None:
+    model = make_model(SMALL.with_values({"routing.router": router}))
+    module = StepLoss(model)
+    generator = torch.Generator().manual_seed(0)
+
+    def inputs() -> tuple[torch.Tensor, ...]:
+        tokens = torch.randint(16, (4, 17), generator=generator)
+        return tokens, torch.rand(2, generator=generator), torch.randn(2, 64, 4, generator=generator)
+
+    traced = trace(module, inputs())
+    for temperature in (1.0, 0.5):  # knobs act on a trace that is there already
+        for layer in model.layers:
+            layer.router.temperature = temperature
+            layer.router.noise = temperature / 3
+        args = inputs()
+        (loss, news), (loss_t, news_t) = module(*args), traced(*args)
+        assert torch.equal(loss, loss_t)
+        assert torch.equal(news, news_t)
+        parameters = list(model.parameters())
+        for g, g_t in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(loss_t, parameters), strict=True):
+            assert torch.equal(g, g_t)
+
+
+def test_trace_comes_after_some_calls_and_starts_over_with_another_key() -> None:
+    model = make_model()
+    traced = Traced(lambda: Look(model), eager_calls=2)
+    tokens = torch.zeros(1, 5, dtype=torch.int64)
+    states = []
+    for key in "aaaabbb":
+        traced(key, tokens)
+        states.append(traced.is_traced)
+    assert states == [False, False, True, True, False, False, True]
+    traced.enabled = False
+    traced("c", tokens)
+
+
+def test_failing_trace_goes_on_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no TorchScript any more")
+
+    monkeypatch.setattr(torch.jit, "trace", fails)
+    traced = Traced(lambda: Look(make_model()), eager_calls=0)
+    with pytest.warns(UserWarning, match="without a trace"):
+        assert traced("a", torch.zeros(1, 5, dtype=torch.int64)).shape == (2, 5, 12)
+    traced("a", torch.zeros(1, 5, dtype=torch.int64))
+    assert not traced.is_traced
+
+
+def test_batches_are_windows_of_one_domain_and_depend_on_seed_and_step_only() -> None:
+    domains = (np.arange(100, 150), np.arange(200, 220), np.arange(3))
+    batches = Batches(domains, 8, seed=1)
+    rows = np.concatenate([batches.draw(step, 16).numpy() for step in range(20)])
+    assert (np.diff(rows) == 1).all()
+    assert set(rows[:, 0] // 100) == {1, 2}
+    assert 0.35 < (rows[:, 0] >= 200).mean() < 0.65, "domains are drawn evenly, not by length"
+    assert rows.max() == 219
+    assert (rows[:, 0] == 100).any()
+    assert torch.equal(Batches(domains, 8, seed=1).draw(13, 16), batches.draw(13, 16))
+    assert not torch.equal(Batches(domains, 8, seed=2).draw(13, 16), batches.draw(13, 16))
+    with pytest.raises(UserError, match="too short"):
+        Batches(domains, 200, seed=0)
+
+
+# ---- resize
+def test_plan() -> None:
+    grown = plan(np.array([5, 9, 1]), 7)
+    assert grown.sources == (0, 1, 2, 1, 0, 2, 1)
+    assert grown.copied == (1, 0, 2, 1)
+    shrunk = plan(np.array([5, 9, 1, 1]), 2)
+    assert shrunk.sources == (0, 1)
+    assert shrunk.dropped == (2, 3)
+
+
+def test_dropping_an_unused_expert_keeps_outputs() -> None:
+    model = make_model()
+    optimiser = AdamW(dict(model.named_parameters()))
+    tokens = torch.arange(16).view(1, 16)
+    positive = torch.rand(16, generator=torch.Generator().manual_seed(0)) + 1
+    for layer in model.layers:  # expert 1 is never among the best two: its row is far below expert 0's copies
+        with torch.no_grad():
+            layer.router.weight[1] = 0
+            layer.router.weight[0], layer.router.weight[2], layer.router.weight[3] = positive, -positive, 2 * positive
+    logits, routings = model(tokens)
+    counts = [np.bincount(r.expert_ids_TK.flatten().numpy(), minlength=4) for r in routings]
+    used = all(c[1] == 0 for c in counts)
+    before = dict(model.named_parameters())
+    plans = resize_experts(model, optimiser, [np.array([3, 0, 2, 1])] * 2, 3)
+    assert [p.dropped for p in plans] == [(1,), (1,)]
+    after = dict(model.named_parameters())
+    assert torch.equal(after["blocks.0.moe.router.weight"], before["blocks.0.moe.router.weight"][[0, 2, 3]])
+    for name, p in after.items():
+        assert optimiser.mean[name].shape == optimiser.square[name].shape == p.shape
+    kept = ~(torch.stack([r.expert_ids_TK for r in routings]) == 1).any(0).any(-1)
+    new_logits, new_routings = model(tokens)
+    first = int((~kept).int().argmax()) if not kept.all() else 16  # causal: tokens before the first user are untouched
+    assert used or first > 0
+    assert torch.equal(new_logits[0, :first], logits[0, :first])
+    assert torch.equal(new_routings[1].gate_weights_TK[:first], routings[1].gate_weights_TK[:first])
+
+
+def test_doubling_all_experts_and_k_nearly_keeps_outputs() -> None:
+    model = make_model()
+    optimiser = AdamW(dict(model.named_parameters()))
+    for name, p in model.named_parameters():
+        optimiser.mean[name] = torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+    mean = optimiser.mean["blocks.1.moe.experts.down_proj"]
+    tokens = torch.arange(16).view(1, 16)
+    logits, _ = model(tokens)
+    old_weight = model.layers[0].router.weight
+    plans = resize_experts(model, optimiser, [np.array([1, 2, 3, 4])] * 2, 8, torch.Generator().manual_seed(0))
+    assert plans[0].copied == (3, 2, 1, 0)
+    weight = model.layers[0].router.weight
+    assert torch.equal(weight[:4], old_weight)
+    noise = (weight[4:] - old_weight[[3, 2, 1, 0]]).norm(dim=1) / old_weight[[3, 2, 1, 0]].norm(dim=1)
+    assert ((noise > 0.003) & (noise < 0.03)).all()
+    assert torch.equal(optimiser.mean["blocks.1.moe.experts.down_proj"], mean[[0, 1, 2, 3, 3, 2, 1, 0]])
+    for layer in model.layers:
+        layer.router.k = 4
+    torch.testing.assert_close(model(tokens)[0], logits, atol=2e-3, rtol=0)
+
+
+# ---- sessions
+def test_advance_logs_every_step(run: Session) -> None:
+    update = advance(run, 60)
+    log, snapshot = update.log, update.snapshot
+    assert update.step == snapshot.step == 60
+    assert log.steps_S.tolist() == list(range(1, 61))
+    assert set(log.scalars_S) == {"loss", "cross_entropy", "balance", "z", "heldout"}
+    assert np.flatnonzero(np.isfinite(log.scalars_S["heldout"])).tolist() == [49]
+    assert log.scalars_S["loss"][-5:].mean() < log.scalars_S["loss"][:5].mean() - 0.5
+    assert [c.shape for c in log.counts_SE] == [(60, 4)] * 2
+    assert all((c.sum(1) == 4 * 16 * 2).all() for c in log.counts_SE)
+    scalars = log.scalars_S
+    total = scalars["cross_entropy"] + 0.01 * scalars["balance"] + 0.001 * scalars["z"]
+    np.testing.assert_allclose(scalars["loss"], total, rtol=1e-5)
+    assert snapshot.scalars["loss"] == scalars["loss"][-1]
+    assert [c.tolist() for c in snapshot.train_counts_LE] == [c[-1].tolist() for c in log.counts_SE]
+    assert "".join(snapshot.tokens) == TinyText().probe
+    assert len(snapshot.layers) == 2
+    for routing in snapshot.layers:
+        assert routing.expert_ids_TK.shape == (13, 2)
+        assert expert_counts(routing).sum() == 26
+        np.testing.assert_allclose(routing.gate_weights_TK.sum(1), 1, rtol=1e-6)
+        np.testing.assert_allclose(routing.router_probs_TE.sum(1), 1, rtol=1e-6)
+    assert update.timings["step"] > 0
+    assert send(run, Show()).log is None
+
+
+def test_probe_is_without_noise_and_matches_the_model(run: Session) -> None:
+    a, b = send(run, Show()).snapshot, send(run, Show()).snapshot
+    assert np.array_equal(a.layers[1].gate_weights_TK, b.layers[1].gate_weights_TK)
+    text = TinyText()
+    long = "abc de 0123" * 3  # 33 characters, contexts of 16
+    shown = send(run, SetProbe(long)).snapshot
+    assert shown.num_tokens == 33
+    _, routings = make_model()(torch.from_numpy(text.encode(long))[None, :16])
+    np.testing.assert_allclose(shown.layers[1].router_probs_TE[:16], routings[1].probs_TE.detach(), rtol=1e-4)
+    assert "empty" in send(run, SetProbe("")).notice
+
+
+def test_live_knobs_act_and_are_marked(run: Session) -> None:
+    advance(run, 12)
+    update = send(run, SetKnobs({"routing.k": 3}))
+    assert update.mark == "k 2 → 3"
+    assert not update.reset
+    assert update.snapshot.layers[0].k == 3
+    assert update.facts.active_parameters > 0
+    assert (advance(run, 1).log.counts_SE[0].sum(1) == 4 * 16 * 3).all()
+    assert run.send(Advance(snapshot=False)) is None
+    update = send(run, SetKnobs({"model.experts": 6, "routing.temperature": 0.5}))
+    assert update.mark == "Experts 4 → 6, Temperature 1 → 0.5"
+    assert update.log.counts_SE[0].shape == (1, 4), "steps before the change have the old sizes"
+    assert update.snapshot.layers[0].num_experts == 6
+    assert advance(run, 1).log.counts_SE[0].shape == (1, 6)
+    for router in ("noisy_topk", "dense", "topk_raw", "topk"):
+        mark = send(run, SetKnobs({"routing.router": router})).mark
+        assert mark.endswith(f"→ {router}")
+        update = advance(run, 12)
+        assert update.settings.routing.router == router
+        assert update.snapshot.layers[0].k == (6 if router == "dense" else 3)
+    values = {"balance.loss": "none", "train.lr": 0.0, "train.batch": 2, "routing.noise": 0, "model.experts": 3}
+    assert send(run, SetKnobs(values)).settings.model.experts == 3
+    log = advance(run, 12).log
+    assert (log.counts_SE[0].sum(1) == 2 * 16 * 3).all()
+    np.testing.assert_allclose(
+        log.scalars_S["loss"], log.scalars_S["cross_entropy"] + 0.001 * log.scalars_S["z"], rtol=1e-5
+    )
+
+
+def test_learning_rate_zero_stands_still(run: Session) -> None:
+    send(run, SetKnobs({"train.lr": 0}))
+    before = send(run, Show()).snapshot
+    after = advance(run, 3).snapshot
+    assert np.array_equal(before.layers[1].router_logits_TE, after.layers[1].router_logits_TE)
+
+
+def test_other_knobs_rebuild(run: Session) -> None:
+    advance(run, 3)
+    update = send(run, SetKnobs({"model.width": 32}))
+    assert update.reset
+    assert update.step == 0
+    assert update.mark == "Width 16 → 32"
+    assert send(run, Restart()).reset
+
+
+def test_mistakes_do_not_end_the_session(run: Session, tmp_path: Path) -> None:
+    advance(run, 2)
+    for command, words in [
+        (SetKnobs({"routing.k": 9}), "routing.k"),
+        (SetKnobs({"nosuch": 1}), "nosuch"),
+        (SetKnobs({"data.path": "/nowhere"}), "/nowhere"),
+        (SetDevice("cuda:99"), "cuda:99"),
+        (SetDevice("nosuch"), "nosuch"),
+        (OpenModel(str(tmp_path / "none.safetensors")), "No such file"),
+        (SaveModel(str(tmp_path / "no" / "folder" / "x.safetensors")), "No such file"),
+    ]:
+        update = send(run, command)
+        assert words in update.notice
+        assert update.settings == SMALL
+        assert not update.reset
+    assert advance(run, 1).step == 3
+    send(run, SetDevice("cpu"))
+    assert advance(run, 1).step == 4
+
+
+def test_out_of_memory_pauses_and_keeps_the_model(run: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = advance(run, 2).snapshot
+
+    def fails(*args: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 1 PB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Traced, "__call__", fails)
+        update = send(run, Advance())
+    assert update.paused
+    assert "memory" in update.notice
+    after = send(run, Show())
+    assert after.step == 2
+    assert np.array_equal(before.layers[1].router_logits_TE, after.snapshot.layers[1].router_logits_TE)
+    advance(run, 1)
+
+
+def test_other_defects_are_not_hidden(run: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(Traced, "__call__", fails)
+    with pytest.raises(RuntimeError, match="shapes"):
+        run.send(Advance())
+
+
+def test_loss_that_is_no_number_brings_back_the_last_good_state() -> None:
+    trainer = make_trainer()
+    for _ in range(CHECK_EVERY):
+        trainer.advance()
+    assert trainer.due
+    assert trainer.check()
+    good = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.advance()
+    with torch.no_grad():
+        trainer.model.head.fill_(torch.nan)
+    trainer.advance()
+    assert not trainer.check()
+    assert all(map(torch.equal, good, trainer.model.parameters()))
+    log = trainer.flush()
+    assert np.isnan(log.scalars_S["loss"][-1])
+    trainer.advance()
+    assert trainer.check()
+    assert np.isfinite(trainer.flush().scalars_S["loss"]).all()
+
+
+def test_session_says_which_knob_may_be_the_cause(run: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    send(run, SetKnobs({"train.lr": 0.1}))
+    real = AdamW.step
+
+    def breaks(self: AdamW, parameters: dict[str, torch.Tensor], grads: list[torch.Tensor], lr: float) -> None:
+        real(self, parameters, [g * torch.nan for g in grads], lr)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdamW, "step", breaks)
+        updates = [run.send(Advance(snapshot=False)) for _ in range(CHECK_EVERY)]
+    assert updates[:-1] == [None] * (CHECK_EVERY - 1)
+    update = updates[-1]
+    assert update.paused
+    assert "learning rate" in update.notice
+    assert np.isfinite(update.snapshot.layers[0].router_probs_TE).all()
+    assert np.isfinite(advance(run, 1).log.scalars_S["loss"]).all()
+
+
+# ---- determinism and checkpoints
+def history(session: Session, steps: int) -> NDArray[np.float64]:
+    log = advance(session, steps).log
+    return np.stack([log.scalars_S[name] for name in ("loss", "balance", "z")])
+
+
+def test_same_seed_same_bits() -> None:
+    runs = []
+    for _ in range(2):
+        session = training.session(SMALL)
+        next(session)
+        runs.append(history(session, 30))
+    assert np.array_equal(*runs)
+
+
+def test_looking_changes_nothing() -> None:
+    runs = []
+    for every in (1, 30):
+        session = training.session(SMALL)
+        next(session)
+        runs.append(np.concatenate([history(session, every) for _ in range(30 // every)], axis=1))
+    assert np.array_equal(*runs)
+
+
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
+    path = str(tmp_path / "model.safetensors")
+    whole = training.session(SMALL)
+    next(whole)
+    advance(whole, 17)
+    send(whole, SetKnobs({"model.experts": 6, "routing.router": "noisy_topk"}))
+    advance(whole, 15)
+    update = send(whole, SaveModel(path))
+    assert update.saved == path
+    resumed = training.session(Settings(), checkpoint=path)
+    first = next(resumed)
+    assert first.step == 32
+    assert first.settings == update.settings
+    for old, new in zip(update.snapshot.layers, first.snapshot.layers, strict=True):
+        assert np.array_equal(old.router_logits_TE, new.router_logits_TE)
+    other = training.session(SMALL)
+    next(other)
+    assert send(other, OpenModel(str(tmp_path))).reset
+    expected = history(whole, 25)
+    assert np.array_equal(expected, history(resumed, 25))
+    assert np.array_equal(expected, history(other, 25))
+
+
+def test_checkpoint_without_moments_or_its_own_data_opens(tmp_path: Path) -> None:
+    trainer = make_trainer(SMALL.with_values({"data.path": "/gone"}))
+    path = save(
+        tmp_path, trainer.settings, "abc" + TinyText().vocabulary[:11] + "xy", 7, trainer.model, None, trainer.counts()
+    )
+    update = next(training.session(Settings(), checkpoint=str(path)))
+    assert update.step == 7
+    assert "built-in" in update.notice
+    assert list(tmp_path.iterdir()) == [path], "no draft is left"
+
+
+def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    good = save(tmp_path / "good.safetensors", SMALL, TinyText().vocabulary, 0, trainer.model, None, trainer.counts())
+    meta = {
+        "format": "moeviz checkpoint",
+        "version": "1",
+        "settings": SMALL.to_json(),
+        "vocabulary": json.dumps(TinyText().vocabulary),
+        "step": "0",
+    }
+    tensors = load_file(good)
+
+    def variant(name: str, metadata: dict[str, str] | None, **changed: torch.Tensor | None) -> Path:
+        path = tmp_path / f"{name}.safetensors"
+        save_file({k: v for k, v in (tensors | changed).items() if v is not None}, path, metadata)
+        return path
+
+    assert load(variant("same", meta)).step == 0
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"a": 1}))
+    torch.save({"a": 1}, tmp_path / "torch.pt")
+    (tmp_path / "cut.safetensors").write_bytes(good.read_bytes()[:-10])
+    (tmp_path / "text.txt").write_text("hello, this is a text")
+    (tmp_path / "empty").write_bytes(b"")
+    huge = json.dumps(json.loads(SMALL.to_json()) | {"model.width": 256, "model.expert_width": 1024})
+    for path, words in [
+        (tmp_path / "pickle.pt", "pickle"),
+        (tmp_path / "torch.pt", "pickle"),
+        (tmp_path / "cut.safetensors", "damaged"),
+        (tmp_path / "text.txt", "no safetensors"),
+        (tmp_path / "empty", "no safetensors"),
+        (tmp_path / "nowhere", "No such file"),
+        (variant("foreign", None), "not a model"),
+        (variant("new", meta | {"version": "2"}), "version 2"),
+        (variant("bad", meta | {"settings": '{"model.experts": 1000}'}), "model.experts"),
+        (variant("huge", meta | {"settings": huge}), "does not fit"),
+        (variant("missing", meta, train_counts=None), "does not fit"),
+        (variant("extra", meta, extra=torch.zeros(1)), "does not fit"),
+        (variant("nan", meta, **{"model.head": torch.full((16, 16), torch.nan)}), "damaged"),
+        (variant("vocabulary", meta | {"vocabulary": '"aa"'}), "vocabulary"),
+        (variant("step", meta | {"step": "x"}), "cannot be used"),
+    ]:
+        with pytest.raises(UserError, match=words) as error:
+            load(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values", [{"model.experts": 1, "routing.k": 1}, {"routing.k": 4}, {"routing.router": "dense"}]
+)
+def test_sizes_at_the_edge(values: dict[str, object]) -> None:
+    session = training.session(SMALL.with_values(values))
+    next(session)
+    assert np.isfinite(advance(session, 12).log.scalars_S["loss"]).all()
+
+
+def test_no_compiler_is_imported() -> None:
+    code = (
+        "import sys, moeviz.moe.training as t; from moeviz.domain.settings import Settings;"
+        "from moeviz.domain.messages import Advance; s = t.session(Settings()); next(s);"
+        "[s.send(Advance(snapshot=False)) for _ in range(12)]; assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
