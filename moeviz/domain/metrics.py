@@ -1,4 +1,4 @@
-"""Measures of load balance. Definitions follow the literature named in each docstring; counts are assignments per expert."""
+"""Measures of load balance, each defined in its docstring with its source. Counts are assignments per expert."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,8 @@ def importance(routing: Routing) -> Array | None:
         return None
     ids = routing.expert_ids_TK
     chosen = ids >= 0
-    return np.bincount(ids[chosen], weights=routing.gate_weights_TK[chosen], minlength=routing.num_experts)
+    weights = routing.gate_weights_TK[chosen].astype(np.float64)
+    return np.bincount(ids[chosen], weights=weights, minlength=routing.num_experts).astype(np.float64)
 
 
 def load_share(counts_E: npt.ArrayLike) -> Array:

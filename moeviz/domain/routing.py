@@ -51,7 +51,7 @@ class RoutingSnapshot:
     tokens, domains      T strings each, or None where unknown
     scalars              losses and rates of this step by name
     layers               one Routing a layer, all over the same T tokens (the probe, while training)
-    train_counts_LE      assignments per expert (E,) in the TRAINING batch of this step, one array a layer; empty if none
+    train_counts_LE      assignments per expert (E,) in the TRAINING batch of this step, one array a layer, or empty
     """
 
     step: int

@@ -88,7 +88,8 @@ class RoutingSettings:
         "topk",
         "Router",
         "dense: softmax over all experts, y = Σ p_e·E_e(x). topk: softmax over the k best, weights sum to 1. "
-        "topk_raw: weights are the plain probabilities of the k best. noisy_topk: learned noise on the scores (Shazeer 2017).",
+        "topk_raw: weights are the plain probabilities of the k best. "
+        "noisy_topk: learned noise on the scores (Shazeer 2017).",
         choices=ROUTERS,
         group="router",
     )

@@ -1,0 +1,107 @@
+"""The history of a run in bounded memory: when full, every second point goes and from then on half as many are kept."""
+
+from bisect import bisect_right
+
+import numpy as np
+import numpy.typing as npt
+
+from moeviz.domain.messages import StepLog
+from moeviz.domain.metrics import load_share
+from moeviz.domain.routing import RoutingSnapshot
+
+MAX_POINTS = 2048
+MAX_SNAPSHOTS = 256
+SPARSE = "heldout"  # measured at few steps: its points are kept when their neighbours are thinned
+
+
+class History:
+    """Scalars and load shares of the training batches, marks, and a thinned film of snapshots."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self._steps: list[int] = []
+        self._scalars: dict[str, list[float]] = {}
+        self._shares: list[list[npt.NDArray[np.float32]]] = []
+        self._stride = 1
+        self._seen = 0
+        self._snapshot_stride = 1
+        self._snapshots_seen = 0
+        self.marks: list[tuple[int, str]] = []
+        self.snapshots: list[RoutingSnapshot] = []
+        self.revision = 0
+
+    # ---- writing
+    def extend(self, log: StepLog) -> None:
+        """Take the steps of one log; points between two kept ones are dropped, held-out measurements never are."""
+        for row, step in enumerate(log.steps_S):
+            measured = SPARSE in log.scalars_S and np.isfinite(log.scalars_S[SPARSE][row])
+            if self._seen % self._stride == 0 or measured:
+                self._append(int(step), log, row)
+            self._seen += 1
+        self.revision += 1
+
+    def _append(self, step: int, log: StepLog, row: int) -> None:
+        for name, values in log.scalars_S.items():
+            # a scalar that appears late gets NaN for the steps before it
+            self._scalars.setdefault(name, [float("nan")] * len(self._steps)).append(float(values[row]))
+        for name, column in self._scalars.items():
+            if name not in log.scalars_S:
+                column.append(float("nan"))
+        self._steps.append(step)
+        self._shares.append([load_share(counts[row]).astype(np.float32) for counts in log.counts_SE])
+        if len(self._steps) > MAX_POINTS:
+            self._thin()
+
+    def _thin(self) -> None:
+        held = self._scalars.get(SPARSE)
+        keep = [i for i in range(len(self._steps)) if i % 2 == 0 or (held is not None and np.isfinite(held[i]))]
+        if len(keep) > MAX_POINTS * 3 // 4:  # a run measured at nearly every step must be bounded too
+            keep = list(range(0, len(self._steps), 2))
+        self._steps = [self._steps[i] for i in keep]
+        self._shares = [self._shares[i] for i in keep]
+        self._scalars = {name: [column[i] for i in keep] for name, column in self._scalars.items()}
+        self._stride *= 2
+
+    def add_snapshot(self, snapshot: RoutingSnapshot) -> None:
+        if self._snapshots_seen % self._snapshot_stride == 0:
+            self.snapshots.append(snapshot)
+            if len(self.snapshots) > MAX_SNAPSHOTS:
+                self.snapshots = self.snapshots[::2]
+                self._snapshot_stride *= 2
+        self._snapshots_seen += 1
+
+    def add_mark(self, step: int, label: str) -> None:
+        self.marks.append((step, label))
+        self.revision += 1
+
+    # ---- reading
+    @property
+    def steps(self) -> npt.NDArray[np.int64]:
+        return np.asarray(self._steps, dtype=np.int64)
+
+    @property
+    def scalar_names(self) -> tuple[str, ...]:
+        return tuple(self._scalars)
+
+    def scalar(self, name: str) -> npt.NDArray[np.float64]:
+        """Values (n,) of one scalar beside `steps`; NaN where it was not measured."""
+        return np.asarray(self._scalars.get(name, [float("nan")] * len(self._steps)), dtype=np.float64)
+
+    @property
+    def num_layers(self) -> int:
+        return max((len(shares) for shares in self._shares), default=0)
+
+    def load_share(self, layer: int) -> npt.NDArray[np.float32]:
+        """Load share (n, E) of one layer's training batches; NaN for experts that did not exist at that step."""
+        rows = [shares[layer] if layer < len(shares) else np.empty(0, np.float32) for shares in self._shares]
+        out = np.full((len(rows), max((r.size for r in rows), default=0)), np.nan, dtype=np.float32)
+        for line, row in zip(out, rows, strict=True):
+            line[: row.size] = row
+        return out
+
+    def snapshot_at(self, step: int) -> RoutingSnapshot | None:
+        """The newest kept snapshot that is not younger than `step`."""
+        at = bisect_right([s.step for s in self.snapshots], step)
+        return self.snapshots[max(at - 1, 0)] if self.snapshots else None

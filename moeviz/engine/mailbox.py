@@ -1,0 +1,45 @@
+"""Where a worker thread leaves its news and the window's timer collects them.
+
+Every scalar is kept. A snapshot is made only when the window asks: a slow window gets fewer pictures, never older ones.
+"""
+
+import threading
+from dataclasses import dataclass
+
+from moeviz.domain.messages import Update
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception that ended the session."""
+
+    summary: str
+    details: str
+
+
+class Mailbox:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._letters: list[Update | Failure] = []
+        self._wanted = threading.Event()
+        self._wanted.set()
+
+    def post(self, letter: Update | Failure) -> None:
+        with self._lock:
+            self._letters.append(letter)
+
+    def take(self) -> list[Update | Failure]:
+        """Everything since the last call, oldest first; the worker may then make the next snapshot."""
+        with self._lock:
+            letters, self._letters = self._letters, []
+        return letters
+
+    def ask(self) -> None:
+        """The window is ready for a fresh snapshot."""
+        self._wanted.set()
+
+    def asked(self) -> bool:
+        """Whether a snapshot is wanted; asking once gives one."""
+        wanted = self._wanted.is_set()
+        self._wanted.clear()
+        return wanted

@@ -1,0 +1,98 @@
+"""Drives one session on a thread: the only thread of the program. Pause is to send nothing, cancel is to close the
+generator; any exception is posted with its traceback."""
+
+import queue
+import threading
+import traceback
+
+from moeviz.domain.messages import Advance, Command, MakeSession, Session, Update
+from moeviz.engine.mailbox import Failure, Mailbox
+
+
+class Runner:
+    """Owns the worker thread from `start` to `close`. All methods are called from the window's thread."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self.mailbox = mailbox
+        self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._training = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # ---- from the window
+    def start(self, make_session: MakeSession, *, training: bool = False) -> None:
+        """Run a session; `make_session` is called on the worker thread, so it may import and load what it likes."""
+        if self._thread is not None and self._thread.is_alive():
+            raise RuntimeError("this runner has a session already; close it first")
+        self._closing.clear()
+        self.training = training
+        self._inbox = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, args=(make_session,), name="moeviz-runner", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def training(self) -> bool:
+        return self._training.is_set()
+
+    @training.setter
+    def training(self, on: bool) -> None:
+        if on:
+            self._training.set()
+            self._inbox.put(None)  # wakes a paused thread
+        else:
+            self._training.clear()
+
+    def send(self, command: Command) -> None:
+        """Have the command carried out between two steps."""
+        self._inbox.put(command)
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """End the session after the step in progress; False if it did not end in time."""
+        self._closing.set()
+        self._inbox.put(None)
+        if self._thread is None:
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # ---- on the worker thread
+    def _run(self, make_session: MakeSession) -> None:
+        session: Session | None = None
+        try:
+            session = make_session()
+            self._post(next(session))
+            while not self._closing.is_set():
+                command = self._next_command()
+                if command is not None:
+                    self._post(session.send(command))
+        except StopIteration:
+            pass
+        except BaseException as error:  # noqa: BLE001 - nothing that happens here may vanish
+            self.mailbox.post(Failure(_sentence(error), traceback.format_exc()))
+        finally:
+            self._training.clear()
+            if session is not None:
+                session.close()
+
+    def _next_command(self) -> Command | None:
+        try:
+            command = self._inbox.get(block=not self.training)
+        except queue.Empty:
+            return Advance(snapshot=self.mailbox.asked())
+        return command
+
+    def _post(self, update: Update | None) -> None:
+        if update is None:
+            return
+        if update.paused:
+            self._training.clear()
+        self.mailbox.post(update)
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{text[0]}" if text else type(error).__name__
