@@ -18,6 +18,7 @@ class Runner:
         self._training = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._sent = self._answered = 0  # letters into the inbox, and those dealt with
 
     # ---- from the window
     def start(self, make_session: MakeSession, *, training: bool = False) -> None:
@@ -25,8 +26,9 @@ class Runner:
         if self._thread is not None and self._thread.is_alive():
             raise RuntimeError("this runner has a session already; close it first")
         self._closing.clear()
-        self.training = training
         self._inbox = queue.SimpleQueue()
+        self._sent, self._answered = 1, 0  # the session's first update counts as an answer
+        self.training = training
         self._thread = threading.Thread(target=self._run, args=(make_session,), name="moeviz-runner", daemon=True)
         self._thread.start()
 
@@ -42,18 +44,27 @@ class Runner:
     def training(self, on: bool) -> None:
         if on:
             self._training.set()
-            self._inbox.put(None)  # wakes a paused thread
+            self._put(None)  # wakes a paused thread
         else:
             self._training.clear()
 
+    @property
+    def idle(self) -> bool:
+        """Nothing will be posted until something is sent: the window may stop looking."""
+        return not self.alive or (not self.training and self._sent == self._answered)
+
     def send(self, command: Command) -> None:
         """Have the command carried out between two steps."""
+        self._put(command)
+
+    def _put(self, command: Command | None) -> None:
+        self._sent += 1
         self._inbox.put(command)
 
     def close(self, timeout: float = 2.0) -> bool:
         """End the session after the step in progress; False if it did not end in time."""
         self._closing.set()
-        self._inbox.put(None)
+        self._put(None)
         if self._thread is None:
             return True
         self._thread.join(timeout)
@@ -65,10 +76,16 @@ class Runner:
         try:
             session = make_session()
             self._post(next(session))
+            self._answered += 1
             while not self._closing.is_set():
-                command = self._next_command()
+                try:
+                    command = self._inbox.get(block=not self.training)
+                except queue.Empty:
+                    self._post(session.send(Advance(snapshot=self.mailbox.asked())))
+                    continue
                 if command is not None:
                     self._post(session.send(command))
+                self._answered += 1
         except StopIteration:
             pass
         except BaseException as error:  # noqa: BLE001 - nothing that happens here may vanish
@@ -77,13 +94,6 @@ class Runner:
             self._training.clear()
             if session is not None:
                 session.close()
-
-    def _next_command(self) -> Command | None:
-        try:
-            command = self._inbox.get(block=not self.training)
-        except queue.Empty:
-            return Advance(snapshot=self.mailbox.asked())
-        return command
 
     def _post(self, update: Update | None) -> None:
         if update is None:

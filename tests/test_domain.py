@@ -1,0 +1,116 @@
+"""Settings, measures and the history against exact values and properties."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moeviz.domain import metrics
+from moeviz.domain.history import MAX_POINTS, History
+from moeviz.domain.messages import StepLog
+from moeviz.domain.routing import Routing
+from moeviz.domain.settings import KNOBS, Settings, SettingsError
+
+COUNTS = st.lists(st.integers(0, 10_000), min_size=1, max_size=64).filter(lambda c: sum(c) > 0)
+
+
+def test_settings_round_trip_through_json() -> None:
+    settings = Settings().with_values({"routing.k": 4, "train.lr": 0.01, "seed": 7})
+    assert Settings.from_json(settings.to_json()) == settings
+    assert json.loads(settings.to_json())["routing.k"] == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"routing.k": 9}, "cannot choose more experts"),
+        ({"routing.k": 0}, "routing.k is 0; it must lie in the range from 1 to 64"),
+        ({"routing.kk": 1}, "'routing.kk' is not a setting"),
+        ({"routing.router": "best"}, "one of dense, topk"),
+        ({"train.lr": "fast"}, "train.lr must be a number from 0 to 0.1"),
+        ({"train.lr": float("nan")}, "train.lr must be a number"),
+        ({"routing.k": 2.5}, "whole number"),
+        ({"routing.k": True}, "whole number"),
+        ({"model.width": 40}, "multiple of 16"),
+    ],
+)
+def test_settings_refuse_by_name(values: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingsError, match=words.replace("(", r"\(")):
+        Settings().with_values(values)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"k": 1}'])
+def test_broken_settings_text_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError):
+        Settings.from_json(text)
+
+
+def test_every_knob_is_explained() -> None:
+    assert all(knob.title and knob.help for knob in KNOBS.values())
+
+
+@given(COUNTS)
+def test_measures_stay_in_their_ranges(counts: list[int]) -> None:
+    size, c = len(counts), np.array(counts, dtype=np.float64)
+    assert metrics.load_share(counts).sum() == pytest.approx(1)
+    assert metrics.cv(counts) == pytest.approx(np.std(c) / np.mean(c))
+    assert -1e-9 <= metrics.cv(counts) <= np.sqrt(size - 1) + 1e-9
+    assert -1e-9 <= metrics.max_violation(counts) <= size - 1 + 1e-9
+    assert -1e-9 <= metrics.normalised_entropy(counts) <= 1 + 1e-9
+    assert 1 - 1e-9 <= metrics.effective_experts(counts) <= size + 1e-9
+    pairwise = np.abs(c[:, None] - c[None, :]).sum() / (2 * size * c.sum())
+    assert metrics.gini(counts) == pytest.approx(pairwise, abs=1e-12)
+    assert metrics.dead_experts(counts) == counts.count(0)
+
+
+def test_measures_of_even_and_collapsed_load() -> None:
+    even, one = metrics.summarise([5, 5, 5, 5]), metrics.summarise([0, 20, 0, 0])
+    assert (even.cv, even.max_violation, even.gini, even.dead_experts) == (0, 0, 0, 0)
+    assert even.effective_experts == pytest.approx(4)
+    assert (one.max_violation, one.dead_experts) == (3, 3)
+    assert one.cv == pytest.approx(np.sqrt(3))
+    assert one.effective_experts == pytest.approx(1)
+
+
+def test_counts_and_importance_ignore_padding() -> None:
+    ids = np.array([[0, 2], [2, -1], [1, 2]])
+    routing = Routing("x", 4, ids, gate_weights_TK=np.array([[0.75, 0.25], [1, 9], [0.5, 0.5]], np.float32))
+    assert metrics.expert_counts(routing).tolist() == [1, 1, 3, 0]
+    assert np.allclose(metrics.importance(routing), [0.75, 0.5, 1.75, 0])  # type: ignore[arg-type]
+    assert metrics.drop_rate(routing) is None
+
+
+def _log(first: int, last: int, experts: int = 4, every: int = 50) -> StepLog:
+    steps = np.arange(first, last)
+    held = np.where(steps % every == 0, steps / 10.0, np.nan)
+    counts = np.ones((len(steps), experts), np.int64)
+    return StepLog(steps, {"loss": steps * 1.0, "heldout": held}, (counts, counts * 2))
+
+
+def test_history_is_bounded_and_keeps_every_held_out_value() -> None:
+    history = History()
+    for first in range(0, 20_000, 500):
+        history.extend(_log(first, first + 500))
+        assert len(history.steps) <= MAX_POINTS
+    assert np.isfinite(history.scalar("heldout")).sum() == 400
+    assert (np.diff(history.steps) > 0).all()
+    assert np.array_equal(history.scalar("loss"), history.steps)
+
+
+def test_history_is_bounded_when_every_step_is_measured() -> None:
+    history = History()
+    for first in range(0, 20_000, 500):
+        history.extend(_log(first, first + 500, every=1))
+        assert len(history.steps) <= MAX_POINTS
+
+
+def test_history_pads_experts_that_came_later() -> None:
+    history = History()
+    history.extend(_log(0, 2, experts=2))
+    history.extend(_log(2, 4, experts=4))
+    share = history.load_share(1)
+    assert share.shape == (4, 4)
+    assert np.isnan(share[:2, 2:]).all()
+    assert np.allclose(share[2:], 0.25)
