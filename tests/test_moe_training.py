@@ -168,7 +168,7 @@ def test_adamw_equals_torch() -> None:
         for p in theirs.parameters():
             p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
         grads = [p.grad.clone() for p in theirs.parameters()]
-        optimiser.step(dict(ours.named_parameters()), grads, 0.01)
+        optimiser.step(grads, 0.01)
         oracle.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
@@ -450,8 +450,8 @@ def test_session_says_which_knob_may_be_the_cause(run: Session, monkeypatch: pyt
     send(run, SetKnobs({"train.lr": 0.1}))
     real = AdamW.step
 
-    def breaks(self: AdamW, parameters: dict[str, torch.Tensor], grads: list[torch.Tensor], lr: float) -> None:
-        real(self, parameters, [g * torch.nan for g in grads], lr)
+    def breaks(self: AdamW, grads: list[torch.Tensor], lr: float) -> None:
+        real(self, [g * torch.nan for g in grads], lr)
 
     with monkeypatch.context() as patch:
         patch.setattr(AdamW, "step", breaks)

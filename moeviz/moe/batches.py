@@ -34,13 +34,14 @@ class Batches:
         if self._block_key != (block, batch):
             self._block = self.windows(np.random.default_rng([self._seed, _BATCH, batch, block]), steps * batch)
             self._block_key = (block, batch)
-        return self._block[place * batch : (place + 1) * batch]
+        return torch.from_numpy(self._block[place * batch : (place + 1) * batch])
 
-    def windows(self, rng: np.random.Generator, rows: int) -> Tensor:
+    def windows(self, rng: np.random.Generator, rows: int) -> Ints:
         """Tokens (rows, context + 1) of random windows."""
         domain = rng.integers(len(self._rooms), size=rows)
         first = self._starts[domain] + (rng.random(rows) * self._rooms[domain]).astype(np.int64)
-        return torch.from_numpy(self._tokens[first[:, None] + np.arange(self._context + 1)])
+        rows_of_tokens: Ints = self._tokens[first[:, None] + np.arange(self._context + 1)]
+        return rows_of_tokens
 
 
 def noise_draws(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:

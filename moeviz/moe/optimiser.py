@@ -1,6 +1,6 @@
 """AdamW as plain tensors by parameter name, in one fused call: torch.optim.AdamW would import a compiler (1.8 s)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ class AdamW:
         self.follow(parameters)
 
     def follow(self, parameters: Mapping[str, Tensor]) -> None:
-        """Hold moments for exactly these parameters: new names start at zero, names that are gone are forgotten."""
+        """Update exactly these parameters from now on. New names start with moments of zero, names that are gone are
+        forgotten. Call it whenever a parameter or a moment was replaced by another tensor."""
         for moments in (self.mean, self.square):
             for name, p in parameters.items():
                 if name not in moments:
@@ -29,19 +30,23 @@ class AdamW:
         for values in (self.mean, self.square, self.steps):
             for name in values.keys() - parameters.keys():
                 del values[name]
+        # made once: every call of torch lets go of the interpreter lock, and has to wait for it beside a window
+        self._parameter_list = [p.detach() for p in parameters.values()]
+        self._mean_list = [self.mean[name] for name in parameters]
+        self._square_list = [self.square[name] for name in parameters]
+        self._step_list = [self.steps[name] for name in parameters]
 
-    def step(self, parameters: Mapping[str, Tensor], grads: Sequence[Tensor], lr: float) -> None:
-        """Update the parameters in place. `grads` in the order of `parameters`."""
-        steps = [self.steps[name] for name in parameters]
+    def step(self, grads: list[Tensor] | tuple[Tensor, ...], lr: float) -> None:
+        """Update the parameters in place. `grads` in their order."""
         with torch.no_grad():
-            torch._foreach_add_(steps, 1)
+            torch._foreach_add_(self._step_list, 1)
             torch._fused_adamw_(
-                [p.detach() for p in parameters.values()],
-                list(grads),
-                [self.mean[name] for name in parameters],
-                [self.square[name] for name in parameters],
+                self._parameter_list,
+                grads,
+                self._mean_list,
+                self._square_list,
                 [],
-                steps,
+                self._step_list,
                 lr=lr,
                 beta1=BETA1,
                 beta2=BETA2,

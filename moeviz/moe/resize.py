@@ -66,6 +66,7 @@ def resize_experts(
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, nn.Parameter(weight))
         optimiser.mean[name], optimiser.square[name] = mean, square
+    optimiser.follow(dict(model.named_parameters()))
     return plans
 
 

@@ -82,8 +82,8 @@ class Trainer:
             shape = (sizes.layers, batch * sizes.context, sizes.experts)
             inputs.append(noise_draws(settings.seed, self.step, shape).to(self.device))
         loss, news = self._train((*self._shape_key(), batch, noisy), *inputs)
-        grads = torch.autograd.grad(loss, list(self._parameters.values()), allow_unused=True, materialize_grads=True)
-        self.optimiser.step(self._parameters, grads, settings.train.lr)
+        grads = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
+        self.optimiser.step(grads, settings.train.lr)
         self.step += 1
         self._news.append(news)
         self._unchecked += 1
@@ -216,7 +216,8 @@ class Trainer:
 
     def _begin_anew(self) -> None:
         """The parameters are other tensors now."""
-        self._parameters = dict(self.model.named_parameters())
+        self._parameters = list(self.model.parameters())
+        self.optimiser.follow(dict(self.model.named_parameters()))
         self._train.forget()
         self._look.forget()
         self._train.enabled = self._look.enabled = can_group(torch.device(self.device), torch.float32)
@@ -231,7 +232,7 @@ class Trainer:
     def _state(self) -> list[torch.Tensor]:
         moments = self.optimiser
         return [
-            *(p.detach() for p in self._parameters.values()),
+            *(p.detach() for p in self._parameters),
             *moments.mean.values(),
             *moments.square.values(),
             *moments.steps.values(),
@@ -271,6 +272,7 @@ def _finite(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np
 def _fixed_windows(data: TextData, context: int) -> torch.Tensor | None:
     """The same held-out rows whatever the seed; None where the held-out text is too short."""
     try:
-        return Batches(data.heldout, context, seed=0).windows(np.random.default_rng(0), HELDOUT_ROWS)
+        windows = Batches(data.heldout, context, seed=0).windows(np.random.default_rng(0), HELDOUT_ROWS)
     except UserError:
         return None
+    return torch.from_numpy(windows)
