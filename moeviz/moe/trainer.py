@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from moeviz.moe.tasks.text import TextData
 from torch.nn import functional
 
 from moeviz.domain.messages import ModelFacts, StepLog, UserError
@@ -19,6 +18,7 @@ from moeviz.moe.model import CharModel, active_parameters, flops_per_token, tota
 from moeviz.moe.optimiser import AdamW
 from moeviz.moe.resize import resize_experts, switch_router
 from moeviz.moe.step import SCALARS, Look, StepLoss, unpack_look, unpack_news
+from moeviz.moe.tasks.text import TextData
 from moeviz.moe.traced import Traced
 
 CHECK_EVERY = 20  # steps; the longest that a loss which is no number goes unseen

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-from moeviz.moe.tasks.text import load_text
 
 from moeviz.domain.messages import (
     Advance,
@@ -23,6 +22,7 @@ from moeviz.domain.messages import (
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
 from moeviz.moe.checkpoint import load, save
+from moeviz.moe.tasks.text import load_text
 from moeviz.moe.trainer import Trainer
 
 
@@ -34,7 +34,7 @@ def session(
     Raises UserError if it cannot start; afterwards no mistake of the user ends it.
     """
     torch.set_num_threads(1)  # more are slower on matrices this small, and far slower beside a window
-    trainer, notice = _opened(checkpoint, device, probe) if checkpoint else (_started(settings, device, probe), "")
+    trainer, notice = _opened(checkpoint, device, probe) if checkpoint else _started(settings, device, probe)
     run = _Run(trainer, probe)
     update: Update | None = run.update(notice=notice)
     while True:
@@ -42,13 +42,14 @@ def session(
         update = _carry_out(run, command)
 
 
-def _started(settings: Settings, device: str, probe: str | None, last: Trainer | None = None) -> Trainer:
-    """A new model. The data of the last one is used again where it is the same."""
+def _started(settings: Settings, device: str, probe: str | None, last: Trainer | None = None) -> tuple[Trainer, str]:
+    """A new model, and what the user should know. The data of the last one is used again where it is the same."""
     if last is not None and (last.settings.task, last.settings.data) == (settings.task, settings.data):
-        data = last.data
+        data, notice = last.data, ""
     else:
         data = load_text(settings.data.path)
-    return Trainer(settings, data, device, probe or data.probe)
+        notice = " ".join(data.notes)
+    return Trainer(settings, data, device, probe or data.probe), notice
 
 
 def _opened(path: str, device: str, probe: str | None) -> tuple[Trainer, str]:
@@ -106,12 +107,11 @@ class _Run:
                 self.trainer.to(device)
                 return self.update(mark=f"device {device}")
             case Restart():
-                return self.replace(_started(self.trainer.settings, self.trainer.device, self.probe, self.trainer))
+                return self.replace(*_started(self.trainer.settings, self.trainer.device, self.probe, self.trainer))
             case SaveModel(path):
                 return self.save(path)
             case OpenModel(path):
-                trainer, notice = _opened(path, self.trainer.device, self.probe)
-                return self.replace(trainer, notice=notice)
+                return self.replace(*_opened(path, self.trainer.device, self.probe))
 
     def advance(self, snapshot: bool) -> Update | None:
         self.trainer.advance()
@@ -126,7 +126,7 @@ class _Run:
         changed = [key for key in KNOBS if before[key] != after[key]]
         mark = ", ".join(f"{KNOBS[key].title} {_shown(before[key])} → {_shown(after[key])}" for key in changed)
         if not all(KNOBS[key].live for key in changed):
-            return self.replace(_started(new, self.trainer.device, self.probe, self.trainer), mark=mark)
+            return self.replace(*_started(new, self.trainer.device, self.probe, self.trainer), mark)
         self.settle()
         self.trainer.change(new)
         return self.update(mark=mark)
@@ -138,7 +138,7 @@ class _Run:
         saved = save(path, trainer.settings, trainer.data.vocabulary, trainer.step, trainer.model, moments, counts_LE)
         return self.update(saved=str(saved))
 
-    def replace(self, trainer: Trainer, *, mark: str = "", notice: str = "") -> Update:
+    def replace(self, trainer: Trainer, notice: str, mark: str = "") -> Update:
         """Show another run from now on; steps of the old one that nobody saw are of no interest any more."""
         self.trainer = trainer
         self._log, self._diverged = None, ""
