@@ -1,0 +1,154 @@
+"""Pictures and numbers of panels as files. PDF and SVG are vector, with real text; PNG is that PDF made into pixels."""
+
+import csv
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from PySide6.QtCore import QMarginsF, QPoint, QRectF, QSize, QSizeF
+from PySide6.QtGui import QColor, QImage, QPageSize, QPainter, QPdfWriter
+from PySide6.QtSvg import QSvgGenerator
+from PySide6.QtWidgets import QWidget
+
+from moeviz.domain.messages import UserError
+from moeviz.view.dashboard import merged_table
+from moeviz.view.panel import ENDINGS, Panel
+from moeviz.view.theme import Theme
+
+DPI = 96  # one unit of the painter is one pixel of the window
+
+
+def export(widget: QWidget, path: str | Path, *, theme: Theme | None = None, scale: float = 2.0) -> None:
+    """Write a panel, or all panels within a widget, as the ending of the path says: png, svg, pdf or csv.
+
+    `theme`: of the picture, else the panels' own; `scale`: pixels of a PNG for each pixel of the window.
+    """
+    path = Path(path)
+    ending = path.suffix.lower().lstrip(".")
+    panels = _panels(widget)
+    write: dict[str, Callable[[Path], None]] = {
+        "png": lambda out: _write_png(widget, panels, out, theme, scale),
+        "svg": lambda out: _write_svg(widget, panels, out, theme),
+        "pdf": lambda out: _write_pdf(widget, panels, out, theme),
+        "csv": lambda out: _write_csv(panels, out),
+    }
+    if ending not in write:
+        raise UserError(
+            f"{path.name} does not end in one of {', '.join('.' + e for e in ENDINGS)}: choose one of them."
+        )
+    if not path.parent.is_dir():
+        raise UserError(f"The folder {path.parent} does not exist: make it first, or choose another.")
+    temporary: Path | None = None
+    try:
+        # beside the target, so that the rename cannot cross file systems; the old file stays until the new one is whole
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write[ending](temporary)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise UserError(f"Cannot write {path} ({error.strerror or error}): choose another folder.") from None
+    except BaseException:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _panels(widget: QWidget) -> list[Panel]:
+    """The panels to paint, in reading order; those hidden in the window are left out."""
+    if isinstance(widget, Panel):
+        return [widget]
+    found = [panel for panel in widget.findChildren(Panel) if not panel.isHidden() and panel.isVisibleTo(widget)]
+    if not found:
+        raise UserError("There is no plot to export: show one first.")
+    return sorted(found, key=lambda panel: (_place(panel, widget).y(), _place(panel, widget).x()))
+
+
+def _place(panel: Panel, widget: QWidget) -> QPoint:
+    return panel.mapTo(widget, QPoint(0, 0))
+
+
+def _size(widget: QWidget) -> QSize:
+    return widget.picture_size() if isinstance(widget, Panel) else widget.size()
+
+
+def _paint(painter: QPainter, widget: QWidget, panels: list[Panel], theme: Theme | None) -> None:
+    size = _size(widget)
+    painter.setRenderHint(QPainter.RenderHint.LosslessImageRendering)  # else a PDF gets its heat maps as JPEG
+    with ExitStack() as stack:
+        for panel in panels:
+            stack.enter_context(panel.themed(theme))
+        painter.fillRect(QRectF(0, 0, size.width(), size.height()), QColor(panels[0].theme.window))
+        for panel in panels:
+            if panel is widget:
+                panel.paint_picture(painter, QRectF(0, 0, size.width(), size.height()))
+            else:
+                panel.paint_picture(painter, QRectF(_place(panel, widget), panel.size()))
+
+
+def _write_pdf(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | None) -> None:
+    size = _size(widget)
+    writer = QPdfWriter(str(path))
+    writer.setResolution(DPI)
+    points = QSizeF(size.width() * 72 / DPI, size.height() * 72 / DPI)
+    writer.setPageSize(QPageSize(points, QPageSize.Unit.Point, "", QPageSize.SizeMatchPolicy.ExactMatch))
+    writer.setPageMargins(QMarginsF(0, 0, 0, 0))
+    writer.setTitle(panels[0].plot.title if widget is panels[0] else "moeviz")
+    writer.setCreator("moeviz")
+    painter = QPainter()
+    if not painter.begin(writer):
+        raise OSError("the file cannot be written")
+    _paint(painter, widget, panels, theme)
+    painter.end()
+
+
+def _write_svg(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | None) -> None:
+    size = _size(widget)
+    generator = QSvgGenerator()
+    generator.setFileName(str(path))
+    generator.setResolution(DPI)
+    generator.setSize(size)
+    generator.setViewBox(QRectF(0, 0, size.width(), size.height()))
+    generator.setTitle(panels[0].plot.title if widget is panels[0] else "moeviz")
+    painter = QPainter()
+    if not painter.begin(generator):
+        raise OSError("the file cannot be written")
+    _paint(painter, widget, panels, theme)
+    painter.end()
+
+
+def _write_png(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | None, scale: float) -> None:
+    import pypdfium2 as pdfium  # 8 MB that the window does without
+
+    size = _size(widget)
+    with tempfile.TemporaryDirectory() as folder:
+        pdf = Path(folder) / "picture.pdf"
+        _write_pdf(widget, panels, pdf, theme)
+        document = pdfium.PdfDocument(pdf)
+        try:
+            bitmap = document[0].render(scale=scale * DPI / 72, rev_byteorder=False, force_bitmap_format=4)
+            pixels = bitmap.to_numpy().copy()
+        finally:
+            document.close()
+    image = QImage(pixels.data, pixels.shape[1], pixels.shape[0], pixels.strides[0], QImage.Format.Format_RGB32)
+    wanted = QSize(round(size.width() * scale), round(size.height() * scale))
+    # a page in points may round up to one pixel more
+    if not image.copy(0, 0, wanted.width(), wanted.height()).save(str(path)):
+        raise OSError("the file cannot be written")
+
+
+def _write_csv(panels: list[Panel], path: Path) -> None:
+    head, rows = panels[0].table() if len(panels) == 1 else merged_table(panels)
+    if not rows:
+        raise UserError(f"There are no numbers to export: {panels[0].missing() or 'the plot is empty.'}")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)

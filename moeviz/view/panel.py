@@ -1,0 +1,325 @@
+"""The base of all panels: a header, a canvas, the shared selection, and one way to paint for screen, PDF and SVG.
+
+A panel only remembers what it is given; numbers are prepared and drawn when Qt asks it to paint, so a hidden panel
+costs nothing. Everything is painted with plain QPainter calls: what is exported is what is seen.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Literal
+
+from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
+from PySide6.QtGui import QColor, QEnterEvent, QFontMetricsF, QIcon, QMouseEvent, QPainter, QPaintEvent, QPixmap
+from PySide6.QtGui import QWheelEvent as WheelEvent
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QMenu, QSizePolicy, QToolButton, QToolTip, QVBoxLayout, QWidget
+
+from moeviz.domain.history import History
+from moeviz.domain.routing import Routing, RoutingSnapshot
+from moeviz.domain.selection import Selection
+from moeviz.view.catalogue import BY_NAME
+from moeviz.view.theme import BODY, GRID, SMALL, Theme, palette, sans
+
+Pointed = dict[str, int]  # any of "layer", "token", "expert"
+Table = tuple[list[str], list[list[int | float | str]]]
+Uses = Literal["snapshot", "history", "layer", "token", "expert"]
+LINE = 16  # px, one line of words under a plot
+HEADER = 3 * GRID
+NO_ROUTING = "No routing yet: start training, or open a model or a trace."
+ENDINGS = ("png", "svg", "pdf", "csv")
+
+
+class Panel(QWidget):
+    """One view of the snapshot, the history and the selection."""
+
+    hovered = Signal(object)  # Pointed; empty when the mouse has left
+    clicked = Signal(object)  # Pointed; empty for a click beside everything
+    export_requested = Signal(str, str)  # name of the plot, ending of the file
+
+    name: ClassVar[str]
+    uses: ClassVar[frozenset[Uses]] = frozenset({"snapshot", "layer"})
+    footer_lines: ClassVar[int] = 1
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.theme = theme
+        self.snapshot: RoutingSnapshot | None = None
+        self.history: History | None = None
+        self.selection = Selection()
+        self.pointed: Pointed = {}
+        self.draws = 0  # how often it was painted: what a hidden panel must not raise
+        self._stale = True
+        self._revision = -1
+        self.plot = BY_NAME[self.name]
+        self.setObjectName(self.name)
+        self.setAccessibleName(self.plot.title)
+        self.setAccessibleDescription(self.plot.reading)
+        self.setAutoFillBackground(True)
+
+        self._title = QLabel(self.plot.title)
+        self._title.setFont(sans(BODY, bold=True))
+        self._title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self._help = QToolButton()
+        self._help.setText("?")
+        self._help.setToolTip(f"<p>{self.plot.reading}</p><p><i>{self.plot.formula}</i></p>")
+        self._help.setAccessibleName(f"How to read {self.plot.title}")
+        self._help.clicked.connect(self._explain)
+        self._export = QToolButton()
+        self._export.setToolTip("Export this plot")
+        self._export.setAccessibleName(f"Export {self.plot.title}")
+        self._export.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        menu = QMenu(self._export)
+        for ending in ENDINGS:
+            label = "Numbers as CSV…" if ending == "csv" else f"Picture as {ending.upper()}…"
+            menu.addAction(label).triggered.connect(
+                lambda _=False, ending=ending: self.export_requested.emit(self.name, ending)
+            )
+        self._export.setMenu(menu)
+        self.header = QHBoxLayout()
+        self.header.setContentsMargins(GRID, GRID // 2, GRID // 2, 0)
+        self.header.setSpacing(GRID // 2)
+        self.header.addWidget(self._title, 1)
+        self.header.addWidget(self._help)
+        self.header.addWidget(self._export)
+        self.canvas = Canvas(self)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addLayout(self.header)
+        layout.addWidget(self.canvas, 1)
+        self.setMinimumSize(200, 96)
+        self.apply_theme(theme)
+
+    # ---- what each panel says for itself
+    def missing(self) -> str:
+        """Which data is missing, as a sentence; empty if there is something to draw."""
+        return "" if self.routing() else NO_ROUTING
+
+    def prepare(self) -> None:
+        """Work out what draw() needs; called once after each change, and only if nothing is missing."""
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        raise NotImplementedError
+
+    def footer(self) -> str:
+        """Words under the plot."""
+        return ""
+
+    def subtitle(self) -> str:
+        """Words after the title of an exported picture: what is selected in the header."""
+        return ""
+
+    def hit(self, point: QPointF, rect: QRectF) -> Pointed:
+        """What lies under a point of the canvas; `rect` is the one that draw() was given."""
+        return {}
+
+    def table(self) -> Table:
+        """The numbers behind the picture: the head, and rows."""
+        raise NotImplementedError
+
+    # ---- what the window tells it
+    def show_snapshot(self, snapshot: RoutingSnapshot | None) -> None:
+        if snapshot is not self.snapshot:
+            self.snapshot = snapshot
+            self._changed("snapshot")
+
+    def show_history(self, history: History | None) -> None:
+        revision = history.revision if history else -1
+        if history is not self.history or revision != self._revision:
+            self.history, self._revision = history, revision
+            self._changed("history")
+
+    def show_selection(self, selection: Selection) -> None:
+        old, self.selection = self.selection, selection
+        for part in ("layer", "token", "expert"):
+            if getattr(old, part) != getattr(selection, part):
+                self._changed(part)
+
+    def apply_theme(self, theme: Theme) -> None:
+        self.theme = theme
+        colours = palette(theme)
+        colours.setColor(colours.ColorRole.Window, QColor(theme.panel))
+        self.setPalette(colours)
+        self._export.setIcon(_export_icon(theme))
+        self._stale = True
+        self.canvas.update()
+
+    def _changed(self, part: Uses) -> None:
+        if part in self.uses:
+            self._stale = True
+            self.canvas.update()
+
+    # ---- what the panels share
+    @property
+    def layer(self) -> int:
+        """The selected layer, or the last one where there are fewer."""
+        layers = len(self.snapshot.layers) if self.snapshot else 1
+        return max(0, min(self.selection.layer, layers - 1))
+
+    def routing(self) -> Routing | None:
+        if self.snapshot is None or not self.snapshot.layers:
+            return None
+        routing = self.snapshot.layers[self.layer]
+        return routing if routing.num_tokens else None
+
+    def refresh(self) -> None:
+        """Prepare again if anything changed since; a reader of the numbers calls it before reading."""
+        if self._stale and not self.missing():
+            self.prepare()
+        self._stale = False
+
+    def invalidate(self) -> None:
+        """Something of the panel's own changed, such as a choice in its header."""
+        self._stale = True
+        self.canvas.update()
+
+    def plot_rect(self, rect: QRectF) -> QRectF:
+        """The part of the canvas that draw() gets: without margins and without the words below."""
+        words = self.footer_lines * LINE if self.footer_lines else 0
+        return rect.adjusted(GRID, GRID // 2, -GRID, -(GRID // 2) - words)
+
+    def paint_body(self, painter: QPainter, rect: QRectF) -> None:
+        """Everything below the header, into any painter."""
+        self.refresh()
+        painter.save()
+        painter.setClipRect(rect)
+        painter.setFont(sans(SMALL))
+        missing = self.missing()
+        if missing:
+            painter.setPen(QColor(self.theme.faint))
+            painter.drawText(rect.adjusted(16, 8, -16, -8), WRAPPED | Qt.AlignmentFlag.AlignCenter, missing)
+        else:
+            inner = self.plot_rect(rect)
+            if inner.width() > 40 and inner.height() > 16:
+                painter.save()
+                self.draw(painter, inner)
+                painter.restore()
+            if self.footer_lines:
+                self._paint_footer(painter, QRectF(inner.left(), inner.bottom() + 2, inner.width(), rect.height()))
+        painter.restore()
+
+    def _paint_footer(self, painter: QPainter, rect: QRectF) -> None:
+        painter.setFont(sans(SMALL))
+        painter.setPen(QColor(self.theme.muted))
+        metrics = QFontMetricsF(sans(SMALL))
+        lines = wrapped(self.footer(), metrics, rect.width(), self.footer_lines)
+        for i, line in enumerate(lines):
+            painter.drawText(QPointF(rect.left(), rect.top() + i * LINE + 12), line)
+
+    def picture_size(self) -> QSize:
+        """How large a picture of this panel alone is; larger than the widget where it scrolls."""
+        return QSize(max(self.width(), 320), max(self.height(), 160))
+
+    def paint_picture(self, painter: QPainter, rect: QRectF) -> None:
+        """Title and body, as exported."""
+        painter.fillRect(rect, QColor(self.theme.panel))
+        painter.setFont(sans(BODY, bold=True))
+        painter.setPen(QColor(self.theme.faint if self.missing() else self.theme.text))
+        at = QPointF(rect.left() + GRID, rect.top() + 17)
+        painter.drawText(at, self.plot.title)
+        if self.subtitle() and not self.missing():
+            at.setX(at.x() + QFontMetricsF(sans(BODY, bold=True)).horizontalAdvance(self.plot.title) + GRID)
+            painter.setFont(sans(SMALL))
+            painter.setPen(QColor(self.theme.muted))
+            painter.drawText(at, self.subtitle())
+        self.paint_body(painter, rect.adjusted(0, HEADER, 0, 0))
+
+    @contextmanager
+    def themed(self, theme: Theme | None) -> Iterator[None]:
+        """For the time of a picture, wear another theme."""
+        own = self.theme
+        if theme is not None and theme != own:
+            self.theme, self._stale = theme, True
+        try:
+            yield
+        finally:
+            if self.theme != own:
+                self.theme, self._stale = own, True
+
+    # ---- the mouse
+    def point_at(self, point: QPointF | None) -> None:
+        found: Pointed = {}
+        if point is not None and not self.missing():
+            self.refresh()
+            found = self.hit(point, self.plot_rect(QRectF(self.canvas.rect())))
+        if found != self.pointed:
+            self.pointed = found
+            self.canvas.update()
+            self.hovered.emit(found)
+
+    def click_at(self, point: QPointF) -> None:
+        if not self.missing():
+            self.refresh()
+            self.clicked.emit(self.hit(point, self.plot_rect(QRectF(self.canvas.rect()))))
+
+    def wheel(self, pixels: float) -> bool:
+        """The wheel was turned; True if the panel scrolled."""
+        return False
+
+    def _explain(self) -> None:
+        QToolTip.showText(self._help.mapToGlobal(self._help.rect().bottomLeft()), self._help.toolTip(), self._help)
+
+
+WRAPPED = Qt.TextFlag.TextWordWrap
+
+
+class Canvas(QWidget):
+    """Where a panel paints; it knows nothing but whom to ask."""
+
+    def __init__(self, panel: Panel) -> None:
+        super().__init__(panel)
+        self._panel = panel
+        self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
+        self.setMouseTracking(True)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.fillRect(event.rect(), QColor(self._panel.theme.panel))
+        self._panel.draws += 1
+        self._panel.paint_body(painter, QRectF(self.rect()))
+        painter.end()
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        self._panel.point_at(event.position())
+
+    def enterEvent(self, event: QEnterEvent) -> None:
+        self._panel.point_at(event.position())
+
+    def leaveEvent(self, event: QEvent) -> None:
+        self._panel.point_at(None)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        if event.button() == Qt.MouseButton.LeftButton:
+            self._panel.click_at(event.position())
+
+    def wheelEvent(self, event: WheelEvent) -> None:
+        pixels = event.pixelDelta().y() or event.angleDelta().y() / 4
+        event.setAccepted(self._panel.wheel(pixels))
+
+
+def wrapped(text: str, metrics: QFontMetricsF, width: float, lines: int) -> list[str]:
+    """At most `lines` lines, broken at the double spaces between phrases, the last one shortened if need be."""
+    out: list[str] = []
+    for phrase in text.split("  "):
+        longer = f"{out[-1]}   {phrase}" if out else phrase
+        if out and metrics.horizontalAdvance(longer) <= width:
+            out[-1] = longer
+        elif len(out) < lines:
+            out.append(phrase)
+        else:
+            out[-1] = longer
+            break
+    return [metrics.elidedText(line, Qt.TextElideMode.ElideRight, width) for line in out]
+
+
+def _export_icon(theme: Theme) -> QIcon:
+    pixmap = QPixmap(32, 32)
+    pixmap.setDevicePixelRatio(2)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(pixmap)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setPen(QColor(theme.muted))
+    painter.drawPolyline([QPointF(3, 9), QPointF(3, 13), QPointF(13, 13), QPointF(13, 9)])
+    painter.drawLine(QPointF(8, 2), QPointF(8, 10))
+    painter.drawPolyline([QPointF(5, 7), QPointF(8, 10), QPointF(11, 7)])
+    painter.end()
+    return QIcon(pixmap)

@@ -1,0 +1,201 @@
+"""Numbers and axes, painted with as few calls as possible. Ranges are always given, never found out while painting."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
+
+import numpy as np
+import numpy.typing as npt
+from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
+from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPolygonF
+
+from moeviz.view.theme import SMALL, Theme, sans
+
+Array = npt.NDArray[np.float64]
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 6.0, 32.0  # room for ticks and labels of the axes
+
+
+def number(value: float) -> str:
+    """At most three significant digits, without an exponent where one can do without."""
+    size = abs(value)
+    if value != value:
+        return "–"
+    if size >= 999_500:
+        return f"{value / 1e6:.3g}M".replace("-", "−")
+    if size >= 9_995:
+        return f"{value / 1e3:.3g}k".replace("-", "−")
+    if size >= 99.95:
+        return f"{float(f'{value:.3g}'):.0f}".replace("-", "−")
+    return f"{value:.3g}".replace("-", "−")
+
+
+def share(value: float) -> str:
+    """A share or weight in [0, 1]; of fixed width, so that words below a plot do not jump."""
+    return "–" if value != value else f"{value:.2f}"
+
+
+def visible(token: str) -> str:
+    """A token as it can be seen: no white space, no control characters."""
+    out = token.replace("\n", "↵").replace(" ", "␣").replace("\t", "⇥")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in out) or "∅"
+
+
+def nice_ceiling(value: float) -> float:
+    """The smallest round number not below the value; few of them, so that an axis seldom jumps."""
+    if not value > 0:
+        return 1.0
+    power = 10.0 ** floor(log10(value))
+    return next(m * power for m in (1, 1.5, 2, 3, 4, 6, 8, 10) if m * power >= value * (1 - 1e-9))
+
+
+def nice_ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers within [low, high]."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / max(count, 1)
+    power = 10.0 ** floor(log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
+    first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
+    return [m * 10.0**d for d in decades for m in (1, 2, 5) if low * 0.999 <= m * 10.0**d <= high * 1.001]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The inner rectangle of a plot, and how data lie in it."""
+
+    rect: QRectF
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+    log_y: bool = False
+
+    def x(self, value: float) -> float:
+        return self.rect.left() + (value - self.x0) / (self.x1 - self.x0) * self.rect.width()
+
+    def y(self, value: float) -> float:
+        if self.log_y:
+            part = log10(max(value, 1e-300) / self.y0) / log10(self.y1 / self.y0)
+        else:
+            part = (value - self.y0) / (self.y1 - self.y0)
+        return self.rect.bottom() - part * self.rect.height()
+
+    def points(self, xs: Array, ys: Array) -> list[QPolygonF]:
+        """Polylines in pixels, cut where y is NaN."""
+        px = self.rect.left() + (xs - self.x0) * (self.rect.width() / (self.x1 - self.x0))
+        if self.log_y:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                part = np.log10(ys / self.y0) / log10(self.y1 / self.y0)
+        else:
+            part = (ys - self.y0) / (self.y1 - self.y0)
+        py = self.rect.bottom() - part * self.rect.height()
+        good = np.isfinite(py)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(np.int8)))
+        return [
+            QPolygonF([QPointF(a, b) for a, b in zip(px[i:j].tolist(), py[i:j].tolist(), strict=True)])
+            for i, j in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+        ]
+
+
+def inside(rect: QRectF, left: float = LEFT, right: float = RIGHT, top: float = TOP, bottom: float = BOTTOM) -> QRectF:
+    """The plot's own rectangle once its axes have had their room."""
+    return QRectF(rect.left() + left, rect.top() + top, rect.width() - left - right, rect.height() - top - bottom)
+
+
+def draw_y_axis(
+    painter: QPainter, frame: Frame, theme: Theme, label: str, show: Callable[[float], str] = number
+) -> None:
+    rect = frame.rect
+    metrics = QFontMetricsF(sans(SMALL))
+    if frame.log_y:
+        ticks = log_ticks(frame.y0, frame.y1)
+        if len(ticks) > rect.height() / 18:
+            ticks = [t for t in ticks if abs(log10(t) - round(log10(t))) < 1e-6] or ticks[:: max(1, len(ticks) // 3)]
+    else:
+        ticks = nice_ticks(frame.y0, frame.y1, max(2, int(rect.height() / 36)))
+    painter.setPen(QColor(theme.grid))
+    painter.drawLines([QLineF(rect.left(), frame.y(t), rect.right(), frame.y(t)) for t in ticks])
+    painter.setPen(QColor(theme.muted))
+    for tick in ticks:
+        text = show(tick)
+        at = QPointF(rect.left() - 5 - metrics.horizontalAdvance(text), frame.y(tick) + 4)
+        painter.drawText(at, text)
+    _draw_upright(painter, rect, theme, label)
+
+
+def _draw_upright(painter: QPainter, rect: QRectF, theme: Theme, label: str) -> None:
+    """The label of a y axis, read from below; shortened where the plot is low."""
+    if not label:
+        return
+    metrics = QFontMetricsF(sans(SMALL))
+    text = metrics.elidedText(label, Qt.TextElideMode.ElideRight, rect.height() + TOP + BOTTOM)
+    width = metrics.horizontalAdvance(text)
+    painter.save()
+    painter.setPen(QColor(theme.muted))
+    middle = min(max(rect.center().y() + width / 2, rect.top() - TOP + width), rect.bottom() + BOTTOM)
+    painter.translate(rect.left() - LEFT + 9, middle)
+    painter.rotate(-90)
+    painter.drawText(QPointF(0, 0), text)
+    painter.restore()
+
+
+def draw_x_axis(painter: QPainter, frame: Frame, theme: Theme, label: str) -> None:
+    rect = frame.rect
+    metrics = QFontMetricsF(sans(SMALL))
+    ticks = nice_ticks(frame.x0, frame.x1, max(2, int(rect.width() / 90)))
+    painter.setPen(QColor(theme.line))
+    painter.drawLine(QLineF(rect.left(), rect.bottom(), rect.right(), rect.bottom()))
+    painter.drawLines([QLineF(frame.x(t), rect.bottom(), frame.x(t), rect.bottom() + 3) for t in ticks])
+    painter.setPen(QColor(theme.muted))
+    for tick in ticks:
+        text = number(tick)
+        painter.drawText(QPointF(frame.x(tick) - metrics.horizontalAdvance(text) / 2, rect.bottom() + 14), text)
+    draw_x_label(painter, rect, label, theme)
+
+
+def draw_x_label(painter: QPainter, rect: QRectF, label: str, theme: Theme) -> None:
+    metrics = QFontMetricsF(sans(SMALL))
+    text = metrics.elidedText(label, Qt.TextElideMode.ElideRight, rect.width())
+    painter.setPen(QColor(theme.muted))
+    left = rect.center().x() - metrics.horizontalAdvance(text) / 2
+    painter.drawText(QPointF(left, rect.bottom() + 28), text)
+
+
+def draw_column_labels(
+    painter: QPainter, rect: QRectF, labels: Sequence[str], theme: Theme, label: str, strong: int | None = None
+) -> None:
+    """Labels under equally wide columns, every n-th where they would touch; `strong` is always shown."""
+    metrics = QFontMetricsF(sans(SMALL))
+    widths = [metrics.horizontalAdvance(text) for text in labels]
+    step = rect.width() / max(len(labels), 1)
+    every = next(n for n in EVERY if n * step >= max(widths, default=0) + 5)
+    painter.setPen(QColor(theme.muted))
+    middle = [rect.left() + (i + 0.5) * step for i in range(len(labels))]
+    for i in range(0, len(labels), every):
+        if strong is None or i == strong or abs(middle[i] - middle[strong]) > (widths[i] + widths[strong]) / 2 + 4:
+            painter.drawText(QPointF(middle[i] - widths[i] / 2, rect.bottom() + 14), labels[i])
+    if strong is not None and strong < len(labels):
+        painter.setPen(QColor(theme.text))
+        painter.drawText(QPointF(middle[strong] - widths[strong] / 2, rect.bottom() + 14), labels[strong])
+    draw_x_label(painter, rect, label, theme)
+
+
+def draw_row_labels(painter: QPainter, rect: QRectF, labels: Sequence[str], theme: Theme, label: str) -> None:
+    """Labels left of equally high rows, every n-th where they would touch."""
+    metrics = QFontMetricsF(sans(SMALL))
+    step = rect.height() / max(len(labels), 1)
+    every = next(n for n in EVERY if n * step >= 12)
+    painter.setPen(QColor(theme.muted))
+    for i in range(0, len(labels), every):
+        text = labels[i]
+        at = QPointF(rect.left() - 8 - metrics.horizontalAdvance(text), rect.top() + (i + 0.5) * step + 4)
+        painter.drawText(at, text)
+    _draw_upright(painter, rect, theme, label)
+
+
+EVERY = [m * 10**d for d in range(8) for m in (1, 2, 5)]

@@ -1,0 +1,170 @@
+"""The router's answer for one token: every expert's probability, the chosen ones marked with their gate weight."""
+
+import numpy as np
+from PySide6.QtCore import QLineF, QPointF, QRectF
+from PySide6.QtGui import QColor, QFontMetricsF, QPainter
+from PySide6.QtWidgets import QWidget
+
+from moeviz.domain.routing import Routing
+from moeviz.view.colours import expert_colour, mixed
+from moeviz.view.panel import Panel, Pointed, Table
+from moeviz.view.panels.axes import Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number, share, visible
+from moeviz.view.theme import SMALL, Theme, sans
+
+UNKNOWN = float("nan")
+
+
+class GateWeights(Panel):
+    name = "gate_weights"
+    uses = frozenset({"snapshot", "layer", "token", "expert"})
+    footer_lines = 2
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(theme, parent)
+        self._heights = np.zeros(0)
+        self._chosen: dict[int, float] = {}
+        self._top = 1.0
+
+    @property
+    def token(self) -> int | None:
+        """The selected token, or the last one if none is selected."""
+        routing = self.routing()
+        if routing is None:
+            return None
+        token = self.selection.token
+        return token if token is not None and token < routing.num_tokens else routing.num_tokens - 1
+
+    def missing(self) -> str:
+        if super().missing():
+            return super().missing()
+        routing = self.routing()
+        assert routing is not None
+        if routing.router_probs_TE is None and routing.gate_weights_TK is None:
+            return "This data has neither router probabilities nor gate weights."
+        return ""
+
+    def prepare(self) -> None:
+        routing, token = self.routing(), self.token
+        assert routing is not None
+        assert token is not None
+        self._chosen = chosen_weights(routing, token)
+        if routing.router_probs_TE is not None:
+            self._heights = routing.router_probs_TE[token].astype(float)
+        else:
+            self._heights = np.zeros(routing.num_experts)
+            for expert, weight in self._chosen.items():
+                self._heights[expert] = weight
+        self._top = max(nice_ceiling(float(np.nanmax(self._heights, initial=0.0)) * 1.12), 0.1)
+
+    def subtitle(self) -> str:
+        return f"{self._who()}, layer {self.layer}"
+
+    def _who(self) -> str:
+        token = self.token
+        if token is None or self.snapshot is None:
+            return ""
+        texts = self.snapshot.tokens
+        return f"token {token}" + (f" '{visible(texts[token])}'" if texts is not None else "")
+
+    def frame(self, rect: QRectF) -> Frame:
+        return Frame(inside(rect), 0, max(self._heights.size, 1), 0, self._top)
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        frame, theme = self.frame(rect), self.theme
+        routing = self.routing()
+        assert routing is not None
+        label = "probability p" if routing.router_probs_TE is not None else "gate weight g"
+        draw_y_axis(painter, frame, theme, label)
+        metrics = QFontMetricsF(sans(SMALL))
+        step = frame.rect.width() / self._heights.size
+        gap = min(6.0, step * 0.15)
+        top_of_last_label = -1e9
+        for e, height in enumerate(self._heights.tolist()):
+            if height != height:
+                continue
+            left, top = frame.x(e) + gap, frame.y(min(height, self._top))
+            bar = QRectF(left, top, step - 2 * gap, frame.rect.bottom() - top)
+            colour = expert_colour(e, theme)
+            if e not in self._chosen:
+                painter.fillRect(bar, mixed(colour.name(), theme.panel, 0.25))
+                continue
+            painter.fillRect(bar, colour)
+            weight = self._chosen[e]
+            text = "✓" if weight != weight else f"✓ {share(weight)}"
+            wide = metrics.horizontalAdvance(text)
+            if wide > step - 2 and len(self._chosen) > 1:
+                text, wide = "✓", metrics.horizontalAdvance("✓")
+            start = bar.center().x() - wide / 2
+            if start > top_of_last_label:
+                painter.setPen(QColor(theme.text))
+                painter.drawText(QPointF(start, top - 4), text)
+                top_of_last_label = start + wide + 2
+        painter.setPen(QColor(theme.line))
+        painter.drawLine(QLineF(frame.rect.left(), frame.rect.bottom(), frame.rect.right(), frame.rect.bottom()))
+        names = [str(e) for e in range(self._heights.size)]
+        expert = self.pointed.get("expert", self.selection.expert)
+        strong = expert if expert is not None and expert < len(names) else None
+        draw_column_labels(painter, frame.rect, names, theme, "expert", strong)
+
+    def footer(self) -> str:
+        routing, token = self.routing(), self.token
+        if routing is None or token is None:
+            return ""
+        expert = self.pointed.get("expert")
+        if expert is not None and expert < self._heights.size:
+            words = f"expert {expert}: {number(float(self._heights[expert]))}"
+            weight = self._chosen.get(expert)
+            state = "not chosen" if weight is None else f"chosen, gate weight {number(weight)}"
+            return f"{self._who()}  {words}, {state}"
+        who = self._who() + ("" if self.selection.token is not None else " (the last; click one to choose)")
+        return f"{who}  {margin_in_words(routing, token)}"
+
+    def hit(self, point: QPointF, rect: QRectF) -> Pointed:
+        inner = self.frame(rect).rect
+        if not inner.contains(point):
+            return {}
+        expert = int((point.x() - inner.left()) / inner.width() * self._heights.size)
+        return {"expert": min(expert, self._heights.size - 1)}
+
+    def table(self) -> Table:
+        head = ["token", "expert", "router_probability", "chosen", "gate_weight"]
+        routing, token = self.routing(), self.token
+        if self.missing() or routing is None or token is None:
+            return head, []
+        chosen, probs = chosen_weights(routing, token), routing.router_probs_TE
+        rows: list[list[int | float | str]] = []
+        for e in range(routing.num_experts):
+            weight = chosen.get(e, UNKNOWN)
+            rows.append(
+                [
+                    token,
+                    e,
+                    "" if probs is None else float(probs[token, e]),
+                    int(e in chosen),
+                    "" if weight != weight else weight,
+                ]
+            )
+        return head, rows
+
+
+def chosen_weights(routing: Routing, token: int) -> dict[int, float]:
+    """Gate weight of each chosen expert, best first; NaN where weights are unknown."""
+    ids = routing.expert_ids_TK[token].tolist()
+    weights = [UNKNOWN] * len(ids) if routing.gate_weights_TK is None else routing.gate_weights_TK[token].tolist()
+    return {e: w for e, w in zip(ids, weights, strict=True) if e >= 0}
+
+
+def margin_in_words(routing: Routing, token: int) -> str:
+    """How close the choice was: the smallest chosen probability over the largest one not chosen."""
+    if routing.router_probs_TE is None:
+        return "bars are gate weights: this data has no router probabilities"
+    probs = routing.router_probs_TE[token].astype(float)
+    chosen = [e for e in routing.expert_ids_TK[token].tolist() if e >= 0]
+    left = [e for e in range(routing.num_experts) if e not in set(chosen) and np.isfinite(probs[e])]
+    if not chosen:
+        return "no expert was chosen"
+    if not left:
+        return "every expert was chosen"
+    last, first_out = min(chosen, key=lambda e: probs[e]), max(left, key=lambda e: probs[e])
+    margin = number(float(probs[last] - probs[first_out]))
+    return f"margin {margin}: expert {last} was chosen over expert {first_out}"

@@ -1,0 +1,140 @@
+"""Load of each expert in one layer, against an even share and against what chance alone would do."""
+
+import numpy as np
+from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
+from PySide6.QtGui import QColor, QPainter, QPen
+from PySide6.QtWidgets import QWidget
+
+from moeviz.domain.metrics import (
+    LoadSummary,
+    cv_floor,
+    drop_rate,
+    expert_counts,
+    share_noise,
+    summarise,
+)
+from moeviz.domain.routing import Ints, RoutingSnapshot
+from moeviz.view.colours import expert_colour
+from moeviz.view.panel import Panel, Pointed, Table
+from moeviz.view.panels.axes import Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number
+from moeviz.view.theme import Theme
+
+ENOUGH = 50  # expected assignments per expert from which on "no assignment at all" means something
+
+
+def layer_counts(snapshot: RoutingSnapshot, layer: int) -> tuple[Ints, bool]:
+    """Assignments per expert (E,), and whether they are of the training batch (else of the snapshot's own tokens)."""
+    if layer < len(snapshot.train_counts_LE):
+        return snapshot.train_counts_LE[layer], True
+    return expert_counts(snapshot.layers[layer]), False
+
+
+class Load(Panel):
+    name = "load"
+    uses = frozenset({"snapshot", "layer", "expert"})
+    footer_lines = 3
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(theme, parent)
+        self._counts: Ints = np.zeros(1, dtype=np.int64)
+        self._training = False
+        self._summary: LoadSummary = summarise(self._counts)
+        self._top = 1.0
+
+    def prepare(self) -> None:
+        assert self.snapshot is not None
+        self._counts, self._training = layer_counts(self.snapshot, self.layer)
+        self._summary = summarise(self._counts)
+        even = 1 / self._counts.size
+        highest = max(float(self._summary.load_share.max()), even + 2 * self.noise)
+        self._top = min(1.0, max(2 * even, nice_ceiling(highest)))
+
+    @property
+    def noise(self) -> float:
+        return share_noise(int(self._counts.sum()), self._counts.size)
+
+    def subtitle(self) -> str:
+        return f"layer {self.layer}, {'training batch' if self._training else 'the tokens shown'}"
+
+    def frame(self, rect: QRectF) -> Frame:
+        return Frame(inside(rect), 0, self._counts.size, 0, self._top)
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        frame, theme, size = self.frame(rect), self.theme, self._counts.size
+        inner = frame.rect
+        draw_y_axis(painter, frame, theme, "load share q")
+        even, noise = 1 / size, self.noise
+        low, high = frame.y(min(even + 2 * noise, self._top)), frame.y(max(even - 2 * noise, 0))
+        step = inner.width() / size
+        gap = min(6.0, step * 0.15)
+        painter.fillRect(QRectF(inner.left(), low, inner.width(), high - low), _thin(theme.muted, 50))
+        selected = self.pointed.get("expert", self.selection.expert)
+        strong = selected if selected is not None and selected < size else None
+        for e, q in enumerate(self._summary.load_share.tolist()):
+            top = frame.y(min(q, self._top))
+            bar = QRectF(frame.x(e) + gap, top, step - 2 * gap, inner.bottom() - top)
+            painter.fillRect(bar, expert_colour(e, theme))
+            if e == strong:
+                painter.setPen(QColor(theme.text))
+                painter.drawRect(bar.adjusted(0, 0, -1, -1))
+        pen = QPen(QColor(theme.text))
+        pen.setDashPattern([4, 3])
+        painter.setPen(pen)
+        painter.drawLine(QLineF(inner.left(), frame.y(even), inner.right(), frame.y(even)))
+        edge = QPen(_thin(theme.muted, 150), 1, Qt.PenStyle.DotLine)
+        painter.setPen(edge)
+        painter.drawLines([QLineF(inner.left(), y, inner.right(), y) for y in (low, high)])
+        painter.setPen(QColor(theme.line))
+        painter.drawLine(QLineF(inner.left(), inner.bottom(), inner.right(), inner.bottom()))
+        draw_column_labels(
+            painter, inner, [str(e) for e in range(size)], theme, f"expert (line 1/E = {number(even)})", strong
+        )
+
+    def footer(self) -> str:
+        size, total = self._counts.size, int(self._counts.sum())
+        of = "training batch" if self._training else "the tokens shown, no training batch"
+        summary = self._summary
+        expert = self.pointed.get("expert")
+        if expert is not None and expert < size:
+            q = float(summary.load_share[expert])
+            first = f"expert {expert}: q {number(q)}, {int(self._counts[expert])} of {total} assignments ({of})"
+        else:
+            first = f"{total} assignments of {of}, layer {self.layer}"
+        words = [
+            first,
+            f"CV {number(summary.cv)} (by chance {number(cv_floor(total, size))})",
+            f"MaxVio {number(summary.max_violation)}",
+            f"effective experts {number(summary.effective_experts)} of {size}",
+        ]
+        if total / size >= ENOUGH:
+            dead = summary.dead_experts
+            words.append(f"⚠ dead experts {dead}" if dead else "dead experts 0")
+        else:
+            words.append("too few assignments to call an expert dead")
+        routing = self.routing()
+        dropped = drop_rate(routing) if routing is not None else None
+        if dropped is not None:
+            words.append(f"dropped of the tokens shown {number(100 * dropped)} %")
+        return "  ".join(words)
+
+    def hit(self, point: QPointF, rect: QRectF) -> Pointed:
+        inner = self.frame(rect).rect
+        if not inner.contains(point):
+            return {}
+        expert = int((point.x() - inner.left()) / inner.width() * self._counts.size)
+        return {"expert": min(expert, self._counts.size - 1)}
+
+    def table(self) -> Table:
+        head = ["layer", "expert", "assignments", "load_share", "batch"]
+        if self.missing():
+            return head, []
+        self.refresh()
+        batch = "training" if self._training else "shown tokens"
+        pairs = zip(self._counts.tolist(), self._summary.load_share.tolist(), strict=True)
+        return head, [[self.layer, e, count, q, batch] for e, (count, q) in enumerate(pairs)]
+
+
+def _thin(colour: str, alpha: int) -> QColor:
+    out = QColor(colour)
+    out.setAlpha(alpha)
+    return out

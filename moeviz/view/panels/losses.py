@@ -1,0 +1,194 @@
+"""The losses over the training steps; one quantity at a time, for each has its own unit."""
+
+import numpy as np
+from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
+from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPen
+from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
+
+from moeviz.view.colours import mixed
+from moeviz.view.panel import Panel, Pointed, Table
+from moeviz.view.panels.axes import Array, Frame, draw_x_axis, draw_y_axis, inside, nice_ticks, number
+from moeviz.view.panels.marks import bin_edges, binned_mean, binned_range, draw_marks, draw_now, step_range
+from moeviz.view.theme import SMALL, Theme, sans
+
+KINDS = {
+    "cross-entropy": ("cross_entropy", "heldout"),
+    "total loss": ("loss",),
+    "balance": ("balance",),
+    "router z": ("z",),
+}
+NAMES = {"cross_entropy": "training", "heldout": "held-out", "loss": "total", "balance": "balance", "z": "router z"}
+NO_HISTORY = "No history of losses yet: it grows while a model trains."
+PIXELS_A_POINT = 4
+
+
+class Losses(Panel):
+    name = "losses"
+    uses = frozenset({"snapshot", "history"})
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(theme, parent)
+        self.kind = QComboBox()
+        self.kind.addItems(list(KINDS))
+        self.kind.setAccessibleName("Which loss")
+        self.kind.currentIndexChanged.connect(lambda _: self.invalidate())
+        self.log = QToolButton()
+        self.log.setText("log")
+        self.log.setCheckable(True)
+        self.log.setToolTip("Logarithmic axis")
+        self.log.toggled.connect(lambda _: self.invalidate())
+        self.header.insertWidget(1, self.kind)
+        self.header.insertWidget(2, self.log)
+        self._steps = np.zeros(0, dtype=np.int64)
+        self._curves: dict[str, Array] = {}
+        self._range = (0.0, 1.0)
+        self._at: int | None = None  # the point that the mouse is at
+        self._bins: tuple[object, dict[str, tuple[Array, Array, Array, Array]]] | None = None
+
+    def missing(self) -> str:
+        if self.history is None or not self.history.steps.size:
+            return NO_HISTORY
+        wanted = KINDS[self.kind.currentText()]
+        if not any(np.isfinite(self.history.scalar(name)).any() for name in wanted):
+            return f"This history has no {self.kind.currentText()}."
+        return ""
+
+    def subtitle(self) -> str:
+        return self.kind.currentText()
+
+    def unit(self) -> str:
+        """Of what the axis shows; a token is a character where all tokens shown are one character long."""
+        if self.kind.currentText() != "cross-entropy":
+            return {"total loss": "total loss (nats + penalties)", "balance": "balance loss (even: 1)"}.get(
+                self.kind.currentText(), "z-loss (nats²)"
+            )
+        tokens = self.snapshot.tokens if self.snapshot else None
+        return f"nats/{'char' if tokens and all(len(token) == 1 for token in tokens) else 'token'}"
+
+    def prepare(self) -> None:
+        assert self.history is not None
+        self._steps, self._bins = self.history.steps, None
+        curves = {name: self.history.scalar(name) for name in KINDS[self.kind.currentText()]}
+        self._curves = {name: values for name, values in curves.items() if np.isfinite(values).any()}
+        everything = np.concatenate([values[np.isfinite(values)] for values in self._curves.values()])
+        self._range = loss_range(everything, self.log.isChecked())
+
+    def binned(self, width: float) -> dict[str, tuple[Array, Array, Array, Array]]:
+        """Per curve: steps, means, least and greatest values, no denser than the pixels."""
+        bins = max(8, int(width / PIXELS_A_POINT))
+        if self._bins is None or self._bins[0] != bins:
+            out = {}
+            for name, values in self._curves.items():
+                known = np.isfinite(values)
+                steps, values = self._steps[known], values[known]
+                edges = bin_edges(steps, bins)
+                at = binned_mean(steps.astype(float), edges)
+                out[name] = (at, binned_mean(values, edges), *binned_range(values, edges))
+            self._bins = bins, out
+        return self._bins[1]
+
+    def frame(self, rect: QRectF) -> Frame:
+        log = self.log.isChecked() and self._range[0] > 0
+        return Frame(inside(rect), *step_range(self._steps), *self._range, log_y=log)
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        frame, theme = self.frame(rect), self.theme
+        draw_y_axis(painter, frame, theme, self.unit())
+        draw_x_axis(painter, frame, theme, "step")
+        painter.save()
+        painter.setClipRect(frame.rect.adjusted(0, -1, 1, 1))
+        for name, (xs, means, low, high) in self.binned(frame.rect.width()).items():
+            held = name == "heldout"
+            colour = QColor(theme.second if held else theme.accent)
+            if not held:  # the whole spread of the raw values behind their mean
+                painter.setPen(QPen(mixed(colour.name(), theme.panel, 0.4), 1))
+                both = np.stack([low, high], axis=1).ravel()
+                for line in frame.points(np.repeat(xs, 2), both):
+                    painter.drawPolyline(line)
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            painter.setPen(QPen(colour, 1.5))
+            lines = frame.points(xs, means)
+            for line in lines:
+                painter.drawPolyline(line)
+            if held and xs.size <= frame.rect.width() / 10:
+                painter.setBrush(colour)
+                painter.setPen(Qt.PenStyle.NoPen)
+                for line in lines:
+                    for i in range(line.size()):
+                        painter.drawEllipse(line.at(i), 2.5, 2.5)
+                painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
+        painter.restore()
+        assert self.history is not None
+        draw_marks(painter, frame, self.history.marks, theme)
+        draw_now(painter, frame, self.snapshot.step if self.snapshot else None, theme)
+        if self._at is not None and self._at < self._steps.size:
+            x = frame.x(float(self._steps[self._at]))
+            painter.setPen(QColor(theme.muted))
+            painter.drawLine(QLineF(x, frame.rect.top(), x, frame.rect.bottom()))
+        self._draw_key(painter, frame)
+
+    def _draw_key(self, painter: QPainter, frame: Frame) -> None:
+        """Which line is which; told apart by the dots too."""
+        metrics = QFontMetricsF(sans(SMALL))
+        x, y = frame.rect.left() + 8, frame.rect.bottom() - 8
+        for name in self._curves:
+            colour = QColor(self.theme.second if name == "heldout" else self.theme.accent)
+            painter.setPen(QPen(colour, 2))
+            painter.drawLine(QLineF(x, y - 4, x + 14, y - 4))
+            if name == "heldout":
+                painter.fillRect(QRectF(x + 5, y - 6, 5, 5), colour)
+            painter.setPen(QColor(self.theme.muted))
+            painter.drawText(QPointF(x + 18, y), NAMES[name])
+            x += 18 + metrics.horizontalAdvance(NAMES[name]) + 16
+
+    def footer(self) -> str:
+        if not self._steps.size:
+            return ""
+        at = self._at if self._at is not None and self._at < self._steps.size else None
+        words = [f"step {self._steps[at if at is not None else -1]}"]
+        for name, values in self._curves.items():
+            upto = np.flatnonzero(np.isfinite(values[: at + 1 if at is not None else None]))
+            if upto.size:
+                when = int(self._steps[upto[-1]])
+                late = f" (of step {when})" if name == "heldout" else ""
+                words.append(f"{NAMES[name]} {number(float(values[upto[-1]]))}{late}")
+        return "  ".join([*words, "bold: mean, faint: spread"])
+
+    def hit(self, point: QPointF, rect: QRectF) -> Pointed:
+        return {}
+
+    def point_at(self, point: QPointF | None) -> None:
+        at = None
+        if point is not None and not self.missing():
+            self.refresh()
+            frame = self.frame(self.plot_rect(QRectF(self.canvas.rect())))
+            if frame.rect.contains(point):
+                step = frame.x0 + (point.x() - frame.rect.left()) / frame.rect.width() * (frame.x1 - frame.x0)
+                at = int(np.abs(self._steps - step).argmin())
+        if at != self._at:
+            self._at = at
+            self.canvas.update()
+
+    def table(self) -> Table:
+        if self.history is None:
+            return ["step"], []
+        names = list(self.history.scalar_names)
+        columns = [self.history.scalar(name).tolist() for name in names]
+        rows: list[list[int | float | str]] = [
+            [step, *("" if v != v else v for v in values)]
+            for step, *values in zip(self.history.steps.tolist(), *columns, strict=True)
+        ]
+        return ["step", *names], rows
+
+
+def loss_range(values: Array, log: bool) -> tuple[float, float]:
+    """Round limits that hold all values but the rare outliers at the top; they move seldom while a run grows."""
+    low, high = float(values.min()), float(np.quantile(values, 0.998)) if values.size > 50 else float(values.max())
+    if log and low > 0:
+        return low * 0.93, max(high, low * 1.05) * 1.07
+    span = max(high - low, 1e-3 * max(abs(high), 1e-6), 1e-9)
+    ticks = nice_ticks(low - 0.05 * span, high + 0.05 * span, 4)
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else span
+    bottom = np.floor((low - 0.02 * span) / step) * step
+    return float(max(bottom, 0.0) if low >= 0 else bottom), float(np.ceil((high + 0.02 * span) / step) * step)

@@ -1,0 +1,89 @@
+"""What all time axes share: the steps, the marks of changed knobs, the step that is shown, and thinning to pixels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PySide6.QtCore import QLineF, QPointF, Qt
+from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPen
+
+from moeviz.view.panels.axes import Array, Frame
+from moeviz.view.theme import SMALL, Theme, sans
+
+ROWS = 3  # labels stand in at most so many rows
+ROW = 13.0
+
+
+def place_labels(lefts: Sequence[float], widths: Sequence[float], right: float, rows: int = ROWS) -> list[int]:
+    """The row of each label, -1 where none is free; newest labels have the first choice, for they matter most."""
+    taken: list[list[tuple[float, float]]] = [[] for _ in range(rows)]
+    out = [-1] * len(lefts)
+    for i in sorted(range(len(lefts)), key=lambda i: -lefts[i]):
+        start = min(lefts[i], right - widths[i])
+        for row, spans in enumerate(taken):
+            if all(start + widths[i] + 6 <= a or start >= b + 6 for a, b in spans):
+                spans.append((start, start + widths[i]))
+                out[i] = row
+                break
+    return out
+
+
+def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[int, str]], theme: Theme) -> None:
+    """A thin line at each mark, and its label at the top where there is room."""
+    seen = [(frame.x(step), label) for step, label in marks if frame.x0 <= step <= frame.x1]
+    if not seen:
+        return
+    rect = frame.rect
+    pen = QPen(QColor(theme.faint))
+    pen.setDashPattern([3, 3])
+    painter.setPen(pen)
+    painter.drawLines([QLineF(x, rect.top(), x, rect.bottom()) for x in sorted({round(x) + 0.5 for x, _ in seen})])
+    metrics = QFontMetricsF(sans(SMALL))
+    lefts = [x + 4 for x, _ in seen]
+    widths = [metrics.horizontalAdvance(label) for _, label in seen]
+    rows = place_labels(lefts, widths, rect.right(), min(ROWS, max(1, int(rect.height() / 3 / ROW))))
+    ground = QColor(theme.panel)
+    ground.setAlpha(200)
+    for (_, label), left, width, row in zip(seen, lefts, widths, rows, strict=True):
+        if row >= 0 and width < rect.width():
+            start, base = min(left, rect.right() - width), rect.top() + 11 + row * ROW
+            painter.fillRect(int(start) - 1, int(base) - 10, int(width) + 3, 13, ground)
+            painter.setPen(QColor(theme.text))
+            painter.drawText(QPointF(start, base), label)
+
+
+def draw_now(painter: QPainter, frame: Frame, step: int | None, theme: Theme) -> None:
+    """The step of the snapshot that the other panels show, where it is not the newest."""
+    if step is not None and frame.x0 <= step < frame.x1:
+        painter.setPen(QPen(QColor(theme.accent), 1, Qt.PenStyle.SolidLine))
+        painter.drawLine(QLineF(frame.x(step), frame.rect.top(), frame.x(step), frame.rect.bottom()))
+
+
+def step_range(steps: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """From the first to the last step, never empty."""
+    first, last = float(steps[0]), float(steps[-1])
+    return first, max(last, first + 1)
+
+
+def bin_edges(steps: npt.NDArray[np.int64], bins: int) -> npt.NDArray[np.intp]:
+    """Where each of at most `bins` equal spans of steps begins among the points; empty spans are left out."""
+    if steps.size <= bins:
+        return np.arange(steps.size)
+    # spans start at round multiples, so that a growing history does not make old bins swim
+    span = 2.0 ** np.ceil(np.log2((steps[-1] - steps[0] + 1) / bins))
+    return np.flatnonzero(np.diff(np.floor_divide(steps, span), prepend=-1))
+
+
+def binned_mean(values: Array, edges: npt.NDArray[np.intp]) -> Array:
+    """Mean of each bin over what is known; works on (n,) and (n, E)."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        total = np.add.reduceat(np.where(known, values, 0.0), edges, axis=0)
+        return np.asarray(total / np.add.reduceat(known, edges, axis=0, dtype=int))
+
+
+def binned_range(values: Array, edges: npt.NDArray[np.intp]) -> tuple[Array, Array]:
+    """Least and greatest known value of each bin (n,)."""
+    low = np.minimum.reduceat(np.where(np.isfinite(values), values, np.inf), edges)
+    high = np.maximum.reduceat(np.where(np.isfinite(values), values, -np.inf), edges)
+    return np.where(np.isfinite(low), low, np.nan), np.where(np.isfinite(high), high, np.nan)

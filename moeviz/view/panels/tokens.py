@@ -1,0 +1,199 @@
+"""The token strip: the probe as running text, each token in the colour of its first expert."""
+
+from bisect import bisect_right
+
+from PySide6.QtCore import QPointF, QRectF, QSize
+from PySide6.QtGui import QColor, QFontMetricsF, QPainter
+from PySide6.QtWidgets import QWidget
+
+from moeviz.domain.routing import Routing
+from moeviz.view.colours import expert_colour, mixed, readable_on
+from moeviz.view.panel import HEADER, LINE, Panel, Pointed, Table
+from moeviz.view.panels.axes import share, visible
+from moeviz.view.panels.heat import outline
+from moeviz.view.theme import GRID, Theme, mono
+
+FACE = 13  # px
+ROW = 22.0
+LEAST = 0.14  # a token of weight 0 still wears its expert's colour
+
+
+class TokenStrip(Panel):
+    name = "tokens"
+    uses = frozenset({"snapshot", "layer", "token", "expert"})
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(theme, parent)
+        self.offset = 0.0
+        self._texts: list[str] = []
+        self._cells: list[QRectF] = []
+        self._width = -1.0
+        self._fills: list[QColor] = []
+
+    def missing(self) -> str:
+        if super().missing():
+            return super().missing()
+        assert self.snapshot is not None
+        return "" if self.snapshot.tokens is not None else "This data has no token texts."
+
+    def prepare(self) -> None:
+        assert self.snapshot is not None
+        assert self.snapshot.tokens is not None
+        texts = [visible(token) for token in self.snapshot.tokens]
+        if texts != self._texts:
+            self._texts, self._width, self.offset = texts, -1.0, 0.0
+        routing = self.routing()
+        assert routing is not None
+        first = routing.expert_ids_TK[:, 0].tolist()
+        weights = routing.gate_weights_TK
+        strength = [0.6] * len(first) if weights is None else weights[:, 0].tolist()
+        panel = self.theme.panel
+        names = {e: expert_colour(e, self.theme).name() for e in set(first) if e >= 0}
+        # 32 strengths are more than an eye can tell, and they make the mixing a table
+        self._fills = [
+            mixed(names[e], panel, LEAST + (1 - LEAST) * round(min(max(w, 0.0), 1.0) * 32) / 32)
+            if e >= 0
+            else QColor(panel)
+            for e, w in zip(first, strength, strict=True)
+        ]
+
+    def cells(self, width: float) -> list[QRectF]:
+        """Where each token lies, from (0, 0); a new line after each line break of the text."""
+        if width == self._width:
+            return self._cells
+        metrics = QFontMetricsF(mono(FACE))
+        advance = {text: metrics.horizontalAdvance(text) + 3 for text in set(self._texts)}
+        out, x, y = [], 0.0, 0.0
+        for text in self._texts:
+            if x and x + advance[text] > width:
+                x, y = 0.0, y + ROW
+            out.append(QRectF(x, y, min(advance[text], width), ROW - 3))
+            x += advance[text]
+            if text.endswith("↵"):
+                x, y = 0.0, y + ROW
+        self._cells, self._width = out, width
+        return out
+
+    def height_of(self, width: float) -> float:
+        cells = self.cells(width)
+        return cells[-1].bottom() + 2 if cells else 0.0
+
+    def text_rect(self, rect: QRectF) -> QRectF:
+        return rect.adjusted(0, 0, -6, 0)
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        area = self.text_rect(rect)
+        cells = self.cells(area.width())
+        full = self.height_of(area.width())
+        self.offset = min(self.offset, max(0.0, full - area.height()))
+        painter.setClipRect(rect.adjusted(-2, -2, 2, 0))
+        if full > area.height():
+            part = area.height() / full
+            bar = QRectF(rect.right() - 3, rect.top() + self.offset * part, 3, area.height() * part)
+            painter.fillRect(bar, QColor(self.theme.faint))
+        painter.translate(area.left() + 1, area.top() + 1 - self.offset)
+        first = bisect_right(cells, self.offset, key=lambda cell: cell.bottom())
+        last = bisect_right(cells, self.offset + area.height(), key=lambda cell: cell.top())
+        painter.setFont(mono(FACE))
+        base = QFontMetricsF(mono(FACE)).ascent() + 1
+        by_ink: dict[str, list[int]] = {}
+        for i in range(first, last):
+            painter.fillRect(cells[i].adjusted(0, 0, -1, 0), self._fills[i])
+            by_ink.setdefault(readable_on_cached(self._fills[i]), []).append(i)
+        for ink, members in by_ink.items():
+            painter.setPen(QColor(ink))
+            for i in members:
+                painter.drawText(QPointF(cells[i].left() + 1, cells[i].top() + base), self._texts[i])
+        token = self._token()
+        if self.selection.expert is not None:
+            self._underline(painter, cells, first, last)
+        if token is not None and self.selection.token is not None:
+            outline(painter, cells[token].adjusted(0, 0, -2, -1), self.theme)
+
+    def _underline(self, painter: QPainter, cells: list[QRectF], first: int, last: int) -> None:
+        """The tokens that chose the selected expert."""
+        routing = self.routing()
+        assert routing is not None
+        chose = (routing.expert_ids_TK == self.selection.expert).any(axis=1)
+        ink = QColor(self.theme.text)
+        for i in range(first, last):
+            if chose[i]:
+                painter.fillRect(QRectF(cells[i].left(), cells[i].bottom(), cells[i].width() - 1, 2), ink)
+
+    def _token(self) -> int | None:
+        token = self.pointed.get("token", self.selection.token)
+        return token if token is not None and token < len(self._texts) else None
+
+    def footer(self) -> str:
+        routing, token = self.routing(), self._token()
+        if routing is None:
+            return ""
+        if token is None:
+            return f"{len(self._texts)} tokens in {routing.name}; point at one, or click to keep it"
+        return describe(routing, token, self._texts[token])
+
+    def hit(self, point: QPointF, rect: QRectF) -> Pointed:
+        area = self.text_rect(rect)
+        if not rect.contains(point):
+            return {}
+        at = QPointF(point.x() - area.left() - 1, point.y() - area.top() - 1 + self.offset)
+        for i, cell in enumerate(self.cells(area.width())):
+            if cell.adjusted(0, 0, 0, 3).contains(at):
+                return {"token": i}
+        return {}
+
+    def wheel(self, pixels: float) -> bool:
+        rect = self.text_rect(self.plot_rect(QRectF(self.canvas.rect())))
+        room = max(0.0, self.height_of(rect.width()) - rect.height())
+        self.offset = min(max(self.offset - pixels, 0.0), room)
+        self.canvas.update()
+        return room > 0
+
+    def picture_size(self) -> QSize:
+        size = super().picture_size()
+        if self.missing():
+            return size
+        self.refresh()
+        need = HEADER + self.height_of(size.width() - 2 * GRID - 6) + LINE * self.footer_lines + 2 * GRID
+        return QSize(size.width(), max(size.height(), round(need)))
+
+    def table(self) -> Table:
+        routing = self.routing()
+        if self.missing() or routing is None:
+            return ["token", "text"], []
+        assert self.snapshot is not None
+        assert self.snapshot.tokens is not None
+        head: list[str] = ["token", "text"] + [f"expert_{i + 1}" for i in range(routing.k)]
+        rows: list[list[int | float | str]] = [
+            [t, text, *ids]
+            for t, (text, ids) in enumerate(zip(self.snapshot.tokens, routing.expert_ids_TK.tolist(), strict=True))
+        ]
+        if routing.gate_weights_TK is not None:
+            head += [f"weight_{i + 1}" for i in range(routing.k)]
+            for row, weights in zip(rows, routing.gate_weights_TK.tolist(), strict=True):
+                row += weights
+        return head, rows
+
+
+_INK: dict[int, str] = {}
+
+
+def readable_on_cached(colour: QColor) -> str:
+    key = colour.rgb()
+    if key not in _INK:
+        _INK[key] = readable_on(colour).name()
+    return _INK[key]
+
+
+def describe(routing: Routing, token: int, text: str) -> str:
+    """`token 12 'a' → experts 3 (0.61), 5 (0.39)`"""
+    ids = routing.expert_ids_TK[token].tolist()
+    weights = None if routing.gate_weights_TK is None else routing.gate_weights_TK[token].tolist()
+    chosen = [f"{e} ({share(weights[i])})" if weights else f"{e}" for i, e in enumerate(ids) if e >= 0]
+    if len(chosen) > 8:
+        chosen = [*chosen[:8], f"and {len(chosen) - 8} more"]
+    to = f"expert{'s' if len(chosen) > 1 else ''} {', '.join(chosen)}" if chosen else "no expert"
+    if routing.dropped_TK is not None and routing.dropped_TK[token].any():
+        lost = [str(e) for e, gone in zip(ids, routing.dropped_TK[token].tolist(), strict=True) if gone and e >= 0]
+        to += f", dropped at {', '.join(lost)}" if lost else ""
+    return f"token {token} '{text}' → {to}"

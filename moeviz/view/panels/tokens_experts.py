@@ -1,0 +1,159 @@
+"""Tokens × experts of one layer, as gate weights, router probabilities or router scores."""
+
+import numpy as np
+from PySide6.QtCore import QPointF, QRectF
+from PySide6.QtGui import QFontMetricsF, QImage, QPainter
+from PySide6.QtWidgets import QComboBox, QWidget
+
+from moeviz.domain.routing import Floats, Routing
+from moeviz.view.colours import diverging, expert_colour, sequential
+from moeviz.view.panel import Panel, Pointed, Table
+from moeviz.view.panels.axes import draw_column_labels, draw_row_labels, inside, nice_ceiling, number, visible
+from moeviz.view.panels.heat import BAR, draw_colour_bar, draw_heat, heat_image, outline
+from moeviz.view.theme import SMALL, Theme, sans
+
+KINDS = {"gate weights": "gate weights", "probabilities": "router probabilities", "scores": "router scores"}
+ONE_OF = {"gate weights": "gate weight", "router probabilities": "router probability", "router scores": "router score"}
+
+
+def gate_matrix(routing: Routing) -> Floats | None:
+    """Gate weights (T, E), zero where an expert was not chosen."""
+    if routing.gate_weights_TK is None:
+        return None
+    out = np.zeros((routing.num_tokens, routing.num_experts), dtype=np.float32)
+    rows, columns = np.nonzero(routing.expert_ids_TK >= 0)
+    out[rows, routing.expert_ids_TK[rows, columns]] = routing.gate_weights_TK[rows, columns]
+    return out
+
+
+class TokensExperts(Panel):
+    name = "tokens_experts"
+    uses = frozenset({"snapshot", "layer", "token", "expert"})
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(theme, parent)
+        self.kind = QComboBox()
+        self.kind.addItems(list(KINDS))
+        self.kind.setAccessibleName("What the cells show")
+        self.kind.currentIndexChanged.connect(lambda _: self.invalidate())
+        self.header.insertWidget(1, self.kind)
+        self._values: Floats = np.zeros((0, 0), dtype=np.float32)
+        self._drawn: object = None
+        self._image = QImage()
+        self._range = (0.0, 1.0)
+
+    def subtitle(self) -> str:
+        return f"{KINDS[self.kind.currentText()]}, layer {self.layer}"
+
+    def values(self) -> Floats | None:
+        """The chosen kind (T, E) of the selected layer, or None where the data lack it."""
+        routing = self.routing()
+        if routing is None:
+            return None
+        if self.kind.currentText() == "gate weights":
+            return gate_matrix(routing)
+        return routing.router_probs_TE if self.kind.currentText() == "probabilities" else routing.router_logits_TE
+
+    def missing(self) -> str:
+        if super().missing():
+            return super().missing()
+        routing = self.routing()
+        assert routing is not None
+        have = {
+            "gate weights": routing.gate_weights_TK,
+            "probabilities": routing.router_probs_TE,
+            "scores": routing.router_logits_TE,
+        }
+        kind = self.kind.currentText()
+        if have[kind] is not None:
+            return ""
+        others = [name for name, values in have.items() if values is not None]
+        return f"This data has no {KINDS[kind]}." + (f" It has {' and '.join(others)}." if others else "")
+
+    def prepare(self) -> None:
+        key = (self.snapshot, self.layer, self.kind.currentText(), self.theme)
+        if key == self._drawn:  # only the selection moved
+            return
+        values = self.values()
+        assert values is not None
+        self._drawn, self._values = key, values
+        if self.kind.currentText() == "scores":
+            top = nice_ceiling(float(np.nanmax(np.abs(values), initial=0.0)))
+            self._range = (-top, top)
+        else:
+            self._range = (0.0, max(1.0, nice_ceiling(float(np.nanmax(values, initial=0.0)))))
+        table = diverging(self.theme) if self.kind.currentText() == "scores" else sequential(self.theme)
+        self._image = heat_image(values.T, *self._range, table, self.theme.line)
+
+    def heat_rect(self, rect: QRectF) -> QRectF:
+        return inside(rect, right=BAR)
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        heat = self.heat_rect(rect)
+        tokens, experts = self._values.shape
+        table = diverging(self.theme) if self.kind.currentText() == "scores" else sequential(self.theme)
+        draw_heat(painter, heat, self._image)
+        draw_colour_bar(painter, heat, table, *self._range, self.theme)
+        high, wide = heat.height() / experts, heat.width() / tokens
+        for e in range(experts):  # the colour that this expert has everywhere
+            painter.fillRect(QRectF(heat.left() - 5, heat.top() + e * high, 3, high), expert_colour(e, self.theme))
+        draw_row_labels(painter, heat, [str(e) for e in range(experts)], self.theme, "expert")
+        token = self.pointed.get("token", self.selection.token)
+        strong = token if token is not None and token < tokens else None
+        labels, label = self._labels(wide)
+        draw_column_labels(painter, heat, labels, self.theme, label, strong)
+        expert = self.pointed.get("expert", self.selection.expert)
+        if strong is not None:
+            column = QRectF(heat.left() + strong * wide, heat.top(), max(wide, 3), heat.height())
+            outline(painter, column.adjusted(0, 0, -1, -1), self.theme)
+        if expert is not None and expert < experts:
+            row = QRectF(heat.left(), heat.top() + expert * high, heat.width(), high)
+            outline(painter, row.adjusted(0, 0, -1, -1), self.theme)
+
+    def _labels(self, wide: float) -> tuple[list[str], str]:
+        """The tokens themselves where they fit, else their numbers."""
+        assert self.snapshot is not None
+        tokens = self.snapshot.tokens
+        if tokens is not None:
+            texts = [visible(token) for token in tokens]
+            metrics = QFontMetricsF(sans(SMALL))
+            if max((metrics.horizontalAdvance(text) for text in set(texts)), default=0) + 4 < wide:
+                return texts, "token"
+        return [str(t) for t in range(self._values.shape[0])], "token number"
+
+    def footer(self) -> str:
+        token = self.pointed.get("token", self.selection.token)
+        expert = self.pointed.get("expert", self.selection.expert)
+        tokens, experts = self._values.shape
+        kind = KINDS[self.kind.currentText()]
+        if token is None or token >= tokens:
+            return f"{kind}, {tokens} tokens × {experts} experts"
+        assert self.snapshot is not None
+        text = f" '{visible(self.snapshot.tokens[token])}'" if self.snapshot.tokens is not None else ""
+        row = self._values[token]
+        if expert is None or expert >= experts:
+            best = int(np.nanargmax(row)) if np.isfinite(row).any() else 0
+            return f"token {token}{text}: highest of the {kind} {number(float(row[best]))} at expert {best}"
+        return f"token {token}{text} × expert {expert}: {ONE_OF[kind]} {number(float(row[expert]))}"
+
+    def hit(self, point: QPointF, rect: QRectF) -> Pointed:
+        heat = self.heat_rect(rect)
+        tokens, experts = self._values.shape
+        if not heat.contains(point):
+            return {}
+        token = int((point.x() - heat.left()) / heat.width() * tokens)
+        expert = int((point.y() - heat.top()) / heat.height() * experts)
+        return {"token": min(token, tokens - 1), "expert": min(expert, experts - 1)}
+
+    def table(self) -> Table:
+        values = self.values()
+        if self.missing() or values is None:
+            return ["token"], []
+        assert self.snapshot is not None
+        texts = self.snapshot.tokens
+        head = ["token", "text"] if texts is not None else ["token"]
+        start: list[list[int | float | str]] = [
+            [t, texts[t]] if texts is not None else [t] for t in range(values.shape[0])
+        ]
+        rows = [left + row for left, row in zip(start, values.tolist(), strict=True)]
+        return head + [f"expert_{e}" for e in range(values.shape[1])], rows
