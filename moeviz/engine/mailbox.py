@@ -34,6 +34,10 @@ class Mailbox:
             letters, self._letters = self._letters, []
         return letters
 
+    def waiting(self) -> bool:
+        with self._lock:
+            return bool(self._letters)
+
     def ask(self) -> None:
         """The window is ready for a fresh snapshot."""
         self._wanted.set()

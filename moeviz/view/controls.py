@@ -1,0 +1,260 @@
+"""The knobs: one row for each setting, made from the data in domain/settings.py. Emits what the user asked for; shows
+what the running model has."""
+
+import math
+from collections.abc import Callable
+
+from PySide6.QtCore import QEvent, QObject, QSignalBlocker, Qt, Signal
+from PySide6.QtGui import QMouseEvent
+from PySide6.QtWidgets import (
+    QComboBox,
+    QDoubleSpinBox,
+    QGridLayout,
+    QLabel,
+    QLineEdit,
+    QScrollArea,
+    QSlider,
+    QSpinBox,
+    QWidget,
+)
+
+from moeviz.domain.settings import KNOBS, TYPES, Knob, Settings, SettingsError, Value
+from moeviz.view.theme import GRID
+
+GROUPS = {
+    "main": "",
+    "router": "Router",
+    "balance": "Balance",
+    "training": "Training",
+    "model": "Model (restarts)",
+    "data": "Data (restarts)",
+}
+TICKS = 1000  # positions of a slider over real numbers
+LOG_FLOOR = 1e-4  # a logarithmic slider has zero at its left end and this right beside it
+
+
+class Controls(QScrollArea):
+    """All knobs. `changed` carries {key: value}; nothing is shown as set until `show_settings` says so."""
+
+    changed = Signal(object)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.settings = Settings()
+        self.rows: dict[str, Row] = {}
+        body = QWidget()
+        grid = QGridLayout(body)
+        grid.setContentsMargins(GRID, GRID, GRID, GRID)
+        grid.setHorizontalSpacing(GRID)
+        grid.setVerticalSpacing(GRID // 2)
+        line = 0
+        for group, title in GROUPS.items():
+            if title:
+                head = QLabel(title)
+                head.setObjectName("group")
+                grid.addWidget(head, line, 0, 1, 3)
+                line += 1
+            for key in [key for key, knob in KNOBS.items() if knob.group == group]:
+                row = Row(key, KNOBS[key], self._ask)
+                self.rows[key] = row
+                grid.addWidget(row.label, line, 0)
+                if row.slider is None:
+                    grid.addWidget(row.field, line, 1, 1, 2)
+                else:
+                    grid.addWidget(row.slider, line, 1)
+                    grid.addWidget(row.field, line, 2)
+                line += 1
+            if group == "main":
+                self.hint = QLabel()
+                self.hint.setWordWrap(True)
+                self.hint.setObjectName("hint")
+                grid.addWidget(self.hint, line, 0, 1, 3)
+                line += 1
+        grid.setColumnStretch(1, 1)
+        grid.setRowStretch(line, 1)
+        self.setWidget(body)
+        self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setMinimumWidth(272)
+        self.show_settings(self.settings)
+
+    def show_settings(self, settings: Settings) -> None:
+        """What the running model has now."""
+        self.settings = settings
+        flat = settings.flat()
+        for key, row in self.rows.items():
+            row.show_value(flat[key])
+        dense = settings.routing.router == "dense"
+        k = self.rows["routing.k"]
+        k.set_high(settings.model.experts)
+        k.set_enabled(not dense, "dense sends every token to every expert, so there is no k to choose.")
+        self.hint.setText(explain(settings))
+        self.hint.setVisible(bool(self.hint.text()))
+
+    def _ask(self, key: str, value: Value) -> None:
+        values: dict[str, Value] = {key: value}
+        experts = self.settings.model.experts
+        if key == "model.experts" and self.settings.routing.k > int(value):
+            values["routing.k"] = int(value)  # k cannot stay above the number of experts
+        if key == "routing.router" and value != "dense" and self.settings.routing.k > experts:
+            values["routing.k"] = experts
+        if key == "routing.router" and value == "noisy_topk" and self.settings.routing.noise == 0:
+            values["routing.noise"] = 1.0  # its own noise at its customary strength
+        try:
+            wanted = self.settings.with_values(values)
+        except SettingsError as error:
+            self.hint.setText(str(error))
+            self.hint.show()
+            self.rows[key].show_value(self.settings.flat()[key])
+            return
+        if wanted != self.settings:
+            self.changed.emit(values)
+
+
+def explain(settings: Settings) -> str:
+    """What a newcomer should know of this combination of knobs; empty if there is nothing odd about it."""
+    routing = settings.routing
+    if settings.model.experts == 1:
+        return "One expert: every token goes to it, the router has nothing to choose."
+    if routing.router in ("topk", "noisy_topk") and routing.k == 1:
+        return (
+            f"With k = 1, {routing.router} gives every token the weight 1: the router gets no gradient. Use topk_raw."
+        )
+    if routing.router == "noisy_topk" and routing.noise == 0:
+        return "noisy_topk without noise routes as topk does."
+    if routing.router != "dense" and routing.k == settings.model.experts:
+        return "k equals the number of experts: this is the dense mixture."
+    return ""
+
+
+class Row(QObject):
+    """Label, slider and number of one knob. A double-click on the label asks for the default."""
+
+    def __init__(self, key: str, knob: Knob, ask: Callable[[str, Value], None]) -> None:
+        super().__init__()
+        self.key, self.knob, self._ask = key, knob, ask
+        self.default: Value = Settings().flat()[key]
+        self.label = QLabel(knob.title)
+        self.slider: QSlider | None = None
+        self.field: QWidget
+        kind = TYPES[key]
+        if knob.choices:
+            box = QComboBox()
+            box.addItems(knob.choices)
+            box.activated.connect(lambda: ask(key, box.currentText()))
+            self.field = box
+        elif kind is str:
+            line = QLineEdit()
+            line.setPlaceholderText("built-in")
+            line.editingFinished.connect(lambda: ask(key, line.text()))
+            self.field = line
+        else:
+            self.field = self._number(kind)
+            if key != "seed":
+                self.slider = self._make_slider(kind)
+        tip = (
+            f"<p>{knob.help}</p><p>Key: {key}, default {self._text(self.default)}. Double-click the name to reset.</p>"
+        )
+        for widget in (self.label, self.field, self.slider):
+            if widget is not None:
+                widget.setToolTip(tip)
+                widget.setAccessibleName(knob.title)
+        self._tip = tip
+        self.label.installEventFilter(self)
+
+    def _number(self, kind: type) -> QWidget:
+        low, high = self.knob.low or 0, self.knob.high or 0
+        box: QSpinBox | DoubleBox
+        if kind is int:
+            box = QSpinBox()
+            box.setRange(int(low), int(high))
+        else:
+            box = DoubleBox()
+            box.setDecimals(6)
+            box.setRange(low, high)
+            box.setSingleStep(0.1)
+            if self.knob.log:
+                box.setStepType(QDoubleSpinBox.StepType.AdaptiveDecimalStepType)
+        box.setKeyboardTracking(False)
+        box.setMinimumWidth(80)
+        if self.knob.unit:
+            box.setSuffix(f" {self.knob.unit}")
+        box.valueChanged.connect(lambda value: self._ask(self.key, value))
+        return box
+
+    def _make_slider(self, kind: type) -> QSlider:
+        slider = QSlider(Qt.Orientation.Horizontal)
+        if kind is int and not self.knob.log:
+            slider.setRange(int(self.knob.low or 0), int(self.knob.high or 0))
+        else:
+            slider.setRange(0, TICKS)
+        slider.setMinimumWidth(48)
+        slider.setTracking(self.knob.live)  # what restarts the model waits until the handle is let go
+        slider.valueChanged.connect(lambda position: self._ask(self.key, self._value_at(position)))
+        return slider
+
+    # ---- slider positions
+    def _value_at(self, position: int) -> Value:
+        if TYPES[self.key] is int:
+            return position
+        low, high = self.knob.low or 0.0, self.knob.high or 1.0
+        if not self.knob.log:
+            return float(f"{low + (high - low) * position / TICKS:.3g}")
+        if position == 0:
+            return low
+        floor = low or LOG_FLOOR
+        return float(f"{floor * (high / floor) ** (position / TICKS):.2g}")
+
+    def _position_of(self, value: float) -> int:
+        if TYPES[self.key] is int:
+            return int(value)
+        low, high = self.knob.low or 0.0, self.knob.high or 1.0
+        if not self.knob.log:
+            return round((value - low) / (high - low) * TICKS)
+        floor = low or LOG_FLOOR
+        return round(math.log(max(value, floor) / floor) / math.log(high / floor) * TICKS) if value > low else 0
+
+    # ---- showing
+    def show_value(self, value: Value) -> None:
+        """Put a value in without asking for it."""
+        with QSignalBlocker(self.field):
+            if isinstance(self.field, QComboBox):
+                self.field.setCurrentText(str(value))
+            elif isinstance(self.field, QLineEdit):
+                self.field.setText(str(value))
+            elif isinstance(self.field, QSpinBox):
+                self.field.setValue(int(value))
+            elif isinstance(self.field, QDoubleSpinBox):
+                self.field.setValue(float(value))
+        if self.slider is not None and not self.slider.isSliderDown():
+            with QSignalBlocker(self.slider):
+                self.slider.setValue(self._position_of(float(value)))
+
+    def set_high(self, high: int) -> None:
+        """Narrow the range: k ends at the number of experts."""
+        for widget in (self.field, self.slider):
+            if isinstance(widget, QSpinBox | QSlider):
+                with QSignalBlocker(widget):
+                    widget.setMaximum(high)
+
+    def set_enabled(self, on: bool, why_not: str) -> None:
+        for widget in (self.field, self.slider):
+            if widget is not None:
+                widget.setEnabled(on)
+                widget.setToolTip(self._tip if on else why_not)
+
+    def _text(self, value: Value) -> str:
+        return "empty" if value == "" else value if isinstance(value, str) else f"{value:g}"
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if isinstance(event, QMouseEvent) and event.type() == QEvent.Type.MouseButtonDblClick:
+            self._ask(self.key, self.default)
+            return True
+        return False
+
+
+class DoubleBox(QDoubleSpinBox):
+    """Shows 0.003, not 0.003000."""
+
+    def textFromValue(self, value: float) -> str:
+        return f"{value:.6f}".rstrip("0").rstrip(".") if value else "0"
