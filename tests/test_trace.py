@@ -1,0 +1,241 @@
+"""A trace gives back exactly what was recorded, whatever happened while it was written."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+
+import moeviz
+from moeviz.domain.messages import StepLog, UserError
+from moeviz.domain.routing import Routing, RoutingSnapshot
+from moeviz.trace.stats import stats
+from moeviz.trace.store import TraceWriter, open_trace
+from moeviz.trace.writer import CHUNK_STEPS
+
+ARRAYS = ("expert_ids_TK", "gate_weights_TK", "router_probs_TE", "router_logits_TE", "dropped_TK")
+
+
+def make_layer(rng, name, tokens, k, experts, present=(True, True, True, True)) -> Routing:
+    ids = np.argsort(rng.random((tokens, experts)), axis=1)[:, :k].astype(np.int64)
+    ids[rng.random(ids.shape) < 0.2] = -1
+    gates, probs, logits, dropped = (
+        rng.random((tokens, k)).astype(np.float32),
+        rng.random((tokens, experts)).astype(np.float32),
+        rng.normal(size=(tokens, experts)).astype(np.float32),
+        rng.random((tokens, k)) < 0.5,
+    )
+    logits[rng.random(logits.shape) < 0.05] = np.nan  # a diverged model's scores are kept as they were
+    arrays = [a if there else None for a, there in zip((gates, probs, logits, dropped), present, strict=True)]
+    return Routing(name, experts, ids, *arrays)
+
+
+def make_snapshot(
+    seed, step=0, tokens=5, k=2, experts=4, present=(True,) * 4, counts=True, text=True
+) -> RoutingSnapshot:
+    rng = np.random.default_rng(seed)
+    layers = tuple(make_layer(rng, f"blocks.{i}", tokens, k, experts, present) for i in range(2))
+    return RoutingSnapshot(
+        step,
+        layers,
+        tuple("ab\udc80专\n"[i % 5] for i in range(tokens)) if text else None,
+        tuple(f"d{i % 2}" for i in range(tokens)) if counts and text else None,
+        {"loss": float(rng.random()), "a/b": 1.0} if counts else {},
+        tuple(rng.integers(0, 99, experts) for _ in layers) if counts else (),
+    )
+
+
+def assert_same(a: RoutingSnapshot, b: RoutingSnapshot) -> None:
+    assert (a.step, a.tokens, a.domains, dict(a.scalars)) == (b.step, b.tokens, b.domains, dict(b.scalars))
+    assert len(a.layers) == len(b.layers)
+    for x, y in zip(a.layers, b.layers, strict=True):
+        assert (x.name, x.num_experts) == (y.name, y.num_experts)
+        for name in ARRAYS:
+            left, right = getattr(x, name), getattr(y, name)
+            assert (left is None) == (right is None), name
+            if left is not None:
+                assert left.dtype == right.dtype
+                np.testing.assert_array_equal(left, right, err_msg=name)
+    assert len(a.train_counts_LE) == len(b.train_counts_LE)
+    for left, right in zip(a.train_counts_LE, b.train_counts_LE, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def make_log(first, size, experts=4) -> StepLog:
+    steps = np.arange(first, first + size)
+    scalars = {"loss": 1.0 / (1 + steps), "heldout": np.where(steps % 5, np.nan, 2.0)}
+    return StepLog(steps, scalars, tuple(np.full((size, experts), i) for i in range(2)))
+
+
+@st.composite
+def snapshots(draw):
+    experts = draw(st.integers(1, 12))
+    return make_snapshot(
+        draw(st.integers(0, 99)),
+        draw(st.integers(0, 10**9)),
+        draw(st.integers(0, 6)),
+        draw(st.integers(1, experts)),
+        experts,
+        draw(st.tuples(*[st.booleans()] * 4)),
+        draw(st.booleans()),
+        draw(st.booleans()),
+    )
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(snapshots(), min_size=1, max_size=5), st.sets(st.integers(0, 4)))
+def test_round_trip(recorded, flush_after):
+    with tempfile.TemporaryDirectory() as folder:
+        with TraceWriter.create(Path(folder) / "t.zarr") as writer:
+            for i, snapshot in enumerate(recorded):
+                writer.append(snapshot)
+                if i in flush_after:
+                    writer.flush()
+        trace = open_trace(Path(folder) / "t.zarr")
+        assert len(trace) == trace.num_steps == len(recorded)
+        for wanted, found in zip(recorded, trace, strict=True):
+            assert_same(wanted, found)
+        assert_same(recorded[-1], trace[-1])
+        assert max(s.layers[0].num_experts for s in recorded) == trace.layers[0].num_experts
+
+
+def test_more_than_a_chunk_with_log_marks_and_settings(tmp_path):
+    recorded = [make_snapshot(i, step=i * 10) for i in range(2 * CHUNK_STEPS + 3)]
+    with TraceWriter.create(tmp_path / "t.zarr", '{"routing.k": 2}', "a test") as writer:
+        for i, snapshot in enumerate(recorded):
+            writer.append(snapshot)
+            writer.add_log(make_log(i * 10 + 1, 10, 4 if i < 20 else 6))
+        writer.add_mark(7, "k 2 → 4")
+    trace = moeviz.open_trace(tmp_path / "t.zarr")
+    for index in (0, CHUNK_STEPS - 1, CHUNK_STEPS, -1):
+        assert_same(trace[index], recorded[index])
+    assert trace.settings == {"routing.k": 2}
+    assert trace.source == "a test"
+    assert trace.marks == [(7, "k 2 → 4")]
+    assert [layer.name for layer in trace.layers] == ["blocks.0", "blocks.1"]
+    assert np.array_equal(trace.log.steps_S, np.arange(1, 671))
+    assert np.isnan(trace.log.scalars_S["heldout"][0])
+    assert trace.log.scalars_S["loss"][9] == 1 / 11
+    assert trace.log.counts_SE[1].shape == (670, 6)
+    parts = trace.log_parts
+    assert [part.counts_SE[1].shape for part in parts] == [(200, 4), (470, 6)]
+    assert (parts[0].counts_SE[1] == 1).all()
+    with pytest.raises(IndexError):
+        trace[len(recorded)]
+
+
+def test_plain_zarr_reads_it(tmp_path):
+    snapshot = make_snapshot(1, step=3)
+    with TraceWriter.create(tmp_path / "t.zarr") as writer:
+        writer.append(snapshot)
+    root = zarr.open_group(str(tmp_path / "t.zarr"), mode="r")
+    np.testing.assert_array_equal(root["layers/0/expert_ids_TK"][0], snapshot.layers[0].expert_ids_TK)
+    np.testing.assert_array_equal(root["layers/1/gate_weights_TK"][0], snapshot.layers[1].gate_weights_TK)
+    assert root["step"][:].tolist() == [3]
+    assert root["layers/0/router_probs_TE"].metadata.dimension_names == ("S", "T", "E")
+
+
+def test_a_killed_run_costs_the_last_chunk_only(tmp_path):
+    """What was flushed is there, although nobody closed the trace and the next chunk was half written."""
+    path = tmp_path / "t.zarr"
+    writer = TraceWriter.create(path)
+    assert len(open_trace(path)) == 0
+    for i in range(CHUNK_STEPS + 5):
+        writer.append(make_snapshot(i, step=i))
+    trace = open_trace(path)
+    assert len(trace) == CHUNK_STEPS
+    attributes = json.loads((path / "zarr.json").read_text())
+    writer.flush()
+    (path / "zarr.json").write_text(json.dumps(attributes))  # killed between the data and the count of steps
+    assert_same(open_trace(path)[-1], make_snapshot(CHUNK_STEPS - 1, step=CHUNK_STEPS - 1))
+
+
+def test_bad_paths_and_damage(tmp_path):
+    with pytest.raises(UserError, match="There is no trace"):
+        open_trace(tmp_path / "missing")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is not a trace"):
+        open_trace(tmp_path / "file")
+    zarr.create_group(str(tmp_path / "other"))
+    with pytest.raises(UserError, match="not a trace that moeviz wrote"):
+        open_trace(tmp_path / "other")
+    zarr.create_group(str(tmp_path / "newer"), attributes={"format": "moeviz trace", "version": 99})
+    with pytest.raises(UserError, match="version 99"):
+        open_trace(tmp_path / "newer")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "zarr.json").write_text('{"zarr_form')
+    with pytest.raises(UserError, match="damaged"):
+        open_trace(tmp_path / "torn")
+    with pytest.raises(UserError, match="exists already"):
+        TraceWriter.create(tmp_path / "other")
+    with pytest.raises(UserError, match="cannot be written"):
+        TraceWriter.create(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("name", ["layers/0/expert_ids_TK", "layers/1/num_experts", "layers/0/router_probs_TE", "step"])
+@pytest.mark.parametrize("way", ["garbage", "chunks gone", "array gone"])
+def test_damaged_arrays_are_never_shown_as_routing(tmp_path, name, way):
+    path = tmp_path / "t.zarr"
+    with TraceWriter.create(path) as writer:
+        writer.append(make_snapshot(1, step=3))
+    for file in [f for f in (path / name).rglob("*") if f.is_file()]:
+        if way == "garbage" and file.name != "zarr.json":
+            file.write_bytes(b"\x00garbage")
+        elif way == "array gone" or (way == "chunks gone" and file.name != "zarr.json"):
+            file.unlink()
+    if way == "chunks gone" and name == "layers/0/router_probs_TE":
+        # zarr reads a lost chunk as fill values: NaN, which is shown as unknown
+        assert np.isnan(open_trace(path)[0].layers[0].router_probs_TE).all()
+        return
+    with pytest.raises(UserError, match="damaged"):
+        open_trace(path)[0]
+
+
+def test_stats_by_hand(tmp_path):
+    ids = np.array([[0, 1], [0, 2], [0, -1], [1, 0]])
+    gates = np.array([[0.5, 0.5], [0.75, 0.25], [1, 0], [0.5, 0.5]], np.float32)
+    with TraceWriter.create(tmp_path / "t.zarr") as writer:
+        writer.append(RoutingSnapshot(1, (Routing("a", 4, ids, gates),)))
+        writer.append(RoutingSnapshot(2, (Routing("a", 4, ids[:2], None, dropped_TK=ids[:2] == 2),)))
+    trace = open_trace(tmp_path / "t.zarr")
+    first = stats(trace, 0)["layers"][0]
+    assert first["load_share"] == pytest.approx([4 / 7, 2 / 7, 1 / 7, 0])
+    assert first["importance"] == pytest.approx([2.75, 1.0, 0.25, 0])
+    assert first["cv"] == pytest.approx(np.std([4, 2, 1, 0]) / 1.75)
+    assert first["max_violation"] == pytest.approx(4 / 1.75 - 1)
+    assert (first["dead_experts"], first["tokens"], first["k"], first["experts"]) == (1, 4, 2, 4)
+    assert first["drop_rate"] is None
+    last = stats(trace)
+    assert last["steps"] == 2
+    assert last["layers"][0]["importance"] is None
+    assert last["layers"][0]["drop_rate"] == pytest.approx(0.25)
+    with pytest.raises(UserError, match="0 to 1"):
+        stats(trace, 2)
+
+
+def test_importing_moeviz_is_light():
+    heavy = "{'numpy', 'torch', 'PySide6', 'zarr', 'pyqtgraph'}"
+    code = f"import sys, moeviz; assert not {heavy} & set(sys.modules); moeviz.open_trace; assert 'torch' not in "
+    subprocess.run([sys.executable, "-c", code + "sys.modules"], check=True)
+
+
+def test_appending_is_cheap_beside_a_step(tmp_path):
+    """A snapshot of 150 tokens through three layers: some milliseconds, chunks included."""
+    rng = np.random.default_rng(0)
+    layers = tuple(make_layer(rng, f"blocks.{i}", 150, 2, 8) for i in range(3))
+    start = time.perf_counter()
+    with TraceWriter.create(tmp_path / "t.zarr") as writer:
+        for i in range(200):
+            writer.append(RoutingSnapshot(i, layers, ("a",) * 150, None, {"loss": 1.0}))
+    seconds = time.perf_counter() - start
+    print(
+        f"{seconds / 200 * 1e3:.2f} ms a snapshot, {sum(f.stat().st_size for f in tmp_path.rglob('*')) / 200:.0f} bytes"
+    )
+    assert seconds < 20
