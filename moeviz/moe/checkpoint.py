@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from moeviz.domain.messages import UserError
@@ -70,7 +70,8 @@ def save(
     }
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, draft, metadata)
+        # not save_file: its files can be read by their owner only
+        draft.write_bytes(serialise({name: t.cpu().contiguous() for name, t in tensors.items()}, metadata))
         draft.replace(path)  # whoever reads meanwhile sees the old file or the new one, never half of one
     except (OSError, SafetensorError) as error:
         draft.unlink(missing_ok=True)
