@@ -481,6 +481,17 @@ def test_same_seed_same_bits() -> None:
     assert np.array_equal(*runs)
 
 
+def test_traced_run_equals_eager_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    for way in ("traced", "eager"):
+        if way == "eager":
+            monkeypatch.setattr(Traced, "_trace", lambda self, inputs: None)
+        session = training.session(SMALL)
+        next(session)
+        runs.append(history(session, 40))
+    assert np.array_equal(*runs)
+
+
 def test_looking_changes_nothing() -> None:
     runs = []
     for every in (1, 30):
@@ -577,6 +588,15 @@ def test_sizes_at_the_edge(values: dict[str, object]) -> None:
     session = training.session(SMALL.with_values(values))
     next(session)
     assert np.isfinite(advance(session, 12).log.scalars_S["loss"]).all()
+
+
+@pytest.mark.cuda
+def test_device_can_change_while_training(run: Session) -> None:
+    advance(run, 12)
+    for device in ("cuda", "cpu"):
+        update = send(run, SetDevice(device))
+        assert update.facts.device == device
+        assert np.isfinite(advance(run, 15).log.scalars_S["loss"]).all()
 
 
 def test_no_compiler_is_imported() -> None:
