@@ -397,8 +397,10 @@ class Window(QMainWindow):
             self.tell(f"Saved to {update.saved}.")
         if update.notice:
             self.tell(update.notice)
-        self.settings, self.facts = update.settings, update.facts
-        self.controls.show_settings(update.settings)
+        self.facts = update.facts
+        if update.settings != self.settings or update.notice or update.reset:  # a refused knob goes back too
+            self.settings = update.settings
+            self.controls.show_settings(update.settings)
 
     def show_all(self) -> None:
         if self.snapshot is not None:
