@@ -199,8 +199,13 @@ class Trainer:
     def to(self, device: str) -> None:
         """Move everything to another device."""
         check_device(device)
-        self.model.to(device)
-        self.optimiser.to(device)
+        try:
+            self.model.to(device)
+            self.optimiser.to(device)
+        except RuntimeError:  # out of memory half-way: all or nothing
+            self.model.to(self.device)
+            self.optimiser.to(self.device)
+            raise
         self.device = device
         self._coefficients = torch.zeros(2, device=device)
         self._fill_coefficients()
