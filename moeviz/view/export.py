@@ -147,7 +147,7 @@ def _write_png(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | 
 def _write_csv(panels: list[Panel], path: Path) -> None:
     head, rows = panels[0].table() if len(panels) == 1 else merged_table(panels)
     if not rows:
-        raise UserError(f"There are no numbers to export: {panels[0].missing() or 'the plot is empty.'}")
+        raise UserError(f"There are no numbers to export: {panels[0].lack() or 'the plot is empty.'}")
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(head)

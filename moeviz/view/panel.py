@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import ClassVar, Literal
 
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QEnterEvent, QFontMetricsF, QIcon, QMouseEvent, QPainter, QPaintEvent, QPixmap
+from PySide6.QtGui import QColor, QEnterEvent, QIcon, QMouseEvent, QPainter, QPaintEvent, QPixmap
 from PySide6.QtGui import QWheelEvent as WheelEvent
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QMenu, QSizePolicy, QToolButton, QToolTip, QVBoxLayout, QWidget
 
@@ -17,7 +17,7 @@ from moeviz.domain.history import History
 from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.view.catalogue import BY_NAME
-from moeviz.view.theme import BODY, GRID, SMALL, Theme, palette, sans
+from moeviz.view.theme import BODY, GRID, SMALL, Theme, fitted, palette, put, sans, width_of
 
 Pointed = dict[str, int]  # any of "layer", "token", "expert"
 Table = tuple[list[str], list[list[int | float | str]]]
@@ -48,6 +48,7 @@ class Panel(QWidget):
         self.pointed: Pointed = {}
         self.draws = 0  # how often it was painted: what a hidden panel must not raise
         self._stale = True
+        self._lack = ""
         self._revision = -1
         self.plot = BY_NAME[self.name]
         self.setObjectName(self.name)
@@ -163,9 +164,17 @@ class Panel(QWidget):
 
     def refresh(self) -> None:
         """Prepare again if anything changed since; a reader of the numbers calls it before reading."""
-        if self._stale and not self.missing():
-            self.prepare()
-        self._stale = False
+        if self._stale:
+            self._lack = self.missing()
+            if not self._lack:
+                self.prepare()
+            self._title.setEnabled(not self._lack)
+            self._stale = False
+
+    def lack(self) -> str:
+        """missing(), worked out once for each change."""
+        self.refresh()
+        return self._lack
 
     def invalidate(self) -> None:
         """Something of the panel's own changed, such as a choice in its header."""
@@ -179,11 +188,10 @@ class Panel(QWidget):
 
     def paint_body(self, painter: QPainter, rect: QRectF) -> None:
         """Everything below the header, into any painter."""
-        self.refresh()
+        missing = self.lack()
         painter.save()
         painter.setClipRect(rect)
         painter.setFont(sans(SMALL))
-        missing = self.missing()
         if missing:
             painter.setPen(QColor(self.theme.faint))
             painter.drawText(rect.adjusted(16, 8, -16, -8), WRAPPED | Qt.AlignmentFlag.AlignCenter, missing)
@@ -200,10 +208,9 @@ class Panel(QWidget):
     def _paint_footer(self, painter: QPainter, rect: QRectF) -> None:
         painter.setFont(sans(SMALL))
         painter.setPen(QColor(self.theme.muted))
-        metrics = QFontMetricsF(sans(SMALL))
-        lines = wrapped(self.footer(), metrics, rect.width(), self.footer_lines)
+        lines = wrapped(self.footer(), rect.width(), self.footer_lines)
         for i, line in enumerate(lines):
-            painter.drawText(QPointF(rect.left(), rect.top() + i * LINE + 12), line)
+            put(painter, rect.left(), rect.top() + i * LINE + 12, line)
 
     def picture_size(self) -> QSize:
         """How large a picture of this panel alone is; larger than the widget where it scrolls."""
@@ -211,13 +218,14 @@ class Panel(QWidget):
 
     def paint_picture(self, painter: QPainter, rect: QRectF) -> None:
         """Title and body, as exported."""
+        missing = self.lack()
         painter.fillRect(rect, QColor(self.theme.panel))
         painter.setFont(sans(BODY, bold=True))
-        painter.setPen(QColor(self.theme.faint if self.missing() else self.theme.text))
+        painter.setPen(QColor(self.theme.faint if missing else self.theme.text))
         at = QPointF(rect.left() + GRID, rect.top() + 17)
         painter.drawText(at, self.plot.title)
-        if self.subtitle() and not self.missing():
-            at.setX(at.x() + QFontMetricsF(sans(BODY, bold=True)).horizontalAdvance(self.plot.title) + GRID)
+        if self.subtitle() and not missing:
+            at.setX(at.x() + self._title.fontMetrics().horizontalAdvance(self.plot.title) + GRID)
             painter.setFont(sans(SMALL))
             painter.setPen(QColor(self.theme.muted))
             painter.drawText(at, self.subtitle())
@@ -238,8 +246,7 @@ class Panel(QWidget):
     # ---- the mouse
     def point_at(self, point: QPointF | None) -> None:
         found: Pointed = {}
-        if point is not None and not self.missing():
-            self.refresh()
+        if point is not None and not self.lack():
             found = self.hit(point, self.plot_rect(QRectF(self.canvas.rect())))
         if found != self.pointed:
             self.pointed = found
@@ -247,8 +254,7 @@ class Panel(QWidget):
             self.hovered.emit(found)
 
     def click_at(self, point: QPointF) -> None:
-        if not self.missing():
-            self.refresh()
+        if not self.lack():
             self.clicked.emit(self.hit(point, self.plot_rect(QRectF(self.canvas.rect()))))
 
     def wheel(self, pixels: float) -> bool:
@@ -296,19 +302,19 @@ class Canvas(QWidget):
         event.setAccepted(self._panel.wheel(pixels))
 
 
-def wrapped(text: str, metrics: QFontMetricsF, width: float, lines: int) -> list[str]:
+def wrapped(text: str, width: float, lines: int) -> list[str]:
     """At most `lines` lines, broken at the double spaces between phrases, the last one shortened if need be."""
     out: list[str] = []
     for phrase in text.split("  "):
         longer = f"{out[-1]}   {phrase}" if out else phrase
-        if out and metrics.horizontalAdvance(longer) <= width:
+        if out and width_of(longer) <= width:
             out[-1] = longer
         elif len(out) < lines:
             out.append(phrase)
         else:
             out[-1] = longer
             break
-    return [metrics.elidedText(line, Qt.TextElideMode.ElideRight, width) for line in out]
+    return [fitted(line, width) for line in out]
 
 
 def _export_icon(theme: Theme) -> QIcon:

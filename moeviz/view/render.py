@@ -59,8 +59,8 @@ def render_plot(
     layout = view.layout()
     if layout is not None:
         layout.activate()
-    if isinstance(view, Panel) and view.missing():
-        raise UserError(f"{view.plot.title}: {view.missing()}")
+    if isinstance(view, Panel) and view.lack():
+        raise UserError(f"{view.plot.title}: {view.lack()}")
     try:
         export(view, out, scale=1.0)
     finally:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from PySide6.QtGui import QColor, QFont, QFontDatabase, QPalette
+from PySide6.QtCore import QPointF, Qt
+from PySide6.QtGui import QColor, QFont, QFontDatabase, QFontMetricsF, QPainter, QPalette, QStaticText, QTransform
 from PySide6.QtWidgets import QApplication
 
 GRID = 8  # every distance is a multiple or a half of it
@@ -96,6 +97,36 @@ def sans(size: int = SMALL, bold: bool = False) -> QFont:
 
 def mono(size: int = SMALL) -> QFont:
     return _font(MONO, size, False)
+
+
+@lru_cache(maxsize=1)
+def small_metrics() -> QFontMetricsF:
+    return QFontMetricsF(sans(SMALL))
+
+
+@lru_cache(maxsize=8192)
+def width_of(text: str) -> float:
+    """Width of a text in the small sans face."""
+    return small_metrics().horizontalAdvance(text)
+
+
+def fitted(text: str, width: float) -> str:
+    """The text, shortened where it is wider than `width`."""
+    return text if width_of(text) <= width else small_metrics().elidedText(text, Qt.TextElideMode.ElideRight, width)
+
+
+@lru_cache(maxsize=8192)
+def shaped(text: str, font: QFont) -> QStaticText:
+    """Shaped once: drawing it costs a quarter of drawText. The painter must wear the same font."""
+    out = QStaticText(text)
+    out.setTextFormat(Qt.TextFormat.PlainText)
+    out.prepare(QTransform(), font)
+    return out
+
+
+def put(painter: QPainter, left: float, base: float, text: str) -> None:
+    """A text in the small sans face with its base line at `base`."""
+    painter.drawStaticText(QPointF(left, base - small_metrics().ascent()), shaped(text, sans(SMALL)))
 
 
 def apply(app: QApplication, theme: Theme) -> None:

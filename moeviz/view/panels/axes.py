@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, floor, log10
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
-from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPolygonF
+from PySide6.QtCore import QLineF, QPointF, QRectF
+from PySide6.QtGui import QColor, QPainter, QPolygonF
+from shiboken6 import VoidPtr
 
-from moeviz.view.theme import SMALL, Theme, sans
+from moeviz.view.theme import Theme, fitted, put, width_of
 
 Array = npt.NDArray[np.float64]
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 6.0, 32.0  # room for ticks and labels of the axes
@@ -34,6 +37,7 @@ def share(value: float) -> str:
     return "–" if value != value else f"{value:.2f}"
 
 
+@lru_cache(maxsize=8192)
 def visible(token: str) -> str:
     """A token as it can be seen: no white space, no control characters."""
     out = token.replace("\n", "↵").replace(" ", "␣").replace("\t", "⇥")
@@ -96,10 +100,31 @@ class Frame:
         py = self.rect.bottom() - part * self.rect.height()
         good = np.isfinite(py)
         edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(np.int8)))
-        return [
-            QPolygonF([QPointF(a, b) for a, b in zip(px[i:j].tolist(), py[i:j].tolist(), strict=True)])
-            for i, j in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-        ]
+        both = np.stack([px, py], axis=1)
+        return [_polygon(both[i:j]) for i, j in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)]
+
+
+def _polygon(points: Array) -> QPolygonF:
+    """Copied as one block: a QPointF made in Python for each point would cost more than drawing them."""
+    out = QPolygonF()
+    out.resize(len(points))
+    memory: Any = VoidPtr(out.data(), points.size * 8, True)  # type: ignore[call-arg, arg-type]
+    np.frombuffer(memory, dtype=np.float64)[:] = points.ravel()
+    return out
+
+
+def draw_curve(painter: QPainter, lines: Sequence[QPolygonF], colour: QColor, strong: bool = False) -> None:
+    """A smooth thin curve; a strong one is drawn twice, for a pen wider than 1 costs fifty times as much."""
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setPen(colour)
+    for line in lines:
+        if line.size() == 1:
+            painter.drawPoint(line.at(0))
+            continue
+        painter.drawPolyline(line)
+        if strong:
+            painter.drawPolyline(line.translated(0, 0.6))
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
 
 
 def inside(rect: QRectF, left: float = LEFT, right: float = RIGHT, top: float = TOP, bottom: float = BOTTOM) -> QRectF:
@@ -111,11 +136,12 @@ def draw_y_axis(
     painter: QPainter, frame: Frame, theme: Theme, label: str, show: Callable[[float], str] = number
 ) -> None:
     rect = frame.rect
-    metrics = QFontMetricsF(sans(SMALL))
     if frame.log_y:
         ticks = log_ticks(frame.y0, frame.y1)
-        if len(ticks) > rect.height() / 18:
-            ticks = [t for t in ticks if abs(log10(t) - round(log10(t))) < 1e-6] or ticks[:: max(1, len(ticks) // 3)]
+        if len(ticks) < 3:  # less than a decade
+            ticks = nice_ticks(frame.y0, frame.y1, max(2, int(rect.height() / 36)))
+        elif len(ticks) > rect.height() / 18:
+            ticks = [t for t in ticks if abs(log10(t) - round(log10(t))) < 1e-6]
     else:
         ticks = nice_ticks(frame.y0, frame.y1, max(2, int(rect.height() / 36)))
     painter.setPen(QColor(theme.grid))
@@ -123,8 +149,7 @@ def draw_y_axis(
     painter.setPen(QColor(theme.muted))
     for tick in ticks:
         text = show(tick)
-        at = QPointF(rect.left() - 5 - metrics.horizontalAdvance(text), frame.y(tick) + 4)
-        painter.drawText(at, text)
+        put(painter, rect.left() - 5 - width_of(text), frame.y(tick) + 4, text)
     _draw_upright(painter, rect, theme, label)
 
 
@@ -132,9 +157,8 @@ def _draw_upright(painter: QPainter, rect: QRectF, theme: Theme, label: str) -> 
     """The label of a y axis, read from below; shortened where the plot is low."""
     if not label:
         return
-    metrics = QFontMetricsF(sans(SMALL))
-    text = metrics.elidedText(label, Qt.TextElideMode.ElideRight, rect.height() + TOP + BOTTOM)
-    width = metrics.horizontalAdvance(text)
+    text = fitted(label, rect.height() + TOP + BOTTOM)
+    width = width_of(text)
     painter.save()
     painter.setPen(QColor(theme.muted))
     middle = min(max(rect.center().y() + width / 2, rect.top() - TOP + width), rect.bottom() + BOTTOM)
@@ -146,7 +170,6 @@ def _draw_upright(painter: QPainter, rect: QRectF, theme: Theme, label: str) -> 
 
 def draw_x_axis(painter: QPainter, frame: Frame, theme: Theme, label: str) -> None:
     rect = frame.rect
-    metrics = QFontMetricsF(sans(SMALL))
     ticks = nice_ticks(frame.x0, frame.x1, max(2, int(rect.width() / 90)))
     painter.setPen(QColor(theme.line))
     painter.drawLine(QLineF(rect.left(), rect.bottom(), rect.right(), rect.bottom()))
@@ -154,47 +177,50 @@ def draw_x_axis(painter: QPainter, frame: Frame, theme: Theme, label: str) -> No
     painter.setPen(QColor(theme.muted))
     for tick in ticks:
         text = number(tick)
-        painter.drawText(QPointF(frame.x(tick) - metrics.horizontalAdvance(text) / 2, rect.bottom() + 14), text)
+        put(painter, frame.x(tick) - width_of(text) / 2, rect.bottom() + 14, text)
     draw_x_label(painter, rect, label, theme)
 
 
 def draw_x_label(painter: QPainter, rect: QRectF, label: str, theme: Theme) -> None:
-    metrics = QFontMetricsF(sans(SMALL))
-    text = metrics.elidedText(label, Qt.TextElideMode.ElideRight, rect.width())
+    text = fitted(label, rect.width())
     painter.setPen(QColor(theme.muted))
-    left = rect.center().x() - metrics.horizontalAdvance(text) / 2
-    painter.drawText(QPointF(left, rect.bottom() + 28), text)
+    left = rect.center().x() - width_of(text) / 2
+    put(painter, left, rect.bottom() + 28, text)
 
 
 def draw_column_labels(
     painter: QPainter, rect: QRectF, labels: Sequence[str], theme: Theme, label: str, strong: int | None = None
 ) -> None:
     """Labels under equally wide columns, every n-th where they would touch; `strong` is always shown."""
-    metrics = QFontMetricsF(sans(SMALL))
-    widths = [metrics.horizontalAdvance(text) for text in labels]
     step = rect.width() / max(len(labels), 1)
-    every = next(n for n in EVERY if n * step >= max(widths, default=0) + 5)
+    widest = max(map(width_of, labels), default=0.0)
+    every = next(n for n in EVERY if n * step >= widest + 5)
     painter.setPen(QColor(theme.muted))
-    middle = [rect.left() + (i + 0.5) * step for i in range(len(labels))]
+
+    def left(i: int) -> float:
+        return rect.left() + (i + 0.5) * step - width_of(labels[i]) / 2
+
     for i in range(0, len(labels), every):
-        if strong is None or i == strong or abs(middle[i] - middle[strong]) > (widths[i] + widths[strong]) / 2 + 4:
-            painter.drawText(QPointF(middle[i] - widths[i] / 2, rect.bottom() + 14), labels[i])
+        if (
+            strong is None
+            or i == strong
+            or abs(i - strong) * step > (width_of(labels[i]) + width_of(labels[strong])) / 2 + 4
+        ):
+            put(painter, left(i), rect.bottom() + 14, labels[i])
     if strong is not None and strong < len(labels):
         painter.setPen(QColor(theme.text))
-        painter.drawText(QPointF(middle[strong] - widths[strong] / 2, rect.bottom() + 14), labels[strong])
+        put(painter, left(strong), rect.bottom() + 14, labels[strong])
     draw_x_label(painter, rect, label, theme)
 
 
 def draw_row_labels(painter: QPainter, rect: QRectF, labels: Sequence[str], theme: Theme, label: str) -> None:
     """Labels left of equally high rows, every n-th where they would touch."""
-    metrics = QFontMetricsF(sans(SMALL))
     step = rect.height() / max(len(labels), 1)
     every = next(n for n in EVERY if n * step >= 12)
     painter.setPen(QColor(theme.muted))
     for i in range(0, len(labels), every):
         text = labels[i]
-        at = QPointF(rect.left() - 8 - metrics.horizontalAdvance(text), rect.top() + (i + 0.5) * step + 4)
-        painter.drawText(at, text)
+        put(painter, rect.left() - 8 - width_of(text), rect.top() + (i + 0.5) * step + 4, text)
     _draw_upright(painter, rect, theme, label)
 
 

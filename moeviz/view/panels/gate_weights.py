@@ -2,14 +2,14 @@
 
 import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF
-from PySide6.QtGui import QColor, QFontMetricsF, QPainter
+from PySide6.QtGui import QColor, QPainter
 from PySide6.QtWidgets import QWidget
 
 from moeviz.domain.routing import Routing
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import Panel, Pointed, Table
 from moeviz.view.panels.axes import Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number, share, visible
-from moeviz.view.theme import SMALL, Theme, sans
+from moeviz.view.theme import Theme, put, width_of
 
 UNKNOWN = float("nan")
 
@@ -75,30 +75,27 @@ class GateWeights(Panel):
         assert routing is not None
         label = "probability p" if routing.router_probs_TE is not None else "gate weight g"
         draw_y_axis(painter, frame, theme, label)
-        metrics = QFontMetricsF(sans(SMALL))
         step = frame.rect.width() / self._heights.size
         gap = min(6.0, step * 0.15)
-        top_of_last_label = -1e9
         for e, height in enumerate(self._heights.tolist()):
-            if height != height:
-                continue
-            left, top = frame.x(e) + gap, frame.y(min(height, self._top))
-            bar = QRectF(left, top, step - 2 * gap, frame.rect.bottom() - top)
-            colour = expert_colour(e, theme)
-            if e not in self._chosen:
-                painter.fillRect(bar, mixed(colour.name(), theme.panel, 0.25))
-                continue
-            painter.fillRect(bar, colour)
+            if height == height:
+                bar = QRectF(
+                    frame.x(e) + gap, frame.y(height), step - 2 * gap, height / self._top * frame.rect.height()
+                )
+                colour = expert_colour(e, theme)
+                painter.fillRect(bar, colour if e in self._chosen else mixed(colour.name(), theme.panel, 0.25))
+        painter.setPen(QColor(theme.text))
+        taken: list[QRectF] = []
+        for e in sorted(self._chosen, key=lambda e: -self._heights[e]):  # the highest first, if not all have room
             weight = self._chosen[e]
-            text = "✓" if weight != weight else f"✓ {share(weight)}"
-            wide = metrics.horizontalAdvance(text)
-            if wide > step - 2 and len(self._chosen) > 1:
-                text, wide = "✓", metrics.horizontalAdvance("✓")
-            start = bar.center().x() - wide / 2
-            if start > top_of_last_label:
-                painter.setPen(QColor(theme.text))
-                painter.drawText(QPointF(start, top - 4), text)
-                top_of_last_label = start + wide + 2
+            for text in ("✓",) if weight != weight else (f"✓ {share(weight)}", "✓"):
+                wide = width_of(text)
+                spot = QRectF(frame.x(e + 0.5) - wide / 2, frame.y(float(self._heights[e])) - 15, wide, 12)
+                roomy = wide <= step - 2 or len(self._chosen) == 1 or text == "✓"
+                if roomy and not any(spot.intersects(other) for other in taken):
+                    put(painter, spot.left(), spot.bottom() - 1, text)
+                    taken.append(spot)
+                    break
         painter.setPen(QColor(theme.line))
         painter.drawLine(QLineF(frame.rect.left(), frame.rect.bottom(), frame.rect.right(), frame.rect.bottom()))
         names = [str(e) for e in range(self._heights.size)]

@@ -2,12 +2,12 @@
 
 import numpy as np
 import numpy.typing as npt
-from PySide6.QtCore import QLineF, QPointF, QRectF
+from PySide6.QtCore import QLineF, QRectF
 from PySide6.QtGui import QColor, QImage, QPaintEngine, QPainter
 
 from moeviz.view.colours import Table
-from moeviz.view.panels.axes import Frame, nice_ticks, number
-from moeviz.view.theme import Theme
+from moeviz.view.panels.axes import Frame, number
+from moeviz.view.theme import Theme, put
 
 BAR = 58.0  # room for the colour bar at the right
 
@@ -46,11 +46,11 @@ def draw_colour_bar(
     bar = QRectF(rect.right() + 8, rect.top(), 8, rect.height())
     draw_heat(painter, bar, QImage(np.ascontiguousarray(table[::-1]).data, 1, 256, 4, QImage.Format.Format_RGB32))
     frame = Frame(bar, 0, 1, low, high)
-    ticks = nice_ticks(low, high, max(1, int(rect.height() / 44)))
+    ticks = (low, (low + high) / 2, high) if rect.height() > 48 else (low, high)
     painter.setPen(QColor(theme.muted))
     for tick in ticks:
         y = min(max(frame.y(tick) + 4, rect.top() + 8), rect.bottom())
-        painter.drawText(QPointF(bar.right() + 5, y), number(tick))
+        put(painter, bar.right() + 5, y, number(tick))
     if mark is not None and low <= mark <= high:
         painter.setPen(QColor(theme.text))
         painter.drawLine(QLineF(bar.left() - 3, frame.y(mark), bar.right() + 3, frame.y(mark)))

@@ -2,7 +2,7 @@
 
 import numpy as np
 from PySide6.QtCore import QPointF, QRectF
-from PySide6.QtGui import QColor, QFontMetricsF, QImage, QPainter
+from PySide6.QtGui import QColor, QImage, QPainter
 from PySide6.QtWidgets import QWidget
 
 from moeviz.domain.metrics import cv, load_share
@@ -11,7 +11,7 @@ from moeviz.view.panel import Panel, Pointed, Table
 from moeviz.view.panels.axes import Array, draw_column_labels, draw_row_labels, inside, nice_ceiling, number, share
 from moeviz.view.panels.heat import BAR, draw_colour_bar, draw_heat, heat_image, outline
 from moeviz.view.panels.load import layer_counts
-from moeviz.view.theme import SMALL, Theme, sans
+from moeviz.view.theme import Theme, put, width_of
 
 
 class LayersExperts(Panel):
@@ -55,7 +55,7 @@ class LayersExperts(Panel):
         draw_heat(painter, heat, self._image)
         draw_colour_bar(painter, heat, sequential(theme), 0.0, self._top, theme, mark=1 / experts)
         high, wide = heat.height() / layers, heat.width() / experts
-        if wide >= QFontMetricsF(sans(SMALL)).horizontalAdvance("0.00") + 6 and high >= 16:
+        if wide >= width_of("0.00") + 6 and high >= 16:
             table = sequential(theme)
             for i, row in enumerate(self._shares.tolist()):
                 for e, q in enumerate(row):
@@ -63,8 +63,7 @@ class LayersExperts(Panel):
                         blue, green, red, _ = table[min(255, int(q / self._top * 255.999))].tolist()
                         light = 0.3 * red + 0.59 * green + 0.11 * blue > 120
                         painter.setPen(QColor("#10141a" if light else "#f2f5f9"))
-                        middle = QPointF(heat.left() + (e + 0.5) * wide - 11, heat.top() + (i + 0.5) * high + 4)
-                        painter.drawText(middle, share(q))
+                        put(painter, heat.left() + (e + 0.5) * wide - 11, heat.top() + (i + 0.5) * high + 4, share(q))
         draw_row_labels(painter, heat, [str(i) for i in range(layers)], theme, "layer")
         expert = self.pointed.get("expert", self.selection.expert)
         strong = expert if expert is not None and expert < experts else None
@@ -77,13 +76,13 @@ class LayersExperts(Panel):
             outline(painter, cell.adjusted(1, 1, -2, -2), theme)
 
     def footer(self) -> str:
-        of = "training batch" if self._training else "the tokens shown, no training batch"
+        of = "the training batch" if self._training else "the tokens shown, no training batch"
         layer, expert = self.pointed.get("layer"), self.pointed.get("expert")
         layers, experts = self._shares.shape
         if layer is not None and expert is not None and layer < layers and expert < experts:
             return f"layer {layer} × expert {expert}: load share q {number(float(self._shares[layer, expert]))}  {of}"
         worst = int(np.argmax(self._cv))
-        return f"load share q, {of}  least even: layer {worst}, CV {number(self._cv[worst])}"
+        return f"load share q of {of}  least even: layer {worst}, CV {number(self._cv[worst])}"
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         heat = self.heat_rect(rect)

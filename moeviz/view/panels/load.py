@@ -92,7 +92,7 @@ class Load(Panel):
 
     def footer(self) -> str:
         size, total = self._counts.size, int(self._counts.sum())
-        of = "training batch" if self._training else "the tokens shown, no training batch"
+        of = "the training batch" if self._training else "the tokens shown, no training batch"
         summary = self._summary
         expert = self.pointed.get("expert")
         if expert is not None and expert < size:

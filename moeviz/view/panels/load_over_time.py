@@ -2,16 +2,17 @@
 
 import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF
-from PySide6.QtGui import QColor, QPainter, QPen, QPolygonF
+from PySide6.QtGui import QColor, QPainter, QPen
 from PySide6.QtWidgets import QWidget
 
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import Panel, Pointed, Table
-from moeviz.view.panels.axes import Array, Frame, draw_x_axis, draw_y_axis, inside, nice_ceiling, number
+from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, nice_ceiling, number
 from moeviz.view.panels.marks import bin_edges, binned_mean, draw_marks, draw_now, step_range
-from moeviz.view.theme import Theme
+from moeviz.view.theme import Theme, put
 
 PIXELS_A_POINT = 4
+GAP = 12.0  # px between two numbers
 ENDS = 34.0  # room for the experts' numbers at the ends of their curves
 NO_HISTORY = "No history of training batches yet: it grows while a model trains."
 
@@ -24,30 +25,28 @@ class LoadOverTime(Panel):
         super().__init__(theme, parent)
         self._steps = np.zeros(0, dtype=np.int64)
         self._shares: Array = np.zeros((0, 0))
+        self._row = 0
         self._read: object = None
         self._bins: tuple[object, Array, Array] | None = None
         self._top = 1.0
 
-    @property
-    def row(self) -> int:
-        """The selected layer, or the last of the history where it has fewer."""
-        assert self.history is not None
-        return min(self.layer if self.snapshot else self.selection.layer, self.history.num_layers - 1)
-
     def missing(self) -> str:
-        return "" if self.history is not None and self.history.num_layers else NO_HISTORY
+        self._read_history()
+        return "" if self._shares.size else NO_HISTORY
 
     def subtitle(self) -> str:
-        return f"layer {self.row}, training batches"
+        return f"layer {self._row}, training batches"
 
-    def prepare(self) -> None:
-        assert self.history is not None
-        key = (self.history, self._revision, self.row)
+    def _read_history(self) -> None:
+        self._row = self.layer if self.snapshot else self.selection.layer
+        key = (self.history, self._revision, self._row)
         if key == self._read:
             return
         self._read, self._bins = key, None
-        self._steps = self.history.steps
-        self._shares = self.history.load_share(self.row).astype(float)
+        if self.history is None:
+            self._steps, self._shares = np.zeros(0, dtype=np.int64), np.zeros((0, 0))
+        else:
+            self._steps, self._shares = self.history.steps, self.history.load_share(self._row).astype(float)
 
     def binned(self, width: float) -> tuple[Array, Array]:
         """Steps (n,) and mean shares (n, E), no denser than the pixels."""
@@ -79,51 +78,41 @@ class LoadOverTime(Panel):
         strong = self.pointed.get("expert", self.selection.expert)
         strong = strong if strong is not None and strong < size else None
         order = [e for e in range(size) if e != strong] + ([strong] if strong is not None else [])
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing, size <= 16)
         for e in order:
             colour = expert_colour(e, theme)
             if strong is not None and e != strong:
                 colour = mixed(colour.name(), theme.panel, 0.3)
-            painter.setPen(QPen(colour, 2 if e == strong else 1))
-            for line in frame.points(xs, means[:, e]):
-                _draw_line(painter, line)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
+            draw_curve(painter, frame.points(xs, means[:, e]), colour, strong=e == strong)
         assert self.history is not None
         draw_marks(painter, frame, self.history.marks, theme)
         draw_now(painter, frame, self.snapshot.step if self.snapshot else None, theme)
         self._label_ends(painter, frame, means, strong)
 
     def _label_ends(self, painter: QPainter, frame: Frame, means: Array, strong: int | None) -> None:
-        """The experts' numbers at the right, from the highest down, as many as fit without touching."""
+        """The experts' numbers at the right, from the highest down, as many as there is room for."""
         last = means[-1]
         known = [e for e in np.argsort(-np.nan_to_num(last, nan=-1.0)).tolist() if np.isfinite(last[e])]
         if strong in known:
             known.remove(strong)
             known.insert(0, strong)
-        taken: list[float] = []
-        for e in known:
-            y = min(max(frame.y(float(last[e])), frame.rect.top() + 5), frame.rect.bottom() - 2)
-            spot = next((y + d for d in (0, 6, -6, 12, -12) if all(abs(y + d - t) >= 11 for t in taken)), None)
-            if spot is None:
-                continue
-            taken.append(spot)
-            x = frame.rect.right() + 4
-            painter.fillRect(QRectF(x, spot - 3, 6, 6), expert_colour(e, self.theme))
+        room = int(frame.rect.height() / GAP)
+        shown = sorted(known[:room], key=lambda e: -float(last[e]))
+        spots = spread_out([frame.y(float(last[e])) for e in shown], frame.rect.top() + 4, frame.rect.bottom() - 2)
+        x = frame.rect.right() + 4
+        for e, y in zip(shown, spots, strict=True):
+            painter.fillRect(QRectF(x, y - 3, 6, 6), expert_colour(e, self.theme))
             painter.setPen(QColor(self.theme.text if e == strong else self.theme.muted))
-            painter.drawText(QPointF(x + 9, spot + 4), str(e))
+            put(painter, x + 9, y + 4, str(e))
 
     def footer(self) -> str:
-        spread = self._steps.size and (self._steps[-1] - self._steps[0] + 1) / max(len(self.binned_steps()), 1)
-        words = (
-            f"layer {self.row}, training batches, each point the mean of about {number(max(1.0, round(spread)))} steps"
-        )
+        points = self._bins[1].size if self._bins else self._steps.size
+        steps = max(1, round((self._steps[-1] - self._steps[0] + 1) / points))
+        mean = f", each point the mean of about {steps} steps" if steps > 1 else ""
+        words = f"layer {self._row}, training batches{mean}"
         expert = self.pointed.get("expert", self.selection.expert)
         if expert is not None and expert < self._shares.shape[1]:
             words = f"expert {expert}: q {number(float(self._shares[-1, expert]))} at step {self._steps[-1]}  {words}"
         return words
-
-    def binned_steps(self) -> Array:
-        return self._bins[1] if self._bins else np.zeros(0)
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         frame = self.frame(rect)
@@ -141,14 +130,19 @@ class LoadOverTime(Panel):
         self.refresh()
         head = ["step", "layer"] + [f"expert_{e}" for e in range(self._shares.shape[1])]
         rows: list[list[int | float | str]] = [
-            [step, self.row, *("" if q != q else q for q in shares)]
+            [step, self._row, *("" if q != q else q for q in shares)]
             for step, shares in zip(self._steps.tolist(), self._shares.tolist(), strict=True)
         ]
         return head, rows
 
 
-def _draw_line(painter: QPainter, line: QPolygonF) -> None:
-    if line.size() == 1:
-        painter.drawPoint(line.at(0))
-    else:
-        painter.drawPolyline(line)
+def spread_out(wanted: list[float], low: float, high: float) -> list[float]:
+    """Ascending places at least GAP apart and within [low, high], each near the wanted one."""
+    out: list[float] = []
+    for y in wanted:
+        out.append(max(y, low, out[-1] + GAP if out else low))
+    edge = high
+    for i in reversed(range(len(out))):
+        out[i] = min(out[i], edge)
+        edge = out[i] - GAP
+    return out

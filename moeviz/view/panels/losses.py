@@ -2,14 +2,14 @@
 
 import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
-from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPen
+from PySide6.QtGui import QColor, QPainter, QPen
 from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 
 from moeviz.view.colours import mixed
 from moeviz.view.panel import Panel, Pointed, Table
-from moeviz.view.panels.axes import Array, Frame, draw_x_axis, draw_y_axis, inside, nice_ticks, number
+from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, nice_ticks, number
 from moeviz.view.panels.marks import bin_edges, binned_mean, binned_range, draw_marks, draw_now, step_range
-from moeviz.view.theme import SMALL, Theme, sans
+from moeviz.view.theme import Theme, put, width_of
 
 KINDS = {
     "cross-entropy": ("cross_entropy", "heldout"),
@@ -46,12 +46,17 @@ class Losses(Panel):
         self._bins: tuple[object, dict[str, tuple[Array, Array, Array, Array]]] | None = None
 
     def missing(self) -> str:
-        if self.history is None or not self.history.steps.size:
+        self._curves, self._bins = {}, None
+        if self.history is None:
             return NO_HISTORY
-        wanted = KINDS[self.kind.currentText()]
-        if not any(np.isfinite(self.history.scalar(name)).any() for name in wanted):
-            return f"This history has no {self.kind.currentText()}."
-        return ""
+        self._steps = self.history.steps
+        if not self._steps.size:
+            return NO_HISTORY
+        for name in KINDS[self.kind.currentText()]:
+            values = self.history.scalar(name)
+            if np.isfinite(values).any():
+                self._curves[name] = values
+        return "" if self._curves else f"This history has no {self.kind.currentText()}."
 
     def subtitle(self) -> str:
         return self.kind.currentText()
@@ -66,10 +71,6 @@ class Losses(Panel):
         return f"nats/{'char' if tokens and all(len(token) == 1 for token in tokens) else 'token'}"
 
     def prepare(self) -> None:
-        assert self.history is not None
-        self._steps, self._bins = self.history.steps, None
-        curves = {name: self.history.scalar(name) for name in KINDS[self.kind.currentText()]}
-        self._curves = {name: values for name, values in curves.items() if np.isfinite(values).any()}
         everything = np.concatenate([values[np.isfinite(values)] for values in self._curves.values()])
         self._range = loss_range(everything, self.log.isChecked())
 
@@ -100,24 +101,19 @@ class Losses(Panel):
         for name, (xs, means, low, high) in self.binned(frame.rect.width()).items():
             held = name == "heldout"
             colour = QColor(theme.second if held else theme.accent)
-            if not held:  # the whole spread of the raw values behind their mean
-                painter.setPen(QPen(mixed(colour.name(), theme.panel, 0.4), 1))
-                both = np.stack([low, high], axis=1).ravel()
-                for line in frame.points(np.repeat(xs, 2), both):
-                    painter.drawPolyline(line)
-            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-            painter.setPen(QPen(colour, 1.5))
+            if not held:  # from the least to the greatest raw value behind their mean
+                painter.setPen(mixed(colour.name(), theme.panel, 0.35))
+                painter.setBrush(mixed(colour.name(), theme.panel, 0.35))
+                for band in frame.points(np.concatenate([xs, xs[::-1]]), np.concatenate([low, high[::-1]])):
+                    painter.drawPolygon(band)
+                painter.setBrush(Qt.BrushStyle.NoBrush)
             lines = frame.points(xs, means)
-            for line in lines:
-                painter.drawPolyline(line)
+            draw_curve(painter, lines, colour, strong=True)
             if held and xs.size <= frame.rect.width() / 10:
-                painter.setBrush(colour)
-                painter.setPen(Qt.PenStyle.NoPen)
                 for line in lines:
                     for i in range(line.size()):
-                        painter.drawEllipse(line.at(i), 2.5, 2.5)
-                painter.setBrush(Qt.BrushStyle.NoBrush)
-            painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
+                        at = line.at(i)
+                        painter.fillRect(QRectF(at.x() - 2.5, at.y() - 2.5, 5, 5), colour)
         painter.restore()
         assert self.history is not None
         draw_marks(painter, frame, self.history.marks, theme)
@@ -130,7 +126,6 @@ class Losses(Panel):
 
     def _draw_key(self, painter: QPainter, frame: Frame) -> None:
         """Which line is which; told apart by the dots too."""
-        metrics = QFontMetricsF(sans(SMALL))
         x, y = frame.rect.left() + 8, frame.rect.bottom() - 8
         for name in self._curves:
             colour = QColor(self.theme.second if name == "heldout" else self.theme.accent)
@@ -139,8 +134,8 @@ class Losses(Panel):
             if name == "heldout":
                 painter.fillRect(QRectF(x + 5, y - 6, 5, 5), colour)
             painter.setPen(QColor(self.theme.muted))
-            painter.drawText(QPointF(x + 18, y), NAMES[name])
-            x += 18 + metrics.horizontalAdvance(NAMES[name]) + 16
+            put(painter, x + 18, y, NAMES[name])
+            x += 18 + width_of(NAMES[name]) + 16
 
     def footer(self) -> str:
         if not self._steps.size:
@@ -153,15 +148,14 @@ class Losses(Panel):
                 when = int(self._steps[upto[-1]])
                 late = f" (of step {when})" if name == "heldout" else ""
                 words.append(f"{NAMES[name]} {number(float(values[upto[-1]]))}{late}")
-        return "  ".join([*words, "bold: mean, faint: spread"])
+        return "  ".join([*words, "line: mean, band: all values"])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         return {}
 
     def point_at(self, point: QPointF | None) -> None:
         at = None
-        if point is not None and not self.missing():
-            self.refresh()
+        if point is not None and not self.lack():
             frame = self.frame(self.plot_rect(QRectF(self.canvas.rect())))
             if frame.rect.contains(point):
                 step = frame.x0 + (point.x() - frame.rect.left()) / frame.rect.width() * (frame.x1 - frame.x0)
@@ -184,7 +178,8 @@ class Losses(Panel):
 
 def loss_range(values: Array, log: bool) -> tuple[float, float]:
     """Round limits that hold all values but the rare outliers at the top; they move seldom while a run grows."""
-    low, high = float(values.min()), float(np.quantile(values, 0.998)) if values.size > 50 else float(values.max())
+    outliers = values.size // 500
+    low, high = float(values.min()), float(np.partition(values, -1 - outliers)[-1 - outliers])
     if log and low > 0:
         return low * 0.93, max(high, low * 1.05) * 1.07
     span = max(high - low, 1e-3 * max(abs(high), 1e-6), 1e-9)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PySide6.QtCore import QLineF, QPointF, Qt
-from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPen
+from PySide6.QtCore import QLineF, Qt
+from PySide6.QtGui import QColor, QPainter, QPen
 
 from moeviz.view.panels.axes import Array, Frame
-from moeviz.view.theme import SMALL, Theme, sans
+from moeviz.view.theme import Theme, put, width_of
 
 ROWS = 3  # labels stand in at most so many rows
 ROW = 13.0
@@ -38,9 +38,8 @@ def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[int, str]]
     pen.setDashPattern([3, 3])
     painter.setPen(pen)
     painter.drawLines([QLineF(x, rect.top(), x, rect.bottom()) for x in sorted({round(x) + 0.5 for x, _ in seen})])
-    metrics = QFontMetricsF(sans(SMALL))
     lefts = [x + 4 for x, _ in seen]
-    widths = [metrics.horizontalAdvance(label) for _, label in seen]
+    widths = [width_of(label) for _, label in seen]
     rows = place_labels(lefts, widths, rect.right(), min(ROWS, max(1, int(rect.height() / 3 / ROW))))
     ground = QColor(theme.panel)
     ground.setAlpha(200)
@@ -49,7 +48,7 @@ def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[int, str]]
             start, base = min(left, rect.right() - width), rect.top() + 11 + row * ROW
             painter.fillRect(int(start) - 1, int(base) - 10, int(width) + 3, 13, ground)
             painter.setPen(QColor(theme.text))
-            painter.drawText(QPointF(start, base), label)
+            put(painter, start, base, label)
 
 
 def draw_now(painter: QPainter, frame: Frame, step: int | None, theme: Theme) -> None:

@@ -11,10 +11,11 @@ from moeviz.view.colours import expert_colour, mixed, readable_on
 from moeviz.view.panel import HEADER, LINE, Panel, Pointed, Table
 from moeviz.view.panels.axes import share, visible
 from moeviz.view.panels.heat import outline
-from moeviz.view.theme import GRID, Theme, mono
+from moeviz.view.theme import GRID, Theme, mono, shaped
 
 FACE = 13  # px
 ROW = 22.0
+GAP = 1.0
 LEAST = 0.14  # a token of weight 0 still wears its expert's colour
 
 
@@ -27,8 +28,10 @@ class TokenStrip(Panel):
         self.offset = 0.0
         self._texts: list[str] = []
         self._cells: list[QRectF] = []
-        self._width = -1.0
+        self._spots: list[QPointF] = []
+        self._laid = (-1.0, -1.0)
         self._fills: list[QColor] = []
+        self._inks: list[str] = []
 
     def missing(self) -> str:
         if super().missing():
@@ -41,41 +44,42 @@ class TokenStrip(Panel):
         assert self.snapshot.tokens is not None
         texts = [visible(token) for token in self.snapshot.tokens]
         if texts != self._texts:
-            self._texts, self._width, self.offset = texts, -1.0, 0.0
+            self._texts, self._laid, self.offset = texts, (-1.0, -1.0), 0.0
         routing = self.routing()
         assert routing is not None
         first = routing.expert_ids_TK[:, 0].tolist()
         weights = routing.gate_weights_TK
         strength = [0.6] * len(first) if weights is None else weights[:, 0].tolist()
-        panel = self.theme.panel
-        names = {e: expert_colour(e, self.theme).name() for e in set(first) if e >= 0}
         # 32 strengths are more than an eye can tell, and they make the mixing a table
-        self._fills = [
-            mixed(names[e], panel, LEAST + (1 - LEAST) * round(min(max(w, 0.0), 1.0) * 32) / 32)
-            if e >= 0
-            else QColor(panel)
-            for e, w in zip(first, strength, strict=True)
-        ]
+        pairs = [_worn(e, round(min(max(w, 0.0), 1.0) * 32), self.theme) for e, w in zip(first, strength, strict=True)]
+        self._fills = [fill for fill, _ in pairs]
+        self._inks = [ink for _, ink in pairs]
 
-    def cells(self, width: float) -> list[QRectF]:
-        """Where each token lies, from (0, 0); a new line after each line break of the text."""
-        if width == self._width:
-            return self._cells
+    def cells(self, area: QRectF) -> list[QRectF]:
+        """Where each token lies, from (0, 0). The text's own line breaks are kept where the area is high enough."""
+        size = (area.width(), area.height())
+        if size != self._laid:
+            self._cells, self._laid = self._flow(area.width(), breaks=True), size
+            if self.height_of(self._cells) > area.height():
+                self._cells = self._flow(area.width(), breaks=False)
+            self._spots = [QPointF(cell.left() + 1, cell.top() + 1) for cell in self._cells]
+        return self._cells
+
+    def _flow(self, width: float, breaks: bool) -> list[QRectF]:
         metrics = QFontMetricsF(mono(FACE))
         advance = {text: metrics.horizontalAdvance(text) + 3 for text in set(self._texts)}
         out, x, y = [], 0.0, 0.0
         for text in self._texts:
             if x and x + advance[text] > width:
                 x, y = 0.0, y + ROW
-            out.append(QRectF(x, y, min(advance[text], width), ROW - 3))
+            out.append(QRectF(x, y, min(advance[text], width) - GAP, ROW - 3))
             x += advance[text]
-            if text.endswith("↵"):
+            if breaks and text.endswith("↵"):
                 x, y = 0.0, y + ROW
-        self._cells, self._width = out, width
         return out
 
-    def height_of(self, width: float) -> float:
-        cells = self.cells(width)
+    @staticmethod
+    def height_of(cells: list[QRectF]) -> float:
         return cells[-1].bottom() + 2 if cells else 0.0
 
     def text_rect(self, rect: QRectF) -> QRectF:
@@ -83,8 +87,8 @@ class TokenStrip(Panel):
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         area = self.text_rect(rect)
-        cells = self.cells(area.width())
-        full = self.height_of(area.width())
+        cells = self.cells(area)
+        full = self.height_of(cells)
         self.offset = min(self.offset, max(0.0, full - area.height()))
         painter.setClipRect(rect.adjusted(-2, -2, 2, 0))
         if full > area.height():
@@ -94,21 +98,22 @@ class TokenStrip(Panel):
         painter.translate(area.left() + 1, area.top() + 1 - self.offset)
         first = bisect_right(cells, self.offset, key=lambda cell: cell.bottom())
         last = bisect_right(cells, self.offset + area.height(), key=lambda cell: cell.top())
-        painter.setFont(mono(FACE))
-        base = QFontMetricsF(mono(FACE)).ascent() + 1
+        face = mono(FACE)
+        painter.setFont(face)
         by_ink: dict[str, list[int]] = {}
         for i in range(first, last):
-            painter.fillRect(cells[i].adjusted(0, 0, -1, 0), self._fills[i])
-            by_ink.setdefault(readable_on_cached(self._fills[i]), []).append(i)
+            painter.fillRect(cells[i], self._fills[i])
+            by_ink.setdefault(self._inks[i], []).append(i)
         for ink, members in by_ink.items():
             painter.setPen(QColor(ink))
             for i in members:
-                painter.drawText(QPointF(cells[i].left() + 1, cells[i].top() + base), self._texts[i])
+                painter.drawStaticText(self._spots[i], shaped(self._texts[i], face))
         token = self._token()
         if self.selection.expert is not None:
             self._underline(painter, cells, first, last)
         if token is not None and self.selection.token is not None:
-            outline(painter, cells[token].adjusted(0, 0, -2, -1), self.theme)
+            outline(painter, cells[token].adjusted(-1, -1, 0, 0), self.theme)
+            outline(painter, cells[token].adjusted(0, 0, -1, -1), self.theme)
 
     def _underline(self, painter: QPainter, cells: list[QRectF], first: int, last: int) -> None:
         """The tokens that chose the selected expert."""
@@ -118,7 +123,7 @@ class TokenStrip(Panel):
         ink = QColor(self.theme.text)
         for i in range(first, last):
             if chose[i]:
-                painter.fillRect(QRectF(cells[i].left(), cells[i].bottom(), cells[i].width() - 1, 2), ink)
+                painter.fillRect(QRectF(cells[i].left(), cells[i].bottom(), cells[i].width(), 2), ink)
 
     def _token(self) -> int | None:
         token = self.pointed.get("token", self.selection.token)
@@ -137,24 +142,24 @@ class TokenStrip(Panel):
         if not rect.contains(point):
             return {}
         at = QPointF(point.x() - area.left() - 1, point.y() - area.top() - 1 + self.offset)
-        for i, cell in enumerate(self.cells(area.width())):
-            if cell.adjusted(0, 0, 0, 3).contains(at):
+        for i, cell in enumerate(self.cells(area)):
+            if cell.adjusted(0, 0, GAP, 3).contains(at):
                 return {"token": i}
         return {}
 
     def wheel(self, pixels: float) -> bool:
         rect = self.text_rect(self.plot_rect(QRectF(self.canvas.rect())))
-        room = max(0.0, self.height_of(rect.width()) - rect.height())
+        room = max(0.0, self.height_of(self.cells(rect)) - rect.height())
         self.offset = min(max(self.offset - pixels, 0.0), room)
         self.canvas.update()
         return room > 0
 
     def picture_size(self) -> QSize:
         size = super().picture_size()
-        if self.missing():
+        if self.lack():
             return size
-        self.refresh()
-        need = HEADER + self.height_of(size.width() - 2 * GRID - 6) + LINE * self.footer_lines + 2 * GRID
+        cells = self._flow(size.width() - 2 * GRID - 6, breaks=True)
+        need = HEADER + self.height_of(cells) + LINE * self.footer_lines + 2 * GRID
         return QSize(size.width(), max(size.height(), round(need)))
 
     def table(self) -> Table:
@@ -175,14 +180,13 @@ class TokenStrip(Panel):
         return head, rows
 
 
-_INK: dict[int, str] = {}
-
-
-def readable_on_cached(colour: QColor) -> str:
-    key = colour.rgb()
-    if key not in _INK:
-        _INK[key] = readable_on(colour).name()
-    return _INK[key]
+@lru_cache(maxsize=8192)
+def _worn(expert: int, strength: int, theme: Theme) -> tuple[QColor, str]:
+    """Colours of a token and of its letters; `strength` from 0 to 32. No expert: the panel's own."""
+    if expert < 0:
+        return QColor(theme.panel), theme.muted
+    fill = mixed(expert_colour(expert, theme).name(), theme.panel, LEAST + (1 - LEAST) * strength / 32)
+    return fill, readable_on(fill).name()
 
 
 def describe(routing: Routing, token: int, text: str) -> str:

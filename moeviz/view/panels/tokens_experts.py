@@ -2,7 +2,7 @@
 
 import numpy as np
 from PySide6.QtCore import QPointF, QRectF
-from PySide6.QtGui import QFontMetricsF, QImage, QPainter
+from PySide6.QtGui import QImage, QPainter
 from PySide6.QtWidgets import QComboBox, QWidget
 
 from moeviz.domain.routing import Floats, Routing
@@ -10,7 +10,7 @@ from moeviz.view.colours import diverging, expert_colour, sequential
 from moeviz.view.panel import Panel, Pointed, Table
 from moeviz.view.panels.axes import draw_column_labels, draw_row_labels, inside, nice_ceiling, number, visible
 from moeviz.view.panels.heat import BAR, draw_colour_bar, draw_heat, heat_image, outline
-from moeviz.view.theme import SMALL, Theme, sans
+from moeviz.view.theme import Theme, width_of
 
 KINDS = {"gate weights": "gate weights", "probabilities": "router probabilities", "scores": "router scores"}
 ONE_OF = {"gate weights": "gate weight", "router probabilities": "router probability", "router scores": "router score"}
@@ -81,7 +81,9 @@ class TokensExperts(Panel):
             top = nice_ceiling(float(np.nanmax(np.abs(values), initial=0.0)))
             self._range = (-top, top)
         else:
-            self._range = (0.0, max(1.0, nice_ceiling(float(np.nanmax(values, initial=0.0)))))
+            top = nice_ceiling(float(np.nanmax(values, initial=0.0)))
+            # gate weights keep one scale, so that layers and steps compare; probabilities of many experts are small
+            self._range = (0.0, max(1.0, top) if self.kind.currentText() == "gate weights" else min(1.0, top))
         table = diverging(self.theme) if self.kind.currentText() == "scores" else sequential(self.theme)
         self._image = heat_image(values.T, *self._range, table, self.theme.line)
 
@@ -116,8 +118,7 @@ class TokensExperts(Panel):
         tokens = self.snapshot.tokens
         if tokens is not None:
             texts = [visible(token) for token in tokens]
-            metrics = QFontMetricsF(sans(SMALL))
-            if max((metrics.horizontalAdvance(text) for text in set(texts)), default=0) + 4 < wide:
+            if max((width_of(text) for text in set(texts)), default=0) + 4 < wide:
                 return texts, "token"
         return [str(t) for t in range(self._values.shape[0])], "token number"
 
