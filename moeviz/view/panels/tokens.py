@@ -1,6 +1,7 @@
 """The token strip: the probe as running text, each token in the colour of its first expert."""
 
 from bisect import bisect_right
+from functools import lru_cache
 
 from PySide6.QtCore import QPointF, QRectF, QSize
 from PySide6.QtGui import QColor, QFontMetricsF, QPainter
