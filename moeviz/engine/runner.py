@@ -18,6 +18,7 @@ class Runner:
         self._training = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self.advances = 0  # training steps driven since this runner was made
         self._sent = self._answered = 0  # letters into the inbox, and those dealt with
 
     # ---- from the window
@@ -49,9 +50,14 @@ class Runner:
             self._training.clear()
 
     @property
+    def pending(self) -> bool:
+        """A command is on its way, and its answer not yet posted."""
+        return self.alive and self._sent != self._answered
+
+    @property
     def idle(self) -> bool:
         """Nothing will be posted until something is sent: the window may stop looking."""
-        return not self.alive or (not self.training and self._sent == self._answered)
+        return not self.alive or not (self.training or self.pending)
 
     def send(self, command: Command) -> None:
         """Have the command carried out between two steps."""
@@ -82,6 +88,7 @@ class Runner:
                     command = self._inbox.get(block=not self.training)
                 except queue.Empty:
                     self._post(session.send(Advance(snapshot=self.mailbox.asked())))
+                    self.advances += 1
                     continue
                 if command is not None:
                     self._post(session.send(command))

@@ -61,7 +61,8 @@ from moeviz.view.panel import Panel
 from moeviz.view.theme import GRID, THEMES
 
 FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
-DRAWING_SHARE = 0.05  # of the time, at most: drawing holds the interpreter, and training waits for it
+ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
+DRAWING_SHARE = 0.08  # of the time, at most: drawing holds the interpreter, and training waits for it
 LAYOUT_VERSION = 1
 PICTURES = "Pictures (*.png *.svg *.pdf);;Numbers (*.csv)"
 
@@ -326,7 +327,7 @@ class Window(QMainWindow):
             self.tell("The model is not running; press Restart to start it anew.")
             return
         self.runner.send(command)
-        self.timer.start()
+        self.timer.start(ANSWER_MS)
 
     def toggle_training(self) -> None:
         if not self.runner.alive:
@@ -370,7 +371,10 @@ class Window(QMainWindow):
             self.repaint_panels()
         self._show_state()
         spent = (time.perf_counter() - began) * 1000
-        self.timer.setInterval(max(FRAME_MS, round(spent / DRAWING_SHARE)) if news else FRAME_MS)
+        if self.runner.pending:
+            self.timer.setInterval(ANSWER_MS)
+        elif news:
+            self.timer.setInterval(max(FRAME_MS, round(spent / DRAWING_SHARE)))
         if self.runner.idle and not self.runner.mailbox.waiting():
             self.timer.stop()
         self.runner.mailbox.ask()

@@ -1,0 +1,221 @@
+"""`moeviz bench`: what the window costs, as ratios inside one run, since machines differ and are noisy."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from moeviz.domain.messages import UserError
+from moeviz.engine.runner import Runner
+
+ROUNDS = 5
+SECONDS = 6.0  # of training in each half of a pair
+STARTS = 5
+
+BARE = """
+import time; began = time.perf_counter()
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QApplication, QMainWindow
+app = QApplication([]); window = QMainWindow(); window.resize(1440, 900); window.show()
+QTimer.singleShot(0, app.quit); app.exec()
+"""
+IMPORTS = "import PySide6.QtWidgets, pyqtgraph, torch"
+WINDOW = """
+import sys, time
+from pathlib import Path
+from PySide6.QtCore import QSettings, QTimer
+from PySide6.QtWidgets import QApplication
+from moeviz.app import make_window
+app = QApplication([])
+window = make_window(store=QSettings(sys.argv[2], QSettings.Format.IniFormat))
+window.show()
+if sys.argv[1] == "paint":
+    QTimer.singleShot(0, app.quit)
+else:
+    QTimer.singleShot(0, window.start)
+    late, last = [], [time.perf_counter()]
+    def tick():
+        now = time.perf_counter(); late.append(now - last[0]); last[0] = now
+        if window.snapshot is not None and not window.runner.mailbox.waiting():
+            Path(sys.argv[3]).write_text(str(max(late))); window.close(); app.quit()
+    timer = QTimer(); timer.setInterval(2); timer.timeout.connect(tick); timer.start()
+app.exec()
+"""
+
+
+def run(name: str, as_json: bool) -> int:
+    """Measure and print. Raises UserError for an unknown name."""
+    benches: dict[str, Callable[[], dict[str, float]]] = {"gui": gui, "startup": startup}
+    if name not in benches:
+        raise UserError(f"{name!r} is not a benchmark of this version: choose one of {', '.join(benches)}.")
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    found = benches[name]()
+    if as_json:
+        print(json.dumps(found))
+    else:
+        for key, value in found.items():
+            print(f"{key:44} {value:.3g}")
+    return 0
+
+
+def startup() -> dict[str, float]:
+    """Medians of whole processes, taken in turn: a bare window, our window painted, imports alone, first routing."""
+    times: dict[str, list[float]] = {"bare": [], "painted": [], "imports": [], "routing": []}
+    stalls: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        ini, stall = str(Path(folder, "window.ini")), Path(folder, "stall")
+        for i in range(STARTS + 1):
+            one = {
+                "bare": _process(BARE),
+                "painted": _process(WINDOW, "paint", ini),
+                "imports": _process(IMPORTS),
+                "routing": _process(WINDOW, "routing", ini, str(stall)),
+            }
+            if i:  # the first round fills the disk cache
+                for key, value in one.items():
+                    times[key].append(value)
+                stalls.append(float(stall.read_text()))
+            print(f"round {i} of {STARTS}", file=sys.stderr)
+    m = {key: statistics.median(values) for key, values in times.items()}
+    return {
+        "first painted window / bare window": m["painted"] / m["bare"],
+        "first routing plot / imports alone": m["routing"] / m["imports"],
+        "bare window, s": m["bare"],
+        "first painted window, s": m["painted"],
+        "imports alone, s": m["imports"],
+        "first routing plot, s": m["routing"],
+        "longest stall while starting, ms (median run)": statistics.median(stalls) * 1000,
+    }
+
+
+def _process(code: str, *arguments: str) -> float:
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def gui() -> dict[str, float]:
+    """Training beside the default window against the same runner without one, in pairs; latency and frame cost."""
+    from PySide6.QtCore import QEventLoop, QSettings, QTimer
+    from PySide6.QtWidgets import QApplication
+
+    from moeviz.app import bundled_model, make_session, make_window
+    from moeviz.domain.messages import Show
+    from moeviz.domain.settings import Settings
+    from moeviz.engine.mailbox import Mailbox
+
+    app = QApplication.instance() or QApplication([])
+    with tempfile.TemporaryDirectory() as folder:
+        window = make_window(store=QSettings(str(Path(folder, "w.ini")), QSettings.Format.IniFormat))
+        window.resize(1440, 900)
+        window.show()
+        window.start()
+
+        def live(seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+            """Let the event loop run as it does in the program."""
+            loop = QEventLoop()
+            QTimer.singleShot(round(seconds * 1000), loop.quit)
+            watch = QTimer()
+            watch.timeout.connect(lambda: loop.quit() if until() else None)
+            watch.start(5)
+            loop.exec()
+
+        live(60, lambda: window.snapshot is not None)
+        bare = Runner(Mailbox())
+        bare.start(make_session(Settings(), "cpu", bundled_model("text"), None))
+        while not bare.idle:
+            time.sleep(0.01)
+
+        late: list[float] = []
+        last = [0.0]
+
+        def tick() -> None:
+            now = time.perf_counter()
+            late.append(now - last[0] - 0.005)
+            last[0] = now
+
+        beat = QTimer()
+        beat.setInterval(5)
+        beat.timeout.connect(tick)
+        ratios: list[float] = []
+        frames = 0
+        for i in range(ROUNDS + 1):
+            bare.mailbox.take()
+            alone = _rate(bare, lambda: time.sleep(SECONDS))
+            last[0] = time.perf_counter()
+            if i:
+                beat.start()
+            shown = len(window.history.snapshots)
+            beside = _rate(window.runner, lambda: live(SECONDS), start=window.toggle_training)
+            beat.stop()
+            frames += len(window.history.snapshots) - shown
+            live(5, lambda: window.runner.idle)
+            if i:  # the first pair warms up: traced calls, caches
+                ratios.append(beside / alone)
+            print(f"pair {i} of {ROUNDS}: {alone:.1f} steps/s alone, {beside:.1f} beside the window", file=sys.stderr)
+        bare.close()
+
+        window.toggle_training()
+        knobs: list[float] = []
+        for i in range(20):
+            live(0.15)
+            seen, began = window.settings, time.perf_counter()
+            marks = len(window.history.marks)
+            window.change_knobs({"routing.temperature": 1.0 + 0.05 * (i + 1)})
+            live(2, lambda m=marks: len(window.history.marks) > m)  # type: ignore[misc]
+            knobs.append(time.perf_counter() - began)
+            assert seen != window.settings
+        window.toggle_training()
+        live(5, lambda: window.runner.idle)
+
+        costs: list[float] = []
+        for _ in range(40):
+            before = window.snapshot
+            window.send(Show())
+            while not window.runner.mailbox.waiting():
+                time.sleep(0.001)
+            began = time.perf_counter()
+            window.collect()
+            costs.append(time.perf_counter() - began)
+            assert window.snapshot is not before
+        live(1, lambda: window.runner.idle and not window.timer.isActive())
+        spent = time.process_time()
+        live(3)
+        idle = (time.process_time() - spent) / 3
+        window.close()
+        assert app is not None
+    late.sort()
+    knobs.sort()
+    return {
+        "training beside the window / alone, median": statistics.median(ratios),
+        "training beside the window / alone, worst": min(ratios),
+        "event-loop latency p99, ms": late[int(len(late) * 0.99)] * 1000,
+        "frame of the default dashboard, median ms": statistics.median(costs) * 1000,
+        "knob to pixels p95, ms": knobs[int(len(knobs) * 0.95) - 1] * 1000,
+        "pictures a second while training": frames / ((ROUNDS + 1) * SECONDS),
+        "CPU share when idle": idle,
+    }
+
+
+def _rate(runner: Runner, wait: Callable[[], None], start: Callable[[], None] | None = None) -> float:
+    """Steps a second while `wait` runs, counted by the session itself."""
+    first = runner.advances
+    began = time.perf_counter()
+    if start is None:
+        runner.training = True
+    else:
+        start()
+    wait()
+    steps, seconds = runner.advances - first, time.perf_counter() - began
+    if start is None:
+        runner.training = False
+    else:
+        start()
+    while not runner.idle:
+        time.sleep(0.005)
+    return steps / seconds
