@@ -98,9 +98,11 @@ class Frame:
         else:
             part = (ys - self.y0) / (self.y1 - self.y0)
         py = self.rect.bottom() - part * self.rect.height()
-        good = np.isfinite(py)
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(np.int8)))
         both = np.stack([px, py], axis=1)
+        good = np.isfinite(py)
+        if good.all():
+            return [_polygon(both)]
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(np.int8)))
         return [_polygon(both[i:j]) for i, j in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)]
 
 
@@ -139,11 +141,11 @@ def draw_y_axis(
     if frame.log_y:
         ticks = log_ticks(frame.y0, frame.y1)
         if len(ticks) < 3:  # less than a decade
-            ticks = nice_ticks(frame.y0, frame.y1, max(2, int(rect.height() / 36)))
+            ticks = _linear_ticks(frame)
         elif len(ticks) > rect.height() / 18:
             ticks = [t for t in ticks if abs(log10(t) - round(log10(t))) < 1e-6]
     else:
-        ticks = nice_ticks(frame.y0, frame.y1, max(2, int(rect.height() / 36)))
+        ticks = _linear_ticks(frame)
     painter.setPen(QColor(theme.grid))
     painter.drawLines([QLineF(rect.left(), frame.y(t), rect.right(), frame.y(t)) for t in ticks])
     painter.setPen(QColor(theme.muted))
@@ -151,6 +153,12 @@ def draw_y_axis(
         text = show(tick)
         put(painter, rect.left() - 5 - width_of(text), frame.y(tick) + 4, text)
     _draw_upright(painter, rect, theme, label)
+
+
+def _linear_ticks(frame: Frame) -> list[float]:
+    """Three or more where the range has no two round numbers at the usual distance."""
+    count = max(2, int(frame.rect.height() / 36))
+    return next(t for n in (count, 3, 4, 5, 6, 8, 10) if len(t := nice_ticks(frame.y0, frame.y1, n)) > 2 or n == 10)
 
 
 def _draw_upright(painter: QPainter, rect: QRectF, theme: Theme, label: str) -> None:

@@ -5,13 +5,16 @@ from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QPainter, QPen
 from PySide6.QtWidgets import QWidget
 
+from moeviz.domain.history import History
+from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import Panel, Pointed, Table
 from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, nice_ceiling, number
-from moeviz.view.panels.marks import bin_edges, binned_mean, draw_marks, draw_now, step_range
+from moeviz.view.panels.marks import bin_edges, binned_mean, draw_marks, draw_now, earlier_step, step_range
 from moeviz.view.theme import Theme, put
 
 PIXELS_A_POINT = 4
+FINEST = 256  # parts of the time axis that are worth a new picture
 GAP = 12.0  # px between two numbers
 ENDS = 34.0  # room for the experts' numbers at the ends of their curves
 NO_HISTORY = "No history of training batches yet: it grows while a model trains."
@@ -19,13 +22,14 @@ NO_HISTORY = "No history of training batches yet: it grows while a model trains.
 
 class LoadOverTime(Panel):
     name = "load_over_time"
-    uses = frozenset({"snapshot", "history", "layer", "expert"})
+    uses = frozenset({"history", "layer", "expert"})
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
         self._steps = np.zeros(0, dtype=np.int64)
         self._shares: Array = np.zeros((0, 0))
         self._row = 0
+        self._marks = 0
         self._read: object = None
         self._bins: tuple[object, Array, Array] | None = None
         self._top = 1.0
@@ -33,6 +37,21 @@ class LoadOverTime(Panel):
     def missing(self) -> str:
         self._read_history()
         return "" if self._shares.size else NO_HISTORY
+
+    def show_snapshot(self, snapshot: RoutingSnapshot | None) -> None:
+        before = earlier_step(self.snapshot, self._steps), self.layer, self.snapshot is None
+        super().show_snapshot(snapshot)
+        if before != (earlier_step(self.snapshot, self._steps), self.layer, self.snapshot is None):
+            self.invalidate()
+
+    def show_history(self, history: History | None) -> None:
+        if history is not None and history is self.history and self._steps.size and len(history.marks) == self._marks:
+            grown = int(history.steps[-1] - self._steps[-1]) if history.steps.size else -1
+            # a few pixels' worth of new steps at a time: reading and drawing all curves is the dearest of all panels
+            if 0 <= grown < (self._steps[-1] - self._steps[0]) / FINEST:
+                return
+        super().show_history(history)
+        self._marks = len(history.marks) if history is not None else 0
 
     def subtitle(self) -> str:
         return f"layer {self._row}, training batches"
@@ -85,7 +104,7 @@ class LoadOverTime(Panel):
             draw_curve(painter, frame.points(xs, means[:, e]), colour, strong=e == strong)
         assert self.history is not None
         draw_marks(painter, frame, self.history.marks, theme)
-        draw_now(painter, frame, self.snapshot.step if self.snapshot else None, theme)
+        draw_now(painter, frame, earlier_step(self.snapshot, self._steps), theme)
         self._label_ends(painter, frame, means, strong)
 
     def _label_ends(self, painter: QPainter, frame: Frame, means: Array, strong: int | None) -> None:

@@ -5,10 +5,19 @@ from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
 from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 
+from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.colours import mixed
 from moeviz.view.panel import Panel, Pointed, Table
 from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, nice_ticks, number
-from moeviz.view.panels.marks import bin_edges, binned_mean, binned_range, draw_marks, draw_now, step_range
+from moeviz.view.panels.marks import (
+    bin_edges,
+    binned_mean,
+    binned_range,
+    draw_marks,
+    draw_now,
+    earlier_step,
+    step_range,
+)
 from moeviz.view.theme import Theme, put, width_of
 
 KINDS = {
@@ -24,7 +33,7 @@ PIXELS_A_POINT = 4
 
 class Losses(Panel):
     name = "losses"
-    uses = frozenset({"snapshot", "history"})
+    uses = frozenset({"history"})
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
@@ -57,6 +66,12 @@ class Losses(Panel):
             if np.isfinite(values).any():
                 self._curves[name] = values
         return "" if self._curves else f"This history has no {self.kind.currentText()}."
+
+    def show_snapshot(self, snapshot: RoutingSnapshot | None) -> None:
+        before = earlier_step(self.snapshot, self._steps), self.unit()
+        super().show_snapshot(snapshot)
+        if before != (earlier_step(self.snapshot, self._steps), self.unit()):
+            self.canvas.update()
 
     def subtitle(self) -> str:
         return self.kind.currentText()
@@ -117,7 +132,7 @@ class Losses(Panel):
         painter.restore()
         assert self.history is not None
         draw_marks(painter, frame, self.history.marks, theme)
-        draw_now(painter, frame, self.snapshot.step if self.snapshot else None, theme)
+        draw_now(painter, frame, earlier_step(self.snapshot, self._steps), theme)
         if self._at is not None and self._at < self._steps.size:
             x = frame.x(float(self._steps[self._at]))
             painter.setPen(QColor(theme.muted))

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from PySide6.QtCore import QLineF, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
 
+from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.panels.axes import Array, Frame
 from moeviz.view.theme import Theme, put, width_of
 
@@ -51,9 +52,13 @@ def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[int, str]]
             put(painter, start, base, label)
 
 
-def draw_now(painter: QPainter, frame: Frame, step: int | None, theme: Theme) -> None:
+def earlier_step(snapshot: RoutingSnapshot | None, steps: npt.NDArray[np.int64]) -> int | None:
     """The step of the snapshot that the other panels show, where it is not the newest."""
-    if step is not None and frame.x0 <= step < frame.x1:
+    return snapshot.step if snapshot is not None and steps.size and steps[0] <= snapshot.step < steps[-1] else None
+
+
+def draw_now(painter: QPainter, frame: Frame, step: int | None, theme: Theme) -> None:
+    if step is not None:
         painter.setPen(QPen(QColor(theme.accent), 1, Qt.PenStyle.SolidLine))
         painter.drawLine(QLineF(frame.x(step), frame.rect.top(), frame.x(step), frame.rect.bottom()))
 
