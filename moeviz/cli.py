@@ -1,0 +1,379 @@
+"""The command line. Exit status 0; 2 with one sentence on stderr for a user's mistake; 1 for a defect; 130 for Ctrl-C.
+
+Neither torch nor Qt is imported before a command needs it.
+"""
+
+import argparse
+import difflib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from moeviz.domain.messages import UserError
+from moeviz.domain.settings import Settings, SettingsError
+
+PROGRAM = "moeviz"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[:1].upper()}{message[1:]}; see `{self.prog} --help`.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments and arguments[0] in COMMANDS:
+            parser, run = _command_parser(arguments[0])
+            return run(parser.parse_args(arguments[1:]))
+        return _window(_window_parser().parse_args(arguments))
+    except (UserError, SettingsError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # whoever reads the output has seen enough; Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+# ---- the window
+def _window_parser() -> argparse.ArgumentParser:
+    lines = "\n".join(f"  {name:<9}{about}" for name, (about, _, _) in COMMANDS.items())
+    parser = Parser(
+        PROGRAM,
+        description="Opens the window, which shows where every token goes inside a Mixture-of-Experts model, live.",
+        epilog=f"commands:\n{lines}\n\n`{PROGRAM} COMMAND --help` explains one of them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="a trace, a model, a settings file or a text")
+    parser.add_argument("--task", help="what to train; `moeviz tasks` lists them")
+    parser.add_argument("--settings", metavar="FILE", help="a settings file")
+    _add_device(parser)
+    parser.add_argument("--seed", type=int, metavar="N", help="fixes the start weights, the batches and the noise")
+    parser.add_argument("--version", action="store_true", help="tell the version")
+    return parser
+
+
+def _window(args: argparse.Namespace) -> int:
+    if args.version:
+        from importlib.metadata import version
+
+        print(PROGRAM, version("moeviz"))
+        return 0
+    for path in args.paths:
+        if not Path(path).exists():
+            meant = difflib.get_close_matches(path, COMMANDS, 1)
+            hint = f"perhaps the command {meant[0]!r} is meant." if meant else "check the path."
+            raise UserError(f"There is no file or folder {path!r}; {hint}")
+    if args.settings:
+        Settings.read(args.settings)  # a bad file is told here, before a window opens
+    displays = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+    if sys.platform.startswith("linux") and not any(map(os.environ.get, displays)):
+        raise UserError("There is no display to open a window on; use `moeviz render` to write pictures without one.")
+    from moeviz.app import run_window
+
+    options: dict[str, Any] = {"task": args.task, "settings_file": args.settings, "seed": args.seed}
+    return run_window(args.paths, device=args.device, **options)
+
+
+# ---- commands
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    _add_settings(parser)
+    parser.add_argument("--steps", type=_positive, required=True, metavar="N", help="how many steps to train")
+    parser.add_argument("--out", required=True, metavar="DIR", help="gets model, trace, settings and metrics")
+    parser.add_argument("--force", action="store_true", help="replace the results of an earlier run in DIR")
+    _add_json(parser)
+
+
+def _train(args: argparse.Namespace) -> int:
+    settings = _settings(args)
+    from moeviz.headless import train
+
+    with _Files():
+        result = train(settings, args.steps, Path(args.out), device=args.device, force=args.force)
+    if args.json:
+        _print_json(result)
+    else:
+        losses = ", ".join(f"{name} {result[name]:.3g}" for name in ("loss", "heldout") if name in result)
+        rate = f"{result['steps_per_second']:.3g} steps/s"
+        print(f"{result['steps']} steps at {rate}, {losses}; model, trace, settings and metrics are in {args.out}")
+    return 130 if result["interrupted"] else 0
+
+
+def _inspect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint, or the folder that `moeviz train` wrote")
+    _add_text(parser, required=True)
+    parser.add_argument("--out", required=True, metavar="TRACE", help="the trace to write; it must not exist yet")
+    parser.add_argument(
+        "--generate", type=_positive, default=0, metavar="N", help="let the model go on for N characters"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes what is generated")
+    _add_set(parser)
+    _add_device(parser)
+    _add_json(parser)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    text, changes = _text(args), _changes(args)
+    from moeviz.headless import inspect
+
+    options: dict[str, Any] = {"generate": args.generate, "device": args.device, "seed": args.seed}
+    with _Files():
+        result = inspect(args.model, text, Path(args.out), changes=changes, **options)
+    if args.json:
+        _print_json(result)
+    else:
+        print(f"{result['tokens']} tokens through {len(result['layers'])} MoE layers, recorded in {args.out}")
+        if args.generate:
+            print(result["text"])
+    return 0
+
+
+def _render_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="FILE", help="its ending says png, svg, pdf or csv")
+    _add_settings(parser)
+    parser.add_argument("--steps", type=_positive, metavar="N", help="with --task: train N steps first (default 100)")
+    parser.add_argument("--trace", metavar="PATH", help="show a recorded run")
+    parser.add_argument("--step", type=int, metavar="N", help="with --trace: its N-th recorded step, -1 is the last")
+    parser.add_argument("--model", metavar="PATH", help="show a checkpoint; --text says on what")
+    _add_text(parser, required=False)
+    parser.add_argument("--plot", default="dashboard", metavar="NAME", help="`moeviz plots` lists them")
+    parser.add_argument("--layer", type=int, default=0, metavar="N", help="the layer that is shown (default 0)")
+    parser.add_argument("--token", type=int, metavar="N", help="the token that is selected")
+    parser.add_argument("--theme", default="dark", choices=("dark", "light"))
+    parser.add_argument("--size", type=_size, default=(1440, 900), metavar="WxH", help="in pixels (default 1440x900)")
+
+
+def _render(args: argparse.Namespace) -> int:
+    if sum(map(bool, (args.task or args.settings, args.trace, args.model))) != 1:
+        raise UserError("Say what to show with one of --task (or --settings), --trace and --model.")
+    for needs, option, value in (
+        ("--trace", "--step", args.step is not None and not args.trace),
+        ("--task", "--steps", args.steps is not None and not (args.task or args.settings)),
+        ("--model", "--text and --file", (args.text is not None or args.file) and not args.model),
+        ("--task or --model", "--set", args.changes and args.trace),
+    ):
+        if value:
+            raise UserError(f"{option} needs {needs}.")
+    # a wrong plot, ending or size is told before anything is trained
+    from moeviz.view.catalogue import PLOTS
+
+    names = ["dashboard", *(plot.name for plot in PLOTS if plot.name != "dashboard")]
+    if args.plot not in names:
+        raise UserError(f"There is no plot {args.plot!r}; choose one of {', '.join(names)}.")
+    if Path(args.out).suffix.lower() not in (".png", ".svg", ".pdf", ".csv"):
+        raise UserError(f"{args.out} must end in .png, .svg, .pdf or .csv.")
+    if not Path(args.out).absolute().parent.is_dir():
+        raise UserError(f"There is no folder {Path(args.out).parent}; make it first.")
+
+    from moeviz import headless
+
+    with _Files():
+        if args.trace:
+            snapshot, history = headless.of_trace(args.trace, -1 if args.step is None else args.step)
+        elif args.model:
+            changes = _changes(args)
+            snapshot, history = headless.of_checkpoint(args.model, _text(args), changes=changes, device=args.device)
+        else:
+            snapshot, history = headless.of_training(_settings(args), args.steps or 100, args.device)
+        from moeviz.view.render import render_plot
+
+        look: dict[str, Any] = {"theme": args.theme, "size": args.size, "layer": args.layer, "token": args.token}
+        render_plot(args.out, plot=args.plot, snapshot=snapshot, history=history, **look)
+    print(args.out)
+    return 0
+
+
+def _plots(args: argparse.Namespace) -> int:
+    from moeviz.view.catalogue import PLOTS
+
+    if args.json:
+        _print_json({"plots": [{"name": p.name, "title": p.title, "needs": list(p.needs)} for p in PLOTS]})
+    else:
+        for plot in PLOTS:
+            print(f"{plot.name:<18} {plot.title}; needs {', '.join(plot.needs) or 'nothing'}")
+    return 0
+
+
+def _tasks(args: argparse.Namespace) -> int:
+    from moeviz.moe.tasks import TASKS
+
+    if args.json:
+        _print_json({"tasks": [{"name": name, "data": data} for name, data in TASKS.items()]})
+    else:
+        for name, data in TASKS.items():
+            print(f"{name:<10} {data}")
+    return 0
+
+
+def _stats_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("trace", metavar="TRACE", help="a trace that moeviz wrote")
+    parser.add_argument(
+        "--step", type=int, default=-1, metavar="N", help="the N-th recorded step; negative counts from the end"
+    )
+    _add_json(parser)
+
+
+def _stats(args: argparse.Namespace) -> int:
+    from moeviz.trace.stats import stats
+    from moeviz.trace.store import open_trace
+
+    result = stats(open_trace(args.trace), args.step)
+    if args.json:
+        _print_json(result)
+        return 0
+    print(f"{result['steps']} steps recorded; this is training step {result['step']}")
+    columns = (
+        "experts",
+        "k",
+        "tokens",
+        "cv",
+        "max_violation",
+        "effective_experts",
+        "gini",
+        "dead_experts",
+        "drop_rate",
+    )
+    widest = max((len(layer["name"]) for layer in result["layers"]), default=0)
+    print(" " * widest, *columns, sep="  ")
+    for layer in result["layers"]:
+        cells = ["-" if layer[c] is None else f"{layer[c]:.3g}" for c in columns]
+        print(
+            layer["name"].ljust(widest), *(cell.rjust(len(c)) for cell, c in zip(cells, columns, strict=True)), sep="  "
+        )
+    return 0
+
+
+def _bench_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", choices=("gui", "startup"), help="gui or startup")
+    _add_json(parser)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    result: int = importlib.import_module("moeviz.bench").run(args.name, args.json)
+    return result
+
+
+Run = Callable[[argparse.Namespace], int]
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Run]] = {
+    "train": ("trains without a window, into a folder", _train_options, _train),
+    "inspect": ("records the routing of a checkpoint on a text", _inspect_options, _inspect),
+    "render": ("writes a picture without a display", _render_options, _render),
+    "stats": ("tells every balance metric of a trace, by layer", _stats_options, _stats),
+    "plots": ("names every plot and what data it needs", lambda parser: _add_json(parser), _plots),
+    "tasks": ("names every task and its data", lambda parser: _add_json(parser), _tasks),
+    "bench": ("measures moeviz itself", _bench_options, _bench),
+}
+
+
+def _command_parser(name: str) -> tuple[argparse.ArgumentParser, Run]:
+    about, add_options, run = COMMANDS[name]
+    parser = Parser(f"{PROGRAM} {name}", description=f"{about[:1].upper()}{about[1:]}.", allow_abbrev=False)
+    add_options(parser)
+    return parser, run
+
+
+# ---- options that several commands have
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", help="what to train; `moeviz tasks` lists them")
+    parser.add_argument("--settings", metavar="FILE", help="a settings file; the other options change it")
+    _add_set(parser)
+    _add_device(parser)
+    parser.add_argument("--seed", type=int, metavar="N", help="fixes the start weights, the batches and the noise")
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="e.g. routing.k=2; repeatable"
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:N or mps")
+
+
+def _add_text(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    group = parser.add_mutually_exclusive_group(required=required)
+    group.add_argument("--text", help="the text itself")
+    group.add_argument("--file", metavar="FILE", help="a text file")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    settings = Settings.read(args.settings) if args.settings else Settings()
+    values: dict[str, Any] = {} if args.task is None else {"task": args.task}
+    values |= _changes(args)
+    if args.seed is not None:
+        values["seed"] = args.seed
+    return settings.with_values(values)
+
+
+def _changes(args: argparse.Namespace) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for change in args.changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise UserError(f"--set {change} has no value; write --set KEY=VALUE, as in --set routing.k=2.")
+        values[key.strip()] = value.strip()
+    return values
+
+
+def _text(args: argparse.Namespace) -> str:
+    """What --text or --file gives."""
+    if args.file is None:
+        return args.text or ""
+    from moeviz.moe.tasks.own import UnusableError, read_text
+
+    try:
+        return read_text(Path(args.file))[0]
+    except UnusableError as error:
+        raise UserError(f"{args.file} {error}; give a text file in UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"The text {args.file} cannot be read: {error.strerror or error}.") from None
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is too small, it must be 1 or more")
+    return number
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = map(int, text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, write it as in 1440x900") from None
+    return width, height
+
+
+class _Files:
+    """A disk that refuses is the user's to mend: one sentence, not a traceback."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise UserError(f"{error.filename} cannot be used: {error.strerror}.") from None
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, allow_nan=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

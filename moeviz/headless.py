@@ -1,0 +1,325 @@
+"""What runs without a window: training into a folder, recording a checkpoint, and what a picture of either shows.
+
+torch is imported only when a session starts.
+"""
+
+import csv
+import importlib.metadata
+import math
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from inspect import GEN_SUSPENDED, getgeneratorstate
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+from moeviz.domain.history import History
+from moeviz.domain.messages import Advance, SaveModel, Session, SetKnobs, StepLog, Update, UserError
+from moeviz.domain.metrics import cv, max_violation
+from moeviz.domain.routing import RoutingSnapshot
+from moeviz.domain.settings import Settings
+from moeviz.trace.store import TraceWriter, open_trace
+
+MODEL, TRACE, SETTINGS, METRICS = "model.safetensors", "trace.zarr", "settings.json", "metrics.csv"
+SNAPSHOTS = 200  # of a whole run, about
+UPDATE_SECONDS, SAVE_SECONDS = 2.0, 30.0  # what a crash may cost of the numbers, and of the model
+SOURCE = "moeviz " + importlib.metadata.version("moeviz")
+
+
+# ---- driving a session
+def start(settings: Settings, *, device: str, checkpoint: str | None = None, probe: str | None = None) -> Session:
+    from moeviz.moe.training import session
+
+    return session(settings, device=device, checkpoint=checkpoint, probe=probe)
+
+
+def snapshot_of(update: Update | None) -> RoutingSnapshot:
+    """The snapshot of an update that must have one; a session that had no memory for it says so in its notice."""
+    if update is None or update.snapshot is None:
+        raise UserError(update.notice if update and update.notice else "The session gave no routing.")
+    return update.snapshot
+
+
+def train_steps(
+    run: Session, steps: int, progress: "Progress", stop: Callable[[], bool]
+) -> Iterator[tuple[Update, bool]]:
+    """Train, and yield the news every UPDATE_SECONDS at least, with whether their snapshot is one of the about
+    SNAPSHOTS to keep. Ends early if `stop` says so or the session asks to pause."""
+    every, told_at = math.ceil(steps / SNAPSHOTS), time.monotonic()
+    for step in range(1, steps + 1):
+        last = step == steps or stop()
+        keep = last or step % every == 0
+        update = run.send(Advance(snapshot=keep or time.monotonic() - told_at > UPDATE_SECONDS))
+        progress.show(step, update)
+        if update is not None:
+            told_at = time.monotonic()
+            yield update, keep or update.paused
+            if update.paused:
+                return
+        if last:
+            return
+
+
+@dataclass
+class Progress:
+    """Tells on stderr how far a training run is: a line rewritten on a terminal, else one every ten seconds."""
+
+    steps: int
+    started: float = field(default_factory=time.monotonic)
+    _told: float = 0.0
+    _loss: str = ""
+
+    def show(self, step: int, update: Update | None) -> None:
+        now, terminal = time.monotonic(), sys.stderr.isatty()
+        if update is not None and update.snapshot is not None and "loss" in update.snapshot.scalars:
+            self._loss = f", loss {update.snapshot.scalars['loss']:.3g}"
+        if step == self.steps or now - (self._told or self.started) >= (0.2 if terminal else 10):
+            self._told = now
+            rate = step / max(now - self.started, 1e-9)
+            left = _duration((self.steps - step) / rate)
+            line = f"step {step} of {self.steps}, {rate:.3g} steps/s, {left} left{self._loss}"
+            print(f"\r{line}\033[K" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._told and sys.stderr.isatty():
+            print(file=sys.stderr)
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C ends a run between two steps, so that it can be saved; the second one ends it at once."""
+    stopped = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nStopping after this step; press Ctrl-C again to stop without saving.", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# ---- train
+def train(settings: Settings, steps: int, out: Path, *, device: str, force: bool) -> dict[str, Any]:
+    """Train into a folder: model, trace, settings, metrics. The result tells what happened, as plain data."""
+    _refuse_results(out, force)
+    run = start(settings, device=device)
+    update = next(run)
+    assert update is not None
+    _tell(update.notice)
+    with stop_on_interrupt() as stopped:
+        _make_room(out)
+        _write(out / SETTINGS, settings.to_json())
+        progress, saved_at = Progress(steps), time.monotonic()
+        scalars, step, notice = dict[str, float](), 0, ""
+        try:
+            with (
+                TraceWriter.create(out / TRACE, settings.to_json(), f"{SOURCE}: train") as trace,
+                (out / METRICS).open("w", encoding="utf-8", newline="") as metrics,
+            ):
+                trace.append(snapshot_of(update))
+                for update, keep in train_steps(run, steps, progress, stopped):
+                    step, notice = update.step, update.notice
+                    if update.log is not None:
+                        trace.add_log(update.log)
+                        write_metrics(metrics, update.log)
+                        scalars |= _last(update.log)
+                    if keep and update.snapshot is not None:
+                        trace.append(update.snapshot)
+                    if time.monotonic() - saved_at > SAVE_SECONDS:
+                        _save(run, out)
+                        saved_at = time.monotonic()
+        finally:
+            progress.end()
+            # also when a full disk stopped the run: the model is small and may still fit
+            if getgeneratorstate(run) == GEN_SUSPENDED:
+                _save(run, out)
+        seconds = time.monotonic() - progress.started
+        run.close()
+    assert update.facts is not None
+    if update.paused:
+        raise UserError(f"{notice} The {step} steps so far are saved in {out}.")
+    return {
+        "out": str(out),
+        "steps": step,
+        "interrupted": stopped() and step < steps,
+        "seconds": seconds,
+        "steps_per_second": step / seconds if seconds > 0 else None,
+        "device": update.facts.device,
+        "total_parameters": update.facts.total_parameters,
+        "active_parameters": update.facts.active_parameters,
+        "flops_per_token": update.facts.flops_per_token,
+        **{name: value for name, value in scalars.items() if math.isfinite(value)},
+    }
+
+
+def write_metrics(file: TextIO, log: StepLog) -> None:
+    """A line for each step: its scalars, and the balance of each layer's training batch. Empty where not measured.
+
+    The file grows line by line under its own name, so that it can be followed, and a crash costs no more than a line.
+    """
+    writer = csv.writer(file)
+    if file.tell() == 0:
+        balance = [f"{name}_layer_{i}" for i in range(len(log.counts_SE)) for name in ("cv", "max_violation")]
+        writer.writerow(["step", *log.scalars_S, *balance])
+    for row, step in enumerate(log.steps_S):
+        values = [float(column[row]) for column in log.scalars_S.values()]
+        values += [measure(counts[row]) for counts in log.counts_SE for measure in (cv, max_violation)]
+        writer.writerow([int(step), *(f"{value:.6g}" if math.isfinite(value) else "" for value in values)])
+    file.flush()
+
+
+def _results(out: Path) -> list[Path]:
+    return [out / name for name in (MODEL, TRACE, SETTINGS, METRICS) if (out / name).exists()]
+
+
+def _refuse_results(out: Path, force: bool) -> None:
+    """Results of an earlier run are not overwritten by mistake."""
+    found = ", ".join(path.name for path in _results(out))
+    if found and not force:
+        raise UserError(f"{out} already holds {found}; give another folder or add --force to replace them.")
+
+
+def _make_room(out: Path) -> None:
+    """The folder, without results of an earlier run."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in _results(out):
+        if path.is_dir():
+            open_trace(path)  # never remove a folder that is something else
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _save(run: Session, out: Path) -> None:
+    update = run.send(SaveModel(str(out / MODEL)))
+    if update is None or not update.saved:
+        raise UserError(update.notice if update else "The model could not be saved.")
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def _last(log: StepLog) -> dict[str, float]:
+    """The newest finite value of each scalar."""
+    finite = {name: values[[math.isfinite(v) for v in values]] for name, values in log.scalars_S.items()}
+    return {name: float(values[-1]) for name, values in finite.items() if len(values)}
+
+
+# ---- inspect
+def inspect(
+    model: str, text: str, out: Path, *, changes: Mapping[str, Any], generate: int, device: str, seed: int
+) -> dict[str, Any]:
+    """Record the routing of a checkpoint on a text, with other routing settings if wished."""
+    snapshot, settings, unknown, text = look(model, text, changes=changes, generate=generate, device=device, seed=seed)
+    if unknown:
+        _tell(f"Not in the model's vocabulary, so read as unknown: {unknown} of {len(text)} characters.")
+    with TraceWriter.create(out, settings.to_json(), f"{SOURCE}: inspect {model}") as trace:
+        trace.append(snapshot)
+    return {
+        "out": str(out),
+        "tokens": snapshot.num_tokens,
+        "unknown_tokens": unknown,
+        "text": text,
+        "layers": [{"name": r.name, "experts": r.num_experts, "k": r.k} for r in snapshot.layers],
+    }
+
+
+def look(
+    model: str, text: str, *, changes: Mapping[str, Any], generate: int = 0, device: str = "cpu", seed: int = 0
+) -> tuple[RoutingSnapshot, Settings, int, str]:
+    """What a checkpoint does with a text: the routing, the settings used, how many characters it does not know, and
+    the text with what was generated."""
+    path = model_file(model)
+    if not text:
+        raise UserError("The text is empty; give at least one character with --text or --file.")
+    others = [key for key in changes if not key.startswith("routing.")]
+    if others:
+        raise UserError(f"A trained model keeps its {others[0]}; inspect can change settings of routing only.")
+    from moeviz.moe.checkpoint import load
+
+    saved = load(path)
+    settings = saved.settings.with_values(changes)
+    if generate:
+        from moeviz.moe.tasks.generate import generate as go_on
+
+        text = go_on(path, text, generate, settings, device=device, seed=seed)
+    run = start(saved.settings, device=device, checkpoint=str(path), probe=text)
+    update = next(run)
+    if changes:
+        update = run.send(SetKnobs(dict(changes)))
+    run.close()
+    snapshot = snapshot_of(update)
+    assert update is not None
+    if update.settings.routing != settings.routing:
+        raise UserError(update.notice or "The model did not take these settings.")
+    return snapshot, settings, sum(char not in saved.vocabulary for char in text), text
+
+
+def model_file(path: str) -> Path:
+    """The checkpoint that a file or folder names."""
+    place = Path(path)
+    if place.is_dir():
+        if (place / MODEL).is_file() and not (place / "config.json").is_file():
+            return place / MODEL
+        if (place / "config.json").is_file():
+            raise UserError(f"{path} is a model of another library; this version reads moeviz's own checkpoints only.")
+        raise UserError(f"{path} holds no {MODEL}; give the file or folder that moeviz train wrote.")
+    if not place.is_file():
+        raise UserError(f"There is no model {path}; check the path.")
+    return place
+
+
+# ---- what a picture shows
+def of_checkpoint(model: str, text: str, *, changes: Mapping[str, Any], device: str) -> tuple[RoutingSnapshot, History]:
+    return look(model, text, changes=changes, device=device)[0], History()
+
+
+def of_training(settings: Settings, steps: int, device: str) -> tuple[RoutingSnapshot, History]:
+    run, history, progress = start(settings, device=device), History(), Progress(steps)
+    snapshot = snapshot_of(next(run))
+    history.add_snapshot(snapshot)
+    for update, keep in train_steps(run, steps, progress, lambda: False):
+        _tell(update.notice)
+        if update.log is not None:
+            history.extend(update.log)
+        if keep and update.snapshot is not None:
+            snapshot = update.snapshot
+            history.add_snapshot(snapshot)
+    progress.end()
+    run.close()
+    return snapshot, history
+
+
+def of_trace(path: str, position: int) -> tuple[RoutingSnapshot, History]:
+    trace, history = open_trace(path), History()
+    if not -len(trace) <= position < len(trace):
+        raise UserError(f"The trace {path} holds {len(trace)} steps; there is no --step {position}.")
+    for log in trace.log_parts:
+        history.extend(log)
+    for step, label in trace.marks:
+        history.add_mark(step, label)
+    return trace[position], history
+
+
+def _tell(sentence: str) -> None:
+    if sentence:
+        print(sentence, file=sys.stderr)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,45 @@
+"""A checkpoint goes on with a text, character by character."""
+
+from pathlib import Path
+
+import torch
+
+from moeviz.domain.messages import UserError
+from moeviz.domain.settings import Settings
+from moeviz.moe.checkpoint import load
+from moeviz.moe.model import CharModel
+from moeviz.moe.tasks.text import encode
+from moeviz.moe.trainer import check_device
+
+
+@torch.no_grad()
+def generate(path: str | Path, text: str, count: int, settings: Settings, *, device: str = "cpu", seed: int = 0) -> str:
+    """The text and `count` characters more, drawn from the model's own distribution; `settings` give k and temperature.
+
+    Both must fit in the model's context: then one pass over the result routes each character as it was routed while
+    the text was made.
+    """
+    saved = load(path)
+    check_device(device)
+    if settings.routing.router != saved.settings.routing.router:
+        raise UserError("--generate cannot go with another routing.router; leave out one of them.")
+    model = CharModel(saved.settings, len(saved.vocabulary)).eval()
+    if len(text) + count > model.context:
+        raise UserError(
+            f"The text has {len(text)} characters and {count} are to come, but the model's context is {model.context}; "
+            "shorten one of them."
+        )
+    for name, parameter in model.named_parameters():
+        parameter.copy_(saved.parameters[name])
+    for layer in model.layers:
+        layer.router.k = min(settings.routing.k, saved.settings.model.experts)
+        layer.router.temperature = settings.routing.temperature
+    model.to(device)
+    generator = torch.Generator().manual_seed(seed)
+    ids = encode(text, saved.vocabulary).tolist()
+    for _ in range(count):
+        logits, _ = model(torch.tensor([ids], device=device))
+        probabilities = torch.softmax(logits[0, -1].double().cpu(), 0)
+        probabilities[0] = 0  # id 0 is every unknown character, so it has no form of its own
+        ids.append(int(torch.multinomial(probabilities, 1, generator=generator)))
+    return text + "".join(saved.vocabulary[i] for i in ids[len(text) :])

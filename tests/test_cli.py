@@ -1,0 +1,256 @@
+"""The command line: exit status, one sentence for a mistake, one JSON object for --json, and whole runs."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import moeviz
+from moeviz.cli import COMMANDS, main
+
+SMALL = [
+    *("--set", "model.layers=2", "--set", "model.width=32", "--set", "model.expert_width=32"),
+    *("--set", "model.context=32", "--set", "model.experts=4"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a run of 20 steps."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "--task", "text", "--steps", "20", "--out", str(out), "--seed", "3", *SMALL]) == 0
+    return out
+
+
+def fails(capsys, *arguments: str) -> str:
+    """The one sentence that a mistake gets."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("moeviz: ")
+    assert captured.err.count("\n") == 1
+    assert captured.err.endswith(".\n")
+    return captured.err
+
+
+def printed_json(capsys, *arguments: str) -> dict:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+# ---- a whole run
+def test_train_leaves_four_files(trained):
+    found = sorted(path.name for path in trained.iterdir())
+    assert found == ["metrics.csv", "model.safetensors", "settings.json", "trace.zarr"]
+    settings = json.loads((trained / "settings.json").read_text())
+    assert (settings["seed"], settings["model.experts"], settings["routing.k"]) == (3, 4, 2)
+    trace = moeviz.open_trace(trained / "trace.zarr")
+    assert trace.settings == settings
+    assert [s.step for s in trace] == list(range(21))
+    assert np.array_equal(trace.log.steps_S, np.arange(1, 21))
+    with (trained / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, 21))
+    np.testing.assert_allclose([float(row["loss"]) for row in rows], trace.log.scalars_S["loss"], rtol=1e-5)
+    counts = trace.log.counts_SE[1][-1]
+    assert float(rows[-1]["cv_layer_1"]) == pytest.approx(counts.std() / counts.mean(), rel=1e-5)
+
+
+def test_train_tells_json_and_refuses_to_overwrite(trained, capsys):
+    assert "--force" in fails(capsys, "train", "--steps", "1", "--out", str(trained))
+    result = printed_json(capsys, "train", "--steps", "2", "--out", str(trained.parent / "again"), *SMALL)
+    assert (result["steps"], result["interrupted"], result["device"]) == (2, False, "cpu")
+    again = printed_json(capsys, "train", "--steps", "3", "--out", str(trained.parent / "again"), "--force", *SMALL)
+    assert again["steps"] == 3
+    assert len(moeviz.open_trace(trained.parent / "again" / "trace.zarr")) == 4
+
+
+def test_long_runs_are_thinned(trained, capsys):
+    out = trained.parent / "long"
+    printed_json(capsys, "train", "--steps", "401", "--out", str(out), *SMALL)
+    trace = moeviz.open_trace(out / "trace.zarr")
+    assert len(trace) <= 202
+    assert trace[-1].step == 401
+    assert len(trace.log.steps_S) == 401
+
+
+def test_stats(trained, capsys):
+    found = printed_json(capsys, "stats", str(trained / "trace.zarr"), "--step", "-2")
+    assert (found["steps"], found["step"], len(found["layers"])) == (21, 19, 2)
+    layer = found["layers"][0]
+    keys = "name experts k tokens load_share importance cv max_violation normalised_entropy effective_experts gini "
+    assert set((keys + "dead_experts drop_rate").split()) <= set(layer)
+    assert sum(layer["load_share"]) == pytest.approx(1)
+    assert main(["stats", str(trained / "trace.zarr")]) == 0
+    assert "effective_experts" in capsys.readouterr().out
+    assert "0 to 20" in fails(capsys, "stats", str(trained / "trace.zarr"), "--step", "21")
+
+
+def test_inspect_changes_k_and_generates(trained, capsys, tmp_path):
+    found = printed_json(capsys, "inspect", str(trained), "--text", "def f(é):", "--out", str(tmp_path / "a.zarr"))
+    assert (found["tokens"], found["unknown_tokens"], found["layers"][0]["k"]) == (9, 1, 2)
+    options = ["--set", "routing.k=3", "--generate", "8", "--seed", "1"]
+    model = str(trained / "model.safetensors")
+    found = printed_json(capsys, "inspect", model, "--text", "def f():", "--out", str(tmp_path / "b.zarr"), *options)
+    assert found["text"].startswith("def f():")
+    assert len(found["text"]) == found["tokens"] == 16
+    snapshot = moeviz.open_trace(tmp_path / "b.zarr")[0]
+    assert snapshot.layers[0].k == 3
+    assert "".join(snapshot.tokens) == found["text"]
+    assert "context is 32" in fails(
+        capsys, "inspect", model, "--text", "x", "--generate", "99", "--out", str(tmp_path / "c")
+    )
+
+
+@pytest.mark.parametrize("source", ["trace", "model", "task"])
+def test_render(trained, capsys, tmp_path, source):
+    what = {
+        "trace": ["--trace", str(trained / "trace.zarr"), "--step", "3"],
+        "model": ["--model", str(trained), "--text", "import os"],
+        "task": ["--task", "text", "--steps", "2", *SMALL],
+    }[source]
+    out = tmp_path / "a.csv"
+    # in a process of its own: pictures need a Qt application, and the tests have theirs
+    code = "import sys; from moeviz.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "render", *what, "--plot", "load", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env=without_display(), check=False)
+    assert done.returncode == 0, done.stderr
+    assert out.stat().st_size > 0
+
+
+def test_a_failing_disk_keeps_the_model(tmp_path, capsys, monkeypatch):
+    """The trace cannot grow any more in the middle of a run: the model is saved, and the sentence says why."""
+    from moeviz.trace.writer import TraceWriter
+
+    put = TraceWriter._put
+
+    def full(self, name, start, *rest, **options):
+        if name == "step" and start > 0:
+            raise OSError(28, "No space left on device")
+        return put(self, name, start, *rest, **options)
+
+    monkeypatch.setattr(TraceWriter, "_put", full)
+    out = tmp_path / "run"
+    assert main(["train", "--steps", "100", "--out", str(out), *SMALL]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert (out / "model.safetensors").is_file()
+    assert (out / "metrics.csv").is_file()
+    assert len(moeviz.open_trace(out / "trace.zarr")) == 32
+
+
+# ---- lists
+def test_plots_and_tasks(capsys):
+    plots = printed_json(capsys, "plots")["plots"]
+    assert {"name", "title", "needs"} == set(plots[0])
+    assert "load" in [plot["name"] for plot in plots]
+    assert [task["name"] for task in printed_json(capsys, "tasks")["tasks"]] == ["text"]
+    assert main(["plots"]) == main(["tasks"]) == 0
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"] if command is None else [command, "--help"])
+    assert stop.value.code == 0
+    assert "--" in capsys.readouterr().out
+
+
+# ---- mistakes
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--steps", "1"], "--out"),
+        (["train", "--steps", "0", "--out", "x"], "1 or more"),
+        (["train", "--steps", "1", "--out", "x", "--set", "routing.kk=2"], "'routing.kk' is not a setting"),
+        (["train", "--steps", "1", "--out", "x", "--set", "routing.k"], "KEY=VALUE"),
+        (["train", "--steps", "1", "--out", "x", "--set", "routing.k=99"], "from 1 to 64"),
+        (["train", "--steps", "1", "--out", "x", "--task", "poetry"], "text"),
+        (["train", "--steps", "1", "--out", "x", "--settings", "missing.json"], "missing.json"),
+        (["train", "--steps", "1", "--out", "x", "--device", "tpu"], "tpu"),
+        (["train", "--steps", "1", "--out", "x", "--set", "data.path=missing"], "missing"),
+        (["train", "--nonsense"], "--help"),
+        (["stats", "missing"], "There is no trace"),
+        (["inspect", "missing", "--text", "x", "--out", "y"], "There is no model"),
+        (["inspect", "missing", "--out", "y"], "--text"),
+        (["inspect", ".", "--text", "x", "--out", "y"], "holds no model.safetensors"),
+        (["render", "--out", "a.png"], "Say what to show"),
+        (["render", "--task", "text", "--out", "a.gif"], ".png"),
+        (["render", "--task", "text", "--out", "a.png", "--plot", "nonsense"], "no plot 'nonsense'"),
+        (["render", "--task", "text", "--out", "a.png", "--size", "big"], "1440x900"),
+        (["render", "--task", "text", "--out", "a.png", "--step", "1"], "--trace"),
+        (["render", "--task", "text", "--out", "no/where/a.png"], "There is no folder"),
+        (["bench", "nonsense"], "gui"),
+        (["trian"], "'train'"),
+    ],
+)
+def test_mistakes_get_one_sentence(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert words in fails(capsys, *arguments)
+    assert not any(tmp_path.iterdir())  # nothing half done is left
+
+
+def test_files_that_are_something_else(trained, capsys, tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    assert "JSON" in fails(
+        capsys, "train", "--steps", "1", "--out", str(tmp_path / "x"), "--settings", str(tmp_path / "broken.json")
+    )
+    (tmp_path / "bytes.txt").write_bytes(b"\0\1")
+    options = ["--file", str(tmp_path / "bytes.txt"), "--out", str(tmp_path / "x")]
+    assert "not a text file" in fails(capsys, "inspect", str(trained), *options)
+    (tmp_path / "model.safetensors").write_bytes(b"garbage")
+    assert "model.safetensors" in fails(capsys, "inspect", str(tmp_path), "--text", "x", "--out", str(tmp_path / "x"))
+    (tmp_path / "config.json").write_text("{}")
+    assert "another library" in fails(capsys, "inspect", str(tmp_path), "--text", "x", "--out", str(tmp_path / "x"))
+    settings = ["--set", "model.experts=2"]
+    assert "model.experts" in fails(
+        capsys, "inspect", str(trained), "--text", "x", "--out", str(tmp_path / "x"), *settings
+    )
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="displays are told by the environment on Linux only")
+def test_no_display_is_said_before_qt_is_imported(capsys, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+    assert "moeviz render" in fails(capsys)
+
+
+def test_the_command_line_is_light():
+    code = "import sys, moeviz.cli; assert not {'torch', 'PySide6', 'zarr'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- Ctrl-C
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_interrupting_saves_everything(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "moeviz", "train", "--steps", "1000000", "--out", str(out), "--json", *SMALL]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=without_display()
+    )
+    limit = time.monotonic() + 60
+    while not (out / "trace.zarr" / "zarr.json").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    result = json.loads(stdout)
+    assert result["interrupted"]
+    assert result["steps"] >= 1
+    trace = moeviz.open_trace(out / "trace.zarr")
+    assert trace[-1].step == result["steps"]
+    assert len(trace.log.steps_S) == result["steps"]
+    assert len((out / "metrics.csv").read_text().splitlines()) == result["steps"] + 1
+    assert (out / "model.safetensors").stat().st_size > 0
+
+
+def without_display() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
