@@ -10,7 +10,8 @@ import platformdirs
 from PySide6.QtCore import QSettings, QTimer
 from PySide6.QtWidgets import QApplication
 
-from moeviz.domain.messages import MakeSession, Session
+from moeviz.domain.messages import MakeSession, Session, StepLog
+from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.engine.mailbox import Mailbox
 from moeviz.engine.runner import Runner
@@ -32,6 +33,37 @@ def make_session(settings: Settings, device: str, checkpoint: str | None, probe:
         return session(settings, device=device, checkpoint=checkpoint, probe=probe)
 
     return make
+
+
+def make_trace(path: str) -> MakeSession:
+    """A trace as a session; zarr is imported on the worker thread."""
+
+    def make() -> Session:
+        from moeviz.trace.session import session
+
+        return session(path)
+
+    return make
+
+
+def save_trace(
+    path: str,
+    settings: Settings,
+    log: StepLog | None,
+    snapshots: tuple[RoutingSnapshot, ...],
+    marks: tuple[tuple[int, str], ...],
+) -> str:
+    """Write what the window kept of a run; called on a thread."""
+    from moeviz.trace.store import TraceWriter
+
+    with TraceWriter.create(path, settings.to_json(), "moeviz window") as writer:
+        for snapshot in snapshots:
+            writer.append(snapshot)
+        if log is not None:
+            writer.add_log(log)
+        for step, label in marks:
+            writer.add_mark(step, label)
+    return f"Saved {len(snapshots)} steps to {path}."
 
 
 def memory(path: Path | None = None) -> QSettings:
@@ -68,6 +100,8 @@ def make_window(
     return Window(
         Runner(Mailbox()),
         make_session,
+        make_trace,
+        save_trace,
         store or memory(),
         settings=settings or Settings(),
         device=device,

@@ -322,3 +322,55 @@ def test_a_broken_memory_file_is_set_aside(tmp_path: Path) -> None:
 
 def test_numbers_have_three_digits() -> None:
     assert [short(x) for x in (0, 1.23456, 1234, 39_400, 2.5e6)] == ["0", "1.23", "1.23k", "39.4k", "2.5M"]
+
+
+def test_the_timeline_shows_the_past_while_training_goes_on(qtbot: QtBot, window: Window) -> None:
+    train(qtbot, window, 8)
+    window.timeline.setValue(0)
+    assert window.shown is window.history.snapshots[0]
+    train(qtbot, window, 3)
+    assert window.shown is not None
+    assert window.shown.step == 0
+    assert window.panels["tokens"].snapshot is window.shown
+    action(window, "Back to the newest step").trigger()
+    assert window.shown is window.snapshot
+    train(qtbot, window, 3)
+    assert window.panels["tokens"].snapshot is window.snapshot
+
+
+def test_a_saved_run_opens_again_as_a_trace(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    train(qtbot, window, 5)
+    window.change_knobs({"routing.k": 3})
+    train(qtbot, window, 5)
+    path = str(tmp_path / "run.zarr")
+    window.show_trace(path)
+    assert "pause it" in window.notice.text()
+    window.train_action.trigger()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    last, count, marks = window.snapshot, len(window.history.snapshots), list(window.history.marks)
+    window.save_run_to(path)
+    qtbot.waitUntil(lambda: "Saved" in window.notice.text(), timeout=WAIT)
+    window.open_path(path)
+    qtbot.waitUntil(lambda: window.of_trace, timeout=WAIT)
+    assert last is not None
+    assert window.snapshot is not None
+    assert window.snapshot is not last
+    assert np.array_equal(window.snapshot.layers[1].expert_ids_TK, last.layers[1].expert_ids_TK)
+    assert len(window.history.snapshots) == count
+    assert window.history.marks == marks
+    assert window.settings.routing.k == 3
+    window.train_action.trigger()
+    qtbot.waitUntil(lambda: "recording" in window.notice.text(), timeout=WAIT)
+    assert not window.runner.training
+    window.restart_action.trigger()
+    qtbot.waitUntil(lambda: not window.of_trace and window.snapshot is not None, timeout=WAIT)
+    train(qtbot, window, 2)
+
+
+def test_a_broken_trace_is_told_and_restart_goes_on(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    (tmp_path / "zarr.json").write_text("{")
+    window.open_path(str(tmp_path))
+    qtbot.waitUntil(window.banner.isVisible, timeout=WAIT)
+    assert "Traceback" not in window.notice.text()
+    window.restart_action.trigger()
+    train(qtbot, window, 2)

@@ -101,6 +101,12 @@ class History:
             line[: row.size] = row
         return out
 
+    def log(self) -> StepLog | None:
+        """The scalars as one log, as a trace takes it; None before the first step."""
+        if not self._steps:
+            return None
+        return StepLog(self.steps, {name: self.scalar(name) for name in self.scalar_names}, ())
+
     def snapshot_at(self, step: int) -> RoutingSnapshot | None:
         """The newest kept snapshot that is not younger than `step`."""
         at = bisect_right([s.step for s in self.snapshots], step)

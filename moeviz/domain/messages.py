@@ -92,12 +92,18 @@ class ModelFacts:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Update:
-    """News of a session. `reset`: the run began anew, history before it is of another model. `mark`: a label for the
-    time axes ("k 2 → 4") at this step. `notice`: a sentence for the user. `paused`: the session asks to be paused."""
+    """News of a session.
+
+    reset        the run began anew; history before it is of another model
+    mark         a label for the time axes ("k 2 → 4") at this step
+    notice       a sentence for the user
+    paused       the session asks to be paused
+    film, marks  the past of a trace, oldest first
+    """
 
     step: int
     settings: Settings
-    facts: ModelFacts
+    facts: ModelFacts | None
     snapshot: RoutingSnapshot | None = None
     log: StepLog | None = None
     reset: bool = False
@@ -105,6 +111,8 @@ class Update:
     notice: str = ""
     paused: bool = False
     saved: str = ""
+    film: tuple[RoutingSnapshot, ...] = ()
+    marks: tuple[tuple[int, str], ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 
 

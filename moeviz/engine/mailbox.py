@@ -17,18 +17,28 @@ class Failure:
     details: str
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A sentence for the user from an errand."""
+
+    sentence: str
+
+
+Letter = Update | Failure | Told
+
+
 class Mailbox:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._letters: list[Update | Failure] = []
+        self._letters: list[Letter] = []
         self._wanted = threading.Event()
         self._wanted.set()
 
-    def post(self, letter: Update | Failure) -> None:
+    def post(self, letter: Letter) -> None:
         with self._lock:
             self._letters.append(letter)
 
-    def take(self) -> list[Update | Failure]:
+    def take(self) -> list[Letter]:
         """Everything since the last call, oldest first; the worker may then make the next snapshot."""
         with self._lock:
             letters, self._letters = self._letters, []

@@ -1,12 +1,15 @@
-"""Drives one session on a thread: the only thread of the program. Pause is to send nothing, cancel is to close the
-generator; any exception is posted with its traceback."""
+"""Drives one session on a thread, and runs errands such as writing a file on another: all threads of the program.
+
+Pause is to send nothing, cancel is to close the generator; any exception is posted with its traceback.
+"""
 
 import queue
 import threading
 import traceback
+from collections.abc import Callable
 
-from moeviz.domain.messages import Advance, Command, MakeSession, Session, Update
-from moeviz.engine.mailbox import Failure, Mailbox
+from moeviz.domain.messages import Advance, Command, MakeSession, Session, Update, UserError
+from moeviz.engine.mailbox import Failure, Mailbox, Told
 
 
 class Runner:
@@ -18,6 +21,7 @@ class Runner:
         self._training = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._errand: threading.Thread | None = None
         self.advances = 0  # training steps driven since this runner was made
         self._sent = self._answered = 0  # letters into the inbox, and those dealt with
 
@@ -57,7 +61,8 @@ class Runner:
     @property
     def idle(self) -> bool:
         """Nothing will be posted until something is sent: the window may stop looking."""
-        return not self.alive or not (self.training or self.pending)
+        errand = self._errand is not None and self._errand.is_alive()
+        return not errand and not (self.alive and (self.training or self.pending))
 
     def send(self, command: Command) -> None:
         """Have the command carried out between two steps."""
@@ -67,14 +72,30 @@ class Runner:
         self._sent += 1
         self._inbox.put(command)
 
+    def errand(self, do: Callable[[], str]) -> bool:
+        """Do one thing beside the session and post the sentence that it returns; False if one is under way."""
+        if self._errand is not None and self._errand.is_alive():
+            return False
+        self._errand = threading.Thread(target=self._do, args=(do,), name="moeviz-errand", daemon=True)
+        self._errand.start()
+        return True
+
+    def _do(self, do: Callable[[], str]) -> None:
+        try:
+            self.mailbox.post(Told(do()))
+        except UserError as error:
+            self.mailbox.post(Told(str(error)))
+        except Exception as error:  # noqa: BLE001 - nothing that happens here may vanish
+            self.mailbox.post(Failure(_sentence(error), traceback.format_exc()))
+
     def close(self, timeout: float = 2.0) -> bool:
         """End the session after the step in progress; False if it did not end in time."""
         self._closing.set()
         self._put(None)
-        if self._thread is None:
-            return True
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        threads = [thread for thread in (self._thread, self._errand) if thread is not None]
+        for thread in threads:
+            thread.join(timeout)
+        return not any(thread.is_alive() for thread in threads)
 
     # ---- on the worker thread
     def _run(self, make_session: MakeSession) -> None:

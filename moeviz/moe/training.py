@@ -36,7 +36,7 @@ def session(
     torch.set_num_threads(1)  # more are slower on matrices this small, and far slower beside a window
     trainer, notice = _opened(checkpoint, device, probe) if checkpoint else _started(settings, device, probe)
     run = _Run(trainer, probe)
-    update: Update | None = run.update(notice=notice)
+    update: Update | None = run.update(notice=notice, reset=True)
     while True:
         command = yield update
         update = _carry_out(run, command)

@@ -2,12 +2,13 @@
 shows what the mailbox holds; it never computes."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from PySide6.QtCore import QByteArray, QSettings, Qt, QTimer
+from PySide6.QtCore import QByteArray, QSettings, QSignalBlocker, Qt, QTimer
 from PySide6.QtGui import (
     QAction,
     QActionGroup,
@@ -28,6 +29,8 @@ from PySide6.QtWidgets import (
     QLabel,
     QLineEdit,
     QMainWindow,
+    QSlider,
+    QToolBar,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -45,13 +48,14 @@ from moeviz.domain.messages import (
     SetDevice,
     SetKnobs,
     SetProbe,
+    StepLog,
     Update,
     UserError,
 )
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
-from moeviz.engine.mailbox import Failure
+from moeviz.engine.mailbox import Failure, Told
 from moeviz.engine.runner import Runner
 from moeviz.view import theme as themes
 from moeviz.view.controls import Controls
@@ -64,16 +68,22 @@ FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
 DRAWING_SHARE = 0.08  # of the time, at most: drawing holds the interpreter, and training waits for it
 LAYOUT_VERSION = 1
+SaveTrace = Callable[
+    [str, Settings, StepLog | None, tuple[RoutingSnapshot, ...], tuple[tuple[int, str], ...]], str
+]  # returns what to tell the user
 PICTURES = "Pictures (*.png *.svg *.pdf);;Numbers (*.csv)"
 
 
 class Window(QMainWindow):
-    """`make_session` builds a session on the worker thread from settings, device and a checkpoint's path or None."""
+    """`make_session` builds a session on the worker thread from settings, device, a checkpoint's path and a probe, the
+    last two or None; `make_trace` from a trace's path. `save_trace` writes the history, on a thread too."""
 
     def __init__(
         self,
         runner: Runner,
         make_session: Callable[[Settings, str, str | None, str | None], MakeSession],
+        make_trace: Callable[[str], MakeSession],
+        save_trace: SaveTrace,
         memory: QSettings,
         *,
         settings: Settings,
@@ -83,7 +93,9 @@ class Window(QMainWindow):
     ) -> None:
         super().__init__()
         self.runner, self.memory, self.make_session = runner, memory, make_session
+        self.make_trace, self.save_trace = make_trace, save_trace
         self.settings, self.device = settings, device
+        self.of_trace = False  # what is shown is a recording
         self.checkpoint = checkpoint
         self.history = History()
         self.selection = Selection()
@@ -113,6 +125,7 @@ class Window(QMainWindow):
         self.docks = {name: _dock(panel.plot.title, panel, name) for name, panel in self.panels.items()}
         self.docks["controls"] = _dock("Knobs", self.controls, "controls")
         self._make_banner(devices)
+        self._make_timeline()
         self._make_menus()
         self._make_status()
         self._default_layout()
@@ -181,6 +194,23 @@ class Window(QMainWindow):
         self.setCentralWidget(centre)
         self._centre = centre
 
+    def _make_timeline(self) -> None:
+        bar = QToolBar("Timeline")
+        bar.setObjectName("timeline")
+        bar.setMovable(False)
+        self.addToolBar(Qt.ToolBarArea.BottomToolBarArea, bar)
+        self.timeline = QSlider(Qt.Orientation.Horizontal)
+        self.timeline.setAccessibleName("Timeline")
+        self.timeline.setToolTip("Scrub through the history: the token and load panels show the routing of that step")
+        self.timeline.setRange(0, 0)
+        self.timeline.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.timeline.valueChanged.connect(self.scrub)
+        self.when = QLabel("live")
+        self.when.setMinimumWidth(120)
+        bar.addWidget(QLabel("Timeline "))
+        bar.addWidget(self.timeline)
+        bar.addWidget(self.when)
+
     def _action(self, title: str, keys: str, run: Callable[[], object], *, checkable: bool = False) -> QAction:
         action = QAction(title, self)
         action.setShortcut(QKeySequence(keys))
@@ -196,6 +226,8 @@ class Window(QMainWindow):
         file.addAction(self._action("Save model…", "Ctrl+S", self.save_model))
         file.addAction(self._action("Open own text file…", "Ctrl+T", self.open_text_file))
         file.addAction(self._action("Open own text folder…", "Ctrl+Shift+T", self.open_text_folder))
+        file.addAction(self._action("Open trace…", "Ctrl+Shift+E", self.open_trace))
+        file.addAction(self._action("Save run as trace…", "Ctrl+Alt+S", self.save_run))
         file.addSeparator()
         file.addAction(self._action("Open settings…", "Ctrl+Shift+O", self.open_settings))
         file.addAction(self._action("Save settings…", "Ctrl+Shift+S", self.save_settings))
@@ -238,6 +270,7 @@ class Window(QMainWindow):
             ("Previous layer", "Up", "layer", -1),
         ):
             go.addAction(self._action(title, keys, partial(self.walk, part, by)))
+        go.addAction(self._action("Back to the newest step", "End", self.follow))
         go.addAction(self._action("Let go of the selection", "Esc", self.let_go))
 
         view = bar.addMenu("&View")
@@ -342,6 +375,8 @@ class Window(QMainWindow):
         self._show_state()
 
     def restart(self) -> None:
+        if self.of_trace:
+            self.runner.close()
         if self.runner.alive:
             self.send(Restart())
         else:  # a failure ended the session: begin a new one with what was set
@@ -364,6 +399,8 @@ class Window(QMainWindow):
         for letter in news:
             if isinstance(letter, Failure):
                 self._fail(letter)
+            elif isinstance(letter, Told):
+                self.tell(letter.sentence)
             else:
                 self._take(letter)
         if any(isinstance(letter, Update) for letter in news):
@@ -393,6 +430,13 @@ class Window(QMainWindow):
             self.history.extend(update.log)
         if update.mark:
             self.history.add_mark(update.step, update.mark)
+        if update.reset:
+            self.follow()
+            self.of_trace = bool(update.film)
+        for step, label in update.marks:
+            self.history.add_mark(step, label)
+        for past in update.film[:-1]:
+            self.history.add_snapshot(past)
         if update.snapshot is not None:
             self.snapshot = update.snapshot
             self.history.add_snapshot(update.snapshot)
@@ -406,7 +450,36 @@ class Window(QMainWindow):
             self.settings = update.settings
             self.controls.show_settings(update.settings)
 
+    def follow(self) -> None:
+        """Show the newest step from now on."""
+        self.timeline.setValue(self.timeline.maximum())
+
+    def scrub(self, at: int) -> None:
+        """Show a step of the past; training goes on."""
+        self.show_all()
+
+    @property
+    def shown(self) -> RoutingSnapshot | None:
+        """The snapshot that the panels show: the newest, or the one that the timeline stands at."""
+        film = self.history.snapshots
+        at = self.timeline.value()
+        return film[at] if at < min(self.timeline.maximum(), len(film)) else self.snapshot
+
+    def _show_timeline(self) -> None:
+        """As many places as there are kept snapshots; the handle stays at its step, or at the newest."""
+        film, shown = self.history.snapshots, self.shown
+        following = self.timeline.value() == self.timeline.maximum()
+        with QSignalBlocker(self.timeline):
+            self.timeline.setMaximum(max(len(film), 0))
+            if following or shown is None:
+                self.timeline.setValue(len(film))
+            else:
+                self.timeline.setValue(max(bisect_right([s.step for s in film], shown.step) - 1, 0))
+        here = self.shown
+        self.when.setText(f"step {here.step:,}" + (" (newest)" if following else "") if here else "")
+
     def show_all(self) -> None:
+        self._show_timeline()
         if self.snapshot is not None:
             names = [layer.name for layer in self.snapshot.layers]
             if [self.layer_box.itemText(i) for i in range(self.layer_box.count())] != names:
@@ -418,7 +491,7 @@ class Window(QMainWindow):
                 self.probe_line.setText(text)
                 self.probe_line.setCursorPosition(0)
         for panel in self.panels.values():
-            panel.show_snapshot(self.snapshot)
+            panel.show_snapshot(self.shown)
             panel.show_history(self.history)
 
     def _show_state(self) -> None:
@@ -515,6 +588,31 @@ class Window(QMainWindow):
         if path := self._ask_save("Save model", "model.safetensors", "Models (*.safetensors)"):
             self.send(SaveModel(path))
 
+    def open_trace(self) -> None:
+        if path := QFileDialog.getExistingDirectory(self, "Open a trace (a .zarr folder)"):
+            self.show_trace(path)
+
+    def show_trace(self, path: str) -> None:
+        """Show a recording in place of the model; what was not saved of the run is gone, so training must be paused."""
+        if self.runner.training:
+            self.tell("Training is running; pause it, save the run if you want to keep it, then open the trace.")
+            return
+        self.runner.close()
+        self.runner.start(self.make_trace(path))
+        self.timer.start(ANSWER_MS)
+
+    def save_run(self) -> None:
+        if path := self._ask_save("Save run as trace", "trace.zarr", "Traces (*.zarr)"):
+            self.save_run_to(path)
+
+    def save_run_to(self, path: str) -> None:
+        """Write the kept history as a trace, on a thread, from a copy that training does not touch."""
+        history, settings = self.history, self.settings
+        write = partial(self.save_trace, path, settings, history.log(), tuple(history.snapshots), tuple(history.marks))
+        if not self.runner.errand(write):
+            self.tell("The last file is still being written; try again in a moment.")
+        self.timer.start(ANSWER_MS)
+
     def open_text_file(self) -> None:
         if path := self._ask_open("Open own text", "All files (*)"):
             self.change_knobs({"data.path": path})
@@ -557,6 +655,10 @@ class Window(QMainWindow):
             self.send(OpenModel(path))
         elif path.endswith(".json") and Path(path).is_file() and Path(path).stat().st_size < 100_000:
             self._use_settings(lambda: Settings.read(path))
+        elif (Path(path) / "zarr.json").is_file():
+            self.show_trace(path)
+        elif (Path(path) / "model.safetensors").is_file():
+            self.send(OpenModel(path))
         else:
             self.change_knobs({"data.path": path})
 

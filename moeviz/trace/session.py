@@ -1,0 +1,62 @@
+"""A recorded trace as a session: it shows what is in the file and trains nothing."""
+
+from pathlib import Path
+
+from moeviz.domain.messages import Session, Update
+from moeviz.domain.routing import RoutingSnapshot
+from moeviz.domain.settings import Settings, SettingsError
+from moeviz.trace.store import open_trace
+
+FILM_BYTES = 256 * 2**20
+FILM_STEPS = 256
+
+
+def session(path: str | Path) -> Session:
+    """Yield the whole trace, evenly thinned to FILM_STEPS and FILM_BYTES. Raises UserError if it cannot be read."""
+    trace = open_trace(path)
+    last = trace[-1]
+    fit = max(1, min(FILM_STEPS, FILM_BYTES // max(1, _size(last))))
+    stride = -(-len(trace) // fit)
+    kept = sorted({*range(0, len(trace), stride), len(trace) - 1})
+    film = (*(trace[i] for i in kept[:-1]), last)
+    notice = f"{path}: {len(trace):,} steps"
+    notice += f", of which every {stride}th is shown." if stride > 1 else "."
+    update = Update(
+        last.step,
+        _settings(trace.settings),
+        None,
+        last,
+        trace.log,
+        reset=True,
+        notice=notice,
+        film=film,
+        marks=tuple((int(step), str(label)) for step, label in trace.marks),
+    )
+    while True:
+        yield update
+        update = Update(
+            last.step,
+            _settings(trace.settings),
+            None,
+            last,
+            paused=True,
+            notice="A trace is a recording and cannot be changed; Restart trains a model with these knobs.",
+        )
+
+
+def _settings(values: object) -> Settings:
+    """The settings that the trace was made with; the defaults where another system made it."""
+    try:
+        return Settings().with_values(values) if isinstance(values, dict) else Settings()
+    except SettingsError:
+        return Settings()
+
+
+def _size(snapshot: RoutingSnapshot) -> int:
+    arrays = (
+        array
+        for r in snapshot.layers
+        for array in (r.expert_ids_TK, r.gate_weights_TK, r.router_probs_TE, r.router_logits_TE)
+        if array is not None
+    )
+    return sum(int(array.nbytes) for array in arrays)
