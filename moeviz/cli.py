@@ -5,7 +5,6 @@ Neither torch nor Qt is imported before a command needs it.
 
 import argparse
 import difflib
-import importlib
 import json
 import os
 import sys
@@ -260,8 +259,9 @@ def _bench_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    result: int = importlib.import_module("moeviz.bench").run(args.name, args.json)
-    return result
+    from moeviz.bench import run
+
+    return run(args.name, args.json)
 
 
 Run = Callable[[argparse.Namespace], int]
