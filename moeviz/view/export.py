@@ -35,9 +35,7 @@ def export(widget: QWidget, path: str | Path, *, theme: Theme | None = None, sca
         "csv": lambda out: _write_csv(panels, out),
     }
     if ending not in write:
-        raise UserError(
-            f"{path.name} does not end in one of {', '.join('.' + e for e in ENDINGS)}: choose one of them."
-        )
+        raise UserError(f"{path.name} must end in one of {', '.join('.' + e for e in ENDINGS)}.")
     if not path.parent.is_dir():
         raise UserError(f"The folder {path.parent} does not exist: make it first, or choose another.")
     temporary: Path | None = None

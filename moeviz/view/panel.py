@@ -58,7 +58,7 @@ class Panel(QWidget):
 
         self._title = QLabel(self.plot.title)
         self._title.setFont(sans(BODY, bold=True))
-        self._title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self._title.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
         self._help = QToolButton()
         self._help.setText("?")
         self._help.setToolTip(f"<p>{self.plot.reading}</p><p><i>{self.plot.formula}</i></p>")

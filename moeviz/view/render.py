@@ -32,7 +32,7 @@ def render_plot(
     if plot not in BY_NAME:
         raise UserError(f"{plot!r} is not a plot: choose one of {', '.join(BY_NAME)}.")
     if out.suffix.lower().lstrip(".") not in ENDINGS:
-        raise UserError(f"{out.name} does not end in one of {', '.join('.' + e for e in ENDINGS)}: choose one of them.")
+        raise UserError(f"{out.name} must end in one of {', '.join('.' + e for e in ENDINGS)}.")
     if theme not in THEMES:
         raise UserError(f"{theme!r} is not a theme: choose one of {', '.join(THEMES)}.")
     layers = len(snapshot.layers) if snapshot else 0

@@ -1,0 +1,191 @@
+"""Exported files are whole, hold real text, look like the panel, and never leave half a file behind."""
+
+import csv
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pypdfium2 as pdfium
+import pytest
+from PySide6.QtGui import QColor, QImage
+from PySide6.QtWidgets import QWidget
+from test_panels import make_history, make_snapshot
+
+from moeviz.domain.messages import UserError
+from moeviz.domain.selection import Selection
+from moeviz.view.catalogue import PLOTS
+from moeviz.view.dashboard import PANELS, Dashboard
+from moeviz.view.export import export
+from moeviz.view.render import render_plot
+from moeviz.view.theme import DARK, LIGHT, apply
+
+
+@pytest.fixture
+def board(qtbot, qapp) -> Dashboard:
+    apply(qapp, DARK)
+    board = Dashboard(DARK)
+    qtbot.addWidget(board)
+    board.resize(1200, 800)
+    board.show()
+    board.show_snapshot(make_snapshot())
+    board.show_history(make_history())
+    board.show_selection(Selection(token=2))
+    qapp.processEvents()
+    return board
+
+
+def pdf_text(path) -> tuple[int, tuple[float, float], str]:
+    document = pdfium.PdfDocument(path)
+    try:
+        page = document[0]
+        # pdfium guesses spaces and lines from positions, and an upright axis label misleads it
+        return len(document), page.get_size(), "".join(page.get_textpage().get_text_bounded().split())
+    finally:
+        document.close()
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_a_panel_is_written_as_vector_with_real_text(board, tmp_path, name):
+    panel = board.panels[name]
+    export(panel, tmp_path / "p.pdf")
+    pages, size, text = pdf_text(tmp_path / "p.pdf")
+    wanted = panel.picture_size()
+    assert pages == 1
+    assert size == pytest.approx((wanted.width() * 0.75, wanted.height() * 0.75), abs=0.5)
+    assert panel.plot.title.replace(" ", "") in text
+    export(panel, tmp_path / "p.svg")
+    root = ET.parse(tmp_path / "p.svg").getroot()
+    assert root.get("viewBox") == f"0 0 {wanted.width()} {wanted.height()}"
+    words = ["".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert panel.plot.title in " ".join(words)
+    assert (tmp_path / "p.pdf").read_bytes().count(b"/DCTDecode") == 0  # no heat map as blurred JPEG
+    export(panel, tmp_path / "p.png", scale=1.5)
+    image = QImage(str(tmp_path / "p.png"))
+    assert (image.width(), image.height()) == (round(wanted.width() * 1.5), round(wanted.height() * 1.5))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["p.pdf", "p.png", "p.svg"]
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_csv_gives_back_the_table(board, tmp_path, name):
+    panel = board.panels[name]
+    export(panel, tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        head, *rows = list(csv.reader(file))
+    wanted_head, wanted = panel.table()
+    assert head == wanted_head
+    assert rows == [[str(value) for value in row] for row in wanted]
+
+
+def test_the_picture_looks_like_the_panel(board, tmp_path):
+    panel = board.panels["load"]
+    export(panel, tmp_path / "p.png", scale=1)
+    export(panel, tmp_path / "light.png", scale=1, theme=LIGHT)
+    assert panel.theme is DARK  # the window's own theme is as before
+    for path, theme in ((tmp_path / "p.png", DARK), (tmp_path / "light.png", LIGHT)):
+        image = QImage(str(path))
+        corner = image.pixelColor(2, image.height() - 2)
+        assert corner == QColor(theme.panel)
+    body = panel.canvas.grab().toImage().convertToFormat(QImage.Format.Format_RGB32)
+    image = QImage(str(tmp_path / "p.png")).convertToFormat(QImage.Format.Format_RGB32)
+
+    def colours(picture: QImage, top: int) -> np.ndarray:
+        pixels = np.frombuffer(picture.constBits(), np.uint8).reshape(picture.height(), picture.width(), 4)
+        return pixels[top:, :, :3].reshape(-1, 3).mean(axis=0)
+
+    np.testing.assert_allclose(colours(image, image.height() - body.height()), colours(body, 0), atol=6)
+
+
+def test_the_whole_board_is_one_picture(board, tmp_path):
+    export(board, tmp_path / "all.pdf", theme=LIGHT)
+    pages, size, text = pdf_text(tmp_path / "all.pdf")
+    assert (pages, size) == (1, (900, 600))
+    assert all(panel.plot.title.replace(" ", "") in text for panel in board.panels.values())
+    board.panels["load"].hide()
+    export(board, tmp_path / "all.svg")
+    written = (tmp_path / "all.svg").read_text()
+    assert "Losses" in written
+    assert "load share q" in written  # of load over time
+    assert "effective experts" not in written  # a hidden panel stays out
+    export(board, tmp_path / "all.csv")
+    with (tmp_path / "all.csv").open(newline="") as file:
+        plots = {row["plot"] for row in csv.DictReader(file)}
+    assert plots == set(PANELS) - {"load"}
+
+
+def test_mistakes_are_told_in_one_sentence_and_leave_nothing_behind(board, qtbot, tmp_path):
+    panel = board.panels["load"]
+    kept = tmp_path / "kept.png"
+    kept.write_text("old")
+    for target, said in (
+        (tmp_path / "p.jpeg", "must end in one of .png, .svg, .pdf, .csv"),
+        (tmp_path / "none" / "p.png", "does not exist"),
+        (tmp_path / "plain", "must end in one of"),
+    ):
+        with pytest.raises(UserError, match=said):
+            export(panel, target)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match="Cannot write"):
+        export(panel, tmp_path / "folder.png")
+    empty = QWidget()
+    qtbot.addWidget(empty)
+    with pytest.raises(UserError, match="no plot to export"):
+        export(empty, kept)
+    panel.show_snapshot(None)
+    with pytest.raises(UserError, match="no numbers to export: No routing yet"):
+        export(panel, tmp_path / "p.csv")
+    assert kept.read_text() == "old"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder.png", "kept.png"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_told(board, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="Cannot write"):
+        export(board.panels["load"], tmp_path / "p.png")
+
+
+@pytest.mark.parametrize("plot", [plot.name for plot in PLOTS])
+def test_render_writes_every_plot_in_the_size_asked_for(qapp, tmp_path, plot):
+    out = tmp_path / f"{plot}.png"
+    render_plot(
+        out, plot=plot, snapshot=make_snapshot(), history=make_history(), theme="light", size=(640, 480), layer=1
+    )
+    image = QImage(str(out))
+    assert (image.width(), image.height()) == (640, 480)
+
+
+def test_render_refuses_what_it_cannot_do(qapp, tmp_path):
+    snapshot = make_snapshot()
+    for said, options in (
+        ("'pie' is not a plot", {"plot": "pie"}),
+        ("is not a theme", {"theme": "pink"}),
+        ("There is no layer 3: choose one from 0 to 2", {"layer": 3}),
+        ("There is no token 500", {"token": 500}),
+        ("is not possible", {"size": (1, 1)}),
+        ("Losses: No history", {"plot": "losses"}),
+    ):
+        with pytest.raises(UserError, match=said):
+            render_plot(tmp_path / "p.png", snapshot=snapshot, **options)
+    with pytest.raises(UserError, match="must end in"):
+        render_plot(tmp_path / "p.gif", snapshot=snapshot)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_render_needs_no_display_and_neither_torch_nor_pyqtgraph(tmp_path):
+    code = (
+        "import sys; from test_panels import make_snapshot; from moeviz.view.render import render_plot; "
+        f"render_plot({str(tmp_path / 'p.svg')!r}, snapshot=make_snapshot()); "
+        "print(sorted({'torch', 'pyqtgraph', 'matplotlib'} & set(sys.modules)))"
+    )
+    clean = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")}
+    clean["PYTHONPATH"] = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+    assert ET.parse(tmp_path / "p.svg").getroot().tag.endswith("svg")
+    catalogue = "import sys, moeviz.view.catalogue; print('PySide6' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", catalogue], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,375 @@
+"""The panels show what the snapshot holds, say what is missing, and tell the window what is pointed at."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PySide6.QtCore import QPoint, QPointF, QRectF, Qt
+from PySide6.QtGui import QColor
+
+from moeviz.domain import metrics
+from moeviz.domain.history import History
+from moeviz.domain.messages import StepLog
+from moeviz.domain.routing import Routing, RoutingSnapshot
+from moeviz.domain.selection import Selection
+from moeviz.view.catalogue import PLOTS
+from moeviz.view.colours import _to_oklab, diverging, expert_colour, sequential
+from moeviz.view.dashboard import PANELS, Dashboard
+from moeviz.view.panel import Panel
+from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number, visible
+from moeviz.view.panels.gate_weights import margin_in_words
+from moeviz.view.panels.marks import bin_edges, binned_mean, place_labels
+from moeviz.view.panels.tokens import TokenStrip, describe
+from moeviz.view.panels.tokens_experts import gate_matrix
+from moeviz.view.theme import DARK, LIGHT, apply
+
+TEXT = "To be, or not to be:\nthat is the question"
+
+
+def routing(tokens: int, experts: int, k: int, seed: int) -> Routing:
+    """A softmax router on random inputs."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(tokens, 12)) @ rng.normal(size=(12, experts))
+    probs = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probs /= probs.sum(axis=1, keepdims=True)
+    ids = np.argsort(-probs, axis=1)[:, :k]
+    weights = np.take_along_axis(probs, ids, axis=1)
+    weights /= weights.sum(axis=1, keepdims=True)
+    f32 = np.float32
+    return Routing(f"layer {seed}", experts, ids, weights.astype(f32), probs.astype(f32), logits.astype(f32))
+
+
+def make_snapshot(text: str = TEXT, experts: int = 8, layers: int = 3, k: int = 2, step: int = 99) -> RoutingSnapshot:
+    made = tuple(routing(len(text), experts, k, seed) for seed in range(layers))
+    counts = tuple(metrics.expert_counts(routing(1024, experts, k, 100 + i)) for i in range(layers))
+    return RoutingSnapshot(step, made, list(text), train_counts_LE=counts)
+
+
+def make_history(steps: int = 100, experts: int = 8, layers: int = 3) -> History:
+    at = np.arange(steps)
+    rng = np.random.default_rng(0)
+    loss = 1.5 + np.exp(-at / 40) + 0.05 * rng.random(steps)
+    held = np.where(at % 20 == 0, loss + 0.1, np.nan)
+    counts = tuple(
+        np.stack([metrics.expert_counts(routing(64, experts, 2, seed)) for seed in at % 7]) for _ in range(layers)
+    )
+    scalars = {"cross_entropy": loss, "heldout": held, "balance": 1 + 0.1 * rng.random(steps)}
+    history = History()
+    history.extend(StepLog(at, scalars, counts))
+    history.add_mark(30, "k 2 → 4")
+    return history
+
+
+@pytest.fixture
+def snapshot() -> RoutingSnapshot:
+    return make_snapshot()
+
+
+@pytest.fixture
+def history() -> History:
+    return make_history()
+
+
+@pytest.fixture
+def board(qtbot, qapp, snapshot, history) -> Dashboard:
+    apply(qapp, DARK)
+    board = Dashboard(DARK)
+    qtbot.addWidget(board)
+    board.resize(1280, 800)
+    board.show()
+    board.show_snapshot(snapshot)
+    board.show_history(history)
+    qapp.processEvents()
+    return board
+
+
+def show(qtbot, panel: Panel, width: int = 600, height: int = 300) -> Panel:
+    qtbot.addWidget(panel)
+    panel.resize(width, height)
+    panel.show()
+    return panel
+
+
+def picture(panel: Panel) -> bytes:
+    image = panel.canvas.grab().toImage()
+    return bytes(image.constBits())
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_a_panel_draws_its_data_in_both_themes(board, name):
+    panel = board.panels[name]
+    assert panel.missing() == ""
+    shown = picture(panel)
+    panel.apply_theme(LIGHT)
+    assert picture(panel) != shown
+    board.show_snapshot(None)
+    board.show_history(None)
+    assert panel.missing().startswith("No ")
+    assert picture(panel) != shown
+    head, rows = panel.table()
+    assert head
+    assert rows == []
+
+
+@pytest.mark.parametrize("name", PANELS)
+@pytest.mark.parametrize(("experts", "k", "text"), [(1, 1, "a"), (2, 2, "ab\n"), (64, 6, TEXT * 6)])
+def test_a_panel_draws_the_smallest_and_the_largest(board, qapp, name, experts, k, text):
+    panel = board.panels[name]
+    for size in ((200, 96), (320, 200), (1400, 700)):
+        panel.resize(*size)
+        panel.show_snapshot(make_snapshot(text, experts, 1, k))
+        panel.show_history(make_history(2, experts, 1))
+        panel.show_selection(Selection(7, 10_000, 10_000))  # of a run before, with more of everything
+        assert picture(panel)
+        for x in range(0, size[0], 40):
+            panel.point_at(QPointF(x, size[1] / 2))
+
+
+def test_a_panel_says_which_data_it_lacks(qtbot, snapshot):
+    bare = replace(snapshot.layers[0], gate_weights_TK=None, router_probs_TE=None, router_logits_TE=None)
+    poor = RoutingSnapshot(0, (bare,), None)
+    said = {}
+    for name, make in PANELS.items():
+        panel = make(DARK)
+        qtbot.addWidget(panel)
+        panel.show_snapshot(poor)
+        said[name] = panel.missing()
+    assert "token texts" in said["tokens"]
+    assert "gate weights" in said["tokens_experts"]
+    assert "router probabilities" in said["gate_weights"]
+    assert "history" in said["load_over_time"]
+    assert "history" in said["losses"]
+    assert said["load"] == said["layers_experts"] == ""  # the choices alone are enough
+
+
+def test_the_heat_map_offers_what_the_data_do_have(board, snapshot):
+    panel = board.panels["tokens_experts"]
+    board.show_snapshot(replace(snapshot, layers=(replace(snapshot.layers[0], gate_weights_TK=None),)))
+    assert panel.missing() == "This data has no gate weights. It has probabilities and scores."
+    panel.kind.setCurrentText("scores")
+    assert panel.missing() == ""
+    np.testing.assert_allclose([row[2:] for row in panel.table()[1]], snapshot.layers[0].router_logits_TE, rtol=1e-6)
+
+
+def test_a_hidden_panel_does_nothing_and_catches_up_when_shown(qtbot, qapp):
+    panel = show(qtbot, TokenStrip(DARK))
+    panel.show_snapshot(make_snapshot("first"))
+    qapp.processEvents()
+    panel.hide()
+    before = panel.draws
+    for step in range(5):
+        panel.show_snapshot(make_snapshot("later", step=step))
+        qapp.processEvents()
+    assert panel.draws == before
+    panel.show()
+    qapp.processEvents()
+    assert panel.draws > before
+    assert [row[1] for row in panel.table()[1]] == list("later")
+
+
+def test_only_what_changed_is_drawn_again(board, qapp, snapshot, history):
+    def drawn() -> dict[str, int]:
+        return {name: panel.draws for name, panel in board.panels.items()}
+
+    before = drawn()
+    board.show_snapshot(snapshot)
+    board.show_history(history)
+    board.show_selection(Selection())
+    qapp.processEvents()
+    assert drawn() == before
+    board.show_selection(Selection(token=3))
+    qapp.processEvents()
+    again = {name for name, count in drawn().items() if count != before[name]}
+    assert again == {"tokens", "tokens_experts", "gate_weights"}
+
+
+def test_a_mark_is_drawn_at_once_but_one_more_step_is_not(board, qapp, history):
+    panel = board.panels["load_over_time"]
+    history.extend(StepLog(np.arange(100, 1000), {}, tuple(np.ones((900, 8), dtype=np.int64) for _ in range(3))))
+    board.show_history(history)
+    qapp.processEvents()
+    before = panel.draws
+    history.extend(StepLog(np.array([1000]), {}, tuple(np.ones((1, 8), dtype=np.int64) for _ in range(3))))
+    board.show_history(history)
+    qapp.processEvents()
+    assert panel.draws == before
+    history.add_mark(1000, "lr 0.003 → 0.001")
+    board.show_history(history)
+    qapp.processEvents()
+    assert panel.draws == before + 1
+    assert panel.table()[1][-1][0] == 1000
+
+
+def test_clicking_and_pointing_at_a_token_tells_which(qtbot, qapp, snapshot):
+    panel = show(qtbot, TokenStrip(DARK))
+    panel.show_snapshot(snapshot)
+    qapp.processEvents()
+    area = panel.text_rect(panel.plot_rect(QRectF(panel.canvas.rect())))
+    middle = panel.cells(area)[9].center() + area.topLeft()
+    with qtbot.waitSignal(panel.clicked) as clicked:
+        qtbot.mouseClick(panel.canvas, Qt.MouseButton.LeftButton, pos=QPoint(round(middle.x()), round(middle.y())))
+    assert clicked.args == [{"token": 9}]
+    seen = []
+    panel.hovered.connect(seen.append)
+    panel.point_at(middle)
+    assert panel.footer() == describe(snapshot.layers[0], 9, visible(TEXT[9]))
+    panel.point_at(middle)
+    panel.point_at(None)
+    assert seen == [{"token": 9}, {}] or seen == [{}]  # the click may have moved the mouse there already
+
+
+def test_pointing_at_cells_and_bars_tells_layer_token_and_expert(board, snapshot):
+    for name, at, wanted in (
+        ("tokens_experts", (5.5 / len(TEXT), 3.5 / 8), {"token": 5, "expert": 3}),
+        ("layers_experts", (6.5 / 8, 2.5 / 3), {"layer": 2, "expert": 6}),
+    ):
+        panel = board.panels[name]
+        rect = panel.plot_rect(QRectF(panel.canvas.rect()))
+        heat = panel.heat_rect(rect)
+        point = QPointF(heat.left() + at[0] * heat.width(), heat.top() + at[1] * heat.height())
+        assert panel.hit(point, rect) == wanted
+    for name in ("load", "gate_weights"):
+        panel = board.panels[name]
+        rect = panel.plot_rect(QRectF(panel.canvas.rect()))
+        assert panel.hit(panel.frame(rect).rect.center(), rect) == {"expert": 4}
+        assert panel.hit(QPointF(0, 0), rect) == {}
+
+
+def test_tables_hold_the_numbers_of_the_snapshot(board, snapshot, history):
+    board.show_selection(Selection(layer=1, token=4))
+    layer, counts = snapshot.layers[1], snapshot.train_counts_LE[1]
+    tokens = board.panels["tokens"].table()[1]
+    assert [row[1] for row in tokens] == list(TEXT)
+    np.testing.assert_array_equal([row[2:4] for row in tokens], layer.expert_ids_TK)
+    np.testing.assert_allclose([row[4:6] for row in tokens], layer.gate_weights_TK)
+    cells = np.array([row[2:] for row in board.panels["tokens_experts"].table()[1]])
+    np.testing.assert_allclose(cells, gate_matrix(layer))
+    np.testing.assert_allclose(cells.sum(axis=1), 1, atol=1e-6)
+    gates = board.panels["gate_weights"].table()[1]
+    assert [row[:2] for row in gates] == [[4, e] for e in range(8)]
+    np.testing.assert_allclose([row[2] for row in gates], layer.router_probs_TE[4])
+    assert {row[1] for row in gates if row[3]} == set(layer.expert_ids_TK[4].tolist())
+    load = board.panels["load"].table()[1]
+    assert [row[2] for row in load] == counts.tolist()
+    np.testing.assert_allclose([row[3] for row in load], metrics.load_share(counts))
+    layers = board.panels["layers_experts"].table()[1]
+    np.testing.assert_allclose([row[2:] for row in layers], [metrics.load_share(c) for c in snapshot.train_counts_LE])
+    over_time = board.panels["load_over_time"].table()[1]
+    np.testing.assert_allclose([row[2:] for row in over_time], history.load_share(1), rtol=1e-6)
+    head, losses = board.panels["losses"].table()
+    np.testing.assert_allclose([row[head.index("cross_entropy")] for row in losses], history.scalar("cross_entropy"))
+    assert losses[1][head.index("heldout")] == ""  # not measured is empty, not nan
+
+
+def test_load_says_whose_assignments_it_counts(board, snapshot):
+    panel = board.panels["load"]
+    panel.refresh()
+    assert "2048 assignments of the training batch" in panel.footer()
+    assert f"by chance {number(metrics.cv_floor(2048, 8))}" in panel.footer()
+    board.show_snapshot(replace(snapshot, train_counts_LE=()))
+    panel.refresh()
+    assert f"{2 * len(TEXT)} assignments of the tokens shown" in panel.footer()
+    assert "too few assignments" in panel.footer()
+    dead = np.array([0, 400, 400, 400, 400, 400, 400, 400])
+    board.show_snapshot(replace(snapshot, train_counts_LE=(dead, dead, dead)))
+    panel.refresh()
+    assert "⚠ dead experts 1" in panel.footer()
+
+
+def test_the_margin_names_the_last_chosen_and_the_first_left_out():
+    probs = np.array([[0.1, 0.5, 0.25, 0.15]], dtype=np.float32)
+    made = Routing("l", 4, np.array([[1, 2]]), np.array([[2 / 3, 1 / 3]], dtype=np.float32), probs)
+    assert margin_in_words(made, 0) == "margin 0.1: expert 2 was chosen over expert 3"
+    assert describe(made, 0, "a") == "token 0 'a' → experts 1 (0.67), 2 (0.33)"
+    assert margin_in_words(replace(made, expert_ids_TK=np.array([[1, 2, 0, 3]])), 0) == "every expert was chosen"
+
+
+def test_padding_and_drops_are_told(board, qapp):
+    ids = np.array([[2, 5], [3, -1], [-1, -1]])
+    weights = np.array([[0.7, 0.3], [1, 0], [0, 0]], dtype=np.float32)
+    made = Routing("l", 8, ids, weights, dropped_TK=np.array([[False, True], [False, False], [False, False]]))
+    board.show_snapshot(RoutingSnapshot(0, (made,), ["a", "b", "c"]))
+    qapp.processEvents()
+    assert describe(made, 0, "a") == "token 0 'a' → experts 2 (0.70), 5 (0.30), dropped at 5"
+    assert describe(made, 1, "b") == "token 1 'b' → expert 3 (1.00)"
+    assert describe(made, 2, "c") == "token 2 'c' → no expert"
+    assert board.panels["load"].table()[1][5][2] == 1
+    assert "dropped of the tokens shown 33.3 %" in board.panels["load"].footer()
+
+
+def test_the_history_may_change_its_number_of_experts(board, qapp, history):
+    wider = tuple(np.ones((20, 12), dtype=np.int64) for _ in range(3))
+    history.extend(StepLog(np.arange(100, 120), {"cross_entropy": np.full(20, 1.4)}, wider))
+    board.show_history(history)
+    qapp.processEvents()
+    rows = board.panels["load_over_time"].table()[1]
+    assert rows[0][-1] == ""
+    assert rows[-1][-1] == pytest.approx(1 / 12)
+
+
+def test_a_long_strip_scrolls_and_its_own_picture_shows_all(qtbot, qapp):
+    panel = show(qtbot, TokenStrip(DARK), 300, 120)
+    panel.show_snapshot(make_snapshot(TEXT * 20))
+    qapp.processEvents()
+    assert panel.wheel(-60)
+    assert panel.offset == 60
+    assert panel.picture_size().height() > 400
+
+
+def test_numbers_have_at_most_three_significant_digits():
+    for value, text in (
+        (0, "0"), (0.12345, "0.123"), (-2.5, "−2.5"), (1234.5, "1230"), (99.96, "100"), (12_345, "12.3k"),
+        (2_500_000, "2.5M"), (float("nan"), "–"),
+    ):  # fmt: skip
+        assert number(value) == text
+    assert [visible(t) for t in ("\n", " the", "\t", "\x00", "")] == ["↵", "␣the", "⇥", "\\x00", "∅"]
+    assert nice_ceiling(0.27) == pytest.approx(0.3)
+    np.testing.assert_allclose(nice_ticks(0, 1, 4), [0, 0.25, 0.5, 0.75, 1])
+
+
+def test_labels_of_marks_never_overlap():
+    lefts, widths = [10.0, 20, 25, 300, 395, 12], [50.0, 40, 60, 80, 60, 30]
+    rows = place_labels(lefts, widths, right=400)
+    spans = [
+        (row, min(left, 400 - wide), min(left, 400 - wide) + wide)
+        for row, left, wide in zip(rows, lefts, widths, strict=True)
+        if row >= 0
+    ]
+    assert len(spans) >= 4
+    for i, (row, a, b) in enumerate(spans):
+        assert all(other != row or b <= c or d <= a for other, c, d in spans[:i] + spans[i + 1 :])
+
+
+def test_curves_are_cut_at_unknown_values_and_binned_by_their_mean():
+    frame = Frame(QRectF(0, 0, 100, 100), 0, 4, 0, 1)
+    lines = frame.points(np.arange(5.0), np.array([0, 0.5, np.nan, 1, 0.25]))
+    assert [[(p.x(), p.y()) for p in line] for line in map(list, lines)] == [
+        [(0, 100), (25, 50)],
+        [(75, 0), (100, 75)],
+    ]
+    steps = np.arange(1000)
+    edges = bin_edges(steps, 100)
+    assert edges.size <= 100
+    np.testing.assert_allclose(binned_mean(np.arange(1000.0), edges)[:2], [(edges[1] - 1) / 2, edges[1] * 1.5 - 0.5])
+
+
+@pytest.mark.parametrize("theme", [DARK, LIGHT])
+def test_colours_are_distinct_and_even(theme):
+    rgb = np.array([expert_colour(e, theme).getRgbF()[:3] for e in range(64)])
+    lab = _to_oklab(rgb)
+    assert len({expert_colour(e, theme).name() for e in range(64)}) == 64
+    assert np.ptp(lab[:, 0]) < 0.25
+    apart = np.linalg.norm(lab[:8, None] - lab[None, :8], axis=2) + np.eye(8)
+    assert apart.min() > 0.08
+    for table in (sequential(theme), diverging(theme)):
+        steps = np.linalg.norm(np.diff(_to_oklab(table[:, 2::-1] / 255), axis=0), axis=1)
+        assert table.shape == (256, 4)
+        assert steps.max() < 0.02  # no visible jump
+    light = _to_oklab(sequential(theme)[:, 2::-1] / 255)[:, 0]
+    assert (np.diff(light) * (1 if theme.dark else -1) > -0.004).all()
+    assert QColor(theme.panel).isValid()
+
+
+def test_every_panel_is_in_the_catalogue():
+    assert [plot.name for plot in PLOTS] == [*PANELS, "dashboard"]
+    assert all(plot.reading.endswith(".") and plot.formula and plot.needs for plot in PLOTS)
