@@ -112,7 +112,8 @@ class Window(QMainWindow):
         self.setWindowTitle("moeviz")
         self.setAcceptDrops(True)
         self.setDockNestingEnabled(True)
-        self.resize(1440, 900)
+        room = QGuiApplication.primaryScreen().availableSize()
+        self.resize(min(1440, room.width()), min(900, room.height()))
         self.theme = THEMES.get(str(memory.value("theme", "dark")), THEMES["dark"])
         self.controls = Controls()
         self.controls.changed.connect(self.change_knobs)
@@ -308,15 +309,13 @@ class Window(QMainWindow):
         self.splitDockWidget(d["tokens"], d["tokens_experts"], down)
         self.splitDockWidget(d["tokens_experts"], d["load"], down)
         self.splitDockWidget(d["tokens_experts"], d["gate_weights"], across)
+        self.splitDockWidget(d["gate_weights"], d["layers_experts"], across)
         self.splitDockWidget(d["load"], d["losses"], across)
-        self.splitDockWidget(d["load"], d["layers_experts"], across)
         self.splitDockWidget(d["losses"], d["load_over_time"], across)
         self.resizeDocks([d["controls"], d["tokens"]], [272, 1168], across)
-        self.resizeDocks([d["tokens"], d["tokens_experts"], d["load"]], [170, 330, 330], down)
-        self.resizeDocks([d["tokens_experts"], d["gate_weights"]], [720, 440], across)
-        self.resizeDocks(
-            [d["load"], d["layers_experts"], d["losses"], d["load_over_time"]], [300, 260, 300, 300], across
-        )
+        self.resizeDocks([d["tokens"], d["tokens_experts"], d["load"]], [160, 330, 330], down)
+        self.resizeDocks([d["tokens_experts"], d["gate_weights"], d["layers_experts"]], [560, 320, 280], across)
+        self.resizeDocks([d["load"], d["losses"], d["load_over_time"]], [380, 390, 390], across)
 
     # ---- what is remembered
     def _recall(self) -> None:
