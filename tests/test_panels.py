@@ -314,6 +314,15 @@ def test_a_long_strip_scrolls_and_its_own_picture_shows_all(qtbot, qapp):
     assert panel.wheel(-60)
     assert panel.offset == 60
     assert panel.picture_size().height() > 400
+    panel.show_selection(Selection(token=len(TEXT) * 20 - 1))
+    qapp.processEvents()
+    area = panel.text_rect(panel.plot_rect(QRectF(panel.canvas.rect())))
+    last = panel.cells(area)[-1]
+    assert 0 <= last.top() - panel.offset <= last.bottom() - panel.offset <= area.height()
+    panel.resize(300, 3000)  # nothing left to scroll
+    qapp.processEvents()
+    area = panel.text_rect(panel.plot_rect(QRectF(panel.canvas.rect())))
+    assert panel.hit(panel.cells(area)[3].center() + area.topLeft(), area) == {"token": 3}
 
 
 def test_numbers_have_at_most_three_significant_digits():

@@ -8,6 +8,7 @@ from PySide6.QtGui import QColor, QFontMetricsF, QPainter
 from PySide6.QtWidgets import QWidget
 
 from moeviz.domain.routing import Routing
+from moeviz.domain.selection import Selection
 from moeviz.view.colours import expert_colour, mixed, readable_on
 from moeviz.view.panel import HEADER, LINE, Panel, Pointed, Table
 from moeviz.view.panels.axes import share, visible
@@ -27,6 +28,7 @@ class TokenStrip(Panel):
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
         self.offset = 0.0
+        self._reveal = False
         self._texts: list[str] = []
         self._cells: list[QRectF] = []
         self._spots: list[QPointF] = []
@@ -86,19 +88,37 @@ class TokenStrip(Panel):
     def text_rect(self, rect: QRectF) -> QRectF:
         return rect.adjusted(0, 0, -6, 0)
 
+    def _shift(self, area: QRectF) -> float:
+        """How far it is scrolled; no further than there is text."""
+        return min(self.offset, max(0.0, self.height_of(self.cells(area)) - area.height()))
+
+    def _scroll_to(self, area: QRectF) -> None:
+        """Bring the selected token into view."""
+        token = self.selection.token
+        if token is not None and token < len(self._cells):
+            cell = self.cells(area)[token]
+            self.offset = max(min(self._shift(area), cell.top()), cell.bottom() + 2 - area.height())
+
+    def show_selection(self, selection: Selection) -> None:
+        self._reveal = self._reveal or selection.token != self.selection.token
+        super().show_selection(selection)
+
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         area = self.text_rect(rect)
         cells = self.cells(area)
         full = self.height_of(cells)
-        self.offset = min(self.offset, max(0.0, full - area.height()))
+        if self._reveal:
+            self._reveal = False
+            self._scroll_to(area)
+        shift = self._shift(area)
         painter.setClipRect(rect.adjusted(-2, -2, 2, 0))
         if full > area.height():
             part = area.height() / full
-            bar = QRectF(rect.right() - 3, rect.top() + self.offset * part, 3, area.height() * part)
+            bar = QRectF(rect.right() - 3, rect.top() + shift * part, 3, area.height() * part)
             painter.fillRect(bar, QColor(self.theme.faint))
-        painter.translate(area.left() + 1, area.top() + 1 - self.offset)
-        first = bisect_right(cells, self.offset, key=lambda cell: cell.bottom())
-        last = bisect_right(cells, self.offset + area.height(), key=lambda cell: cell.top())
+        painter.translate(area.left() + 1, area.top() + 1 - shift)
+        first = bisect_right(cells, shift, key=lambda cell: cell.bottom())
+        last = bisect_right(cells, shift + area.height(), key=lambda cell: cell.top())
         face = mono(FACE)
         painter.setFont(face)
         by_ink: dict[str, list[int]] = {}
@@ -142,7 +162,7 @@ class TokenStrip(Panel):
         area = self.text_rect(rect)
         if not rect.contains(point):
             return {}
-        at = QPointF(point.x() - area.left() - 1, point.y() - area.top() - 1 + self.offset)
+        at = QPointF(point.x() - area.left() - 1, point.y() - area.top() - 1 + self._shift(area))
         for i, cell in enumerate(self.cells(area)):
             if cell.adjusted(0, 0, GAP, 3).contains(at):
                 return {"token": i}
@@ -151,7 +171,7 @@ class TokenStrip(Panel):
     def wheel(self, pixels: float) -> bool:
         rect = self.text_rect(self.plot_rect(QRectF(self.canvas.rect())))
         room = max(0.0, self.height_of(self.cells(rect)) - rect.height())
-        self.offset = min(max(self.offset - pixels, 0.0), room)
+        self.offset = min(max(self._shift(rect) - pixels, 0.0), room)
         self.canvas.update()
         return room > 0
 
