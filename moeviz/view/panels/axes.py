@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PySide6.QtCore import QLineF, QPointF, QRectF
-from PySide6.QtGui import QColor, QPainter, QPolygonF
+from PySide6.QtGui import QColor, QPaintEngine, QPainter, QPen, QPolygonF
 from shiboken6 import VoidPtr
 
 from moeviz.view.theme import Theme, fitted, put, width_of
@@ -116,17 +116,22 @@ def _polygon(points: Array) -> QPolygonF:
 
 
 def draw_curve(painter: QPainter, lines: Sequence[QPolygonF], colour: QColor, strong: bool = False) -> None:
-    """A smooth thin curve; a strong one is drawn twice, for a pen wider than 1 costs fifty times as much."""
+    """A smooth thin curve. A pen wider than one pixel of the device costs fifty times as much as one that is not,
+    so a strong curve, and any on a screen of high density, is drawn several times beside itself instead.
+    """
+    density = max(1, round(painter.device().devicePixelRatio())) if painter.paintEngine().type() not in VECTOR else 1
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    painter.setPen(colour)
+    painter.setPen(QPen(colour, 0 if density > 1 else 1))
     for line in lines:
         if line.size() == 1:
             painter.drawPoint(line.at(0))
             continue
-        painter.drawPolyline(line)
-        if strong:
-            painter.drawPolyline(line.translated(0, 0.6))
+        for i in range(density * (2 if strong else 1)):
+            painter.drawPolyline(line.translated(0, 0.6 * i / density) if i else line)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
+
+
+VECTOR = (QPaintEngine.Type.SVG, QPaintEngine.Type.Pdf)
 
 
 def inside(rect: QRectF, left: float = LEFT, right: float = RIGHT, top: float = TOP, bottom: float = BOTTOM) -> QRectF:

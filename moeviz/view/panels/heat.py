@@ -3,16 +3,13 @@
 import numpy as np
 import numpy.typing as npt
 from PySide6.QtCore import QLineF, QRectF
-from PySide6.QtGui import QColor, QImage, QPaintEngine, QPainter
+from PySide6.QtGui import QColor, QImage, QPainter
 
 from moeviz.view.colours import Table
-from moeviz.view.panels.axes import Frame, number
+from moeviz.view.panels.axes import VECTOR, Frame, number
 from moeviz.view.theme import Theme, put
 
 BAR = 58.0  # room for the colour bar at the right
-
-
-VECTOR = (QPaintEngine.Type.SVG, QPaintEngine.Type.Pdf)
 
 
 def heat_image(values: npt.NDArray[np.floating], low: float, high: float, table: Table, empty: str) -> QImage:

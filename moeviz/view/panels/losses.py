@@ -117,7 +117,7 @@ class Losses(Panel):
             held = name == "heldout"
             colour = QColor(theme.second if held else theme.accent)
             if not held:  # from the least to the greatest raw value behind their mean
-                painter.setPen(mixed(colour.name(), theme.panel, 0.35))
+                painter.setPen(Qt.PenStyle.NoPen)
                 painter.setBrush(mixed(colour.name(), theme.panel, 0.35))
                 for band in frame.points(np.concatenate([xs, xs[::-1]]), np.concatenate([low, high[::-1]])):
                     painter.drawPolygon(band)
