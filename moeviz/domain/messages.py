@@ -98,7 +98,7 @@ class Update:
     mark         a label for the time axes ("k 2 → 4") at this step
     notice       a sentence for the user
     paused       the session asks to be paused
-    film, marks  the past of a trace, oldest first
+    film, past, marks  what a trace recorded: snapshots, logs (one a stretch of unchanged sizes) and marks, oldest first
     """
 
     step: int
@@ -112,6 +112,7 @@ class Update:
     paused: bool = False
     saved: str = ""
     film: tuple[RoutingSnapshot, ...] = ()
+    past: tuple[StepLog, ...] = ()
     marks: tuple[tuple[int, str], ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from moeviz.domain.messages import Session, Update
+from moeviz.domain.messages import Session, Update, UserError
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings, SettingsError
 from moeviz.trace.store import open_trace
@@ -14,6 +14,8 @@ FILM_STEPS = 256
 def session(path: str | Path) -> Session:
     """Yield the whole trace, evenly thinned to FILM_STEPS and FILM_BYTES. Raises UserError if it cannot be read."""
     trace = open_trace(path)
+    if len(trace) == 0:
+        raise UserError(f"{path} holds no step yet; open it again when its run has recorded one.")
     last = trace[-1]
     fit = max(1, min(FILM_STEPS, FILM_BYTES // max(1, _size(last))))
     stride = -(-len(trace) // fit)
@@ -26,10 +28,10 @@ def session(path: str | Path) -> Session:
         _settings(trace.settings),
         None,
         last,
-        trace.log,
         reset=True,
         notice=notice,
         film=film,
+        past=tuple(trace.log_parts),
         marks=tuple((int(step), str(label)) for step, label in trace.marks),
     )
     while True:

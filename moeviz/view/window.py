@@ -425,8 +425,8 @@ class Window(QMainWindow):
         if update.reset:
             self.history.clear()
             self._seen = (time.perf_counter(), update.step)
-        if update.log is not None:
-            self.history.extend(update.log)
+        for log in (*update.past, *([update.log] if update.log else [])):
+            self.history.extend(log)
         if update.mark:
             self.history.add_mark(update.step, update.mark)
         if update.reset:
