@@ -96,6 +96,8 @@ class History:
     def load_share(self, layer: int) -> npt.NDArray[np.float32]:
         """Load share (n, E) of one layer's training batches; NaN for experts that did not exist at that step."""
         rows = [shares[layer] if layer < len(shares) else np.empty(0, np.float32) for shares in self._shares]
+        if len({row.size for row in rows}) == 1:
+            return np.concatenate(rows).reshape(len(rows), -1)
         out = np.full((len(rows), max((r.size for r in rows), default=0)), np.nan, dtype=np.float32)
         for line, row in zip(out, rows, strict=True):
             line[: row.size] = row

@@ -176,7 +176,7 @@ class Row(QObject):
             if self.knob.log:
                 box.setStepType(QDoubleSpinBox.StepType.AdaptiveDecimalStepType)
         box.setKeyboardTracking(False)
-        box.setMinimumWidth(80)
+        box.setMinimumWidth(88)
         if self.knob.unit:
             box.setSuffix(f" {self.knob.unit}")
         box.valueChanged.connect(lambda value: self._ask(self.key, value))

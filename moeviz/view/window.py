@@ -133,6 +133,9 @@ class Window(QMainWindow):
         self._recall()
         self.set_theme(self.theme.name)
 
+        # no button is to be pressed by a key that a person means for the window
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setFocus()
         self.timer = QTimer(self)
         self.timer.setInterval(FRAME_MS)
         self.timer.timeout.connect(self.collect)
