@@ -134,7 +134,13 @@ def run_window(
     QTimer.singleShot(0, window.start)
     for path in others:
         QTimer.singleShot(0, lambda path=path: window.open_path(path))
-    return app.exec()
+    code = app.exec()
+    if window.runner.alive:
+        # closed while torch was still being imported: that cannot be interrupted, nothing of the user's is at stake,
+        # and an interpreter that ends under such a thread aborts
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _show(window: Window, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -75,7 +75,7 @@ class Controls(QScrollArea):
         self.setWidget(body)
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setMinimumWidth(272)
+        self.setMinimumWidth(288)
         self.show_settings(self.settings)
 
     def show_settings(self, settings: Settings) -> None:
