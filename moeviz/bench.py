@@ -143,17 +143,14 @@ def gui() -> dict[str, float]:
         beat.setInterval(5)
         beat.timeout.connect(tick)
         ratios: list[float] = []
-        frames = 0
         for i in range(ROUNDS + 1):
             bare.mailbox.take()
             alone = _rate(bare, lambda: time.sleep(SECONDS))
             last[0] = time.perf_counter()
             if i:
                 beat.start()
-            shown = len(window.history.snapshots)
             beside = _rate(window.runner, lambda: live(SECONDS), start=window.toggle_training)
             beat.stop()
-            frames += len(window.history.snapshots) - shown
             live(5, lambda: window.runner.idle)
             if i:  # the first pair warms up: traced calls, caches
                 ratios.append(beside / alone)
@@ -197,7 +194,6 @@ def gui() -> dict[str, float]:
         "event-loop latency p99, ms": late[int(len(late) * 0.99)] * 1000,
         "frame of the default dashboard, median ms": statistics.median(costs) * 1000,
         "knob to pixels p95, ms": knobs[int(len(knobs) * 0.95) - 1] * 1000,
-        "pictures a second while training": frames / ((ROUNDS + 1) * SECONDS),
         "CPU share when idle": idle,
     }
 
