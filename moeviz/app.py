@@ -24,13 +24,13 @@ def bundled_model(task: str) -> str | None:
     return str(path) if path.is_file() else None
 
 
-def make_session(settings: Settings, device: str, checkpoint: str | None, probe: str | None) -> MakeSession:
+def make_session(settings: Settings, device: str, checkpoint: str | None) -> MakeSession:
     """A session that imports torch only when it is called, on the worker thread."""
 
     def make() -> Session:
         from moeviz.moe.training import session
 
-        return session(settings, device=device, checkpoint=checkpoint, probe=probe)
+        return session(settings, device=device, checkpoint=checkpoint)
 
     return make
 

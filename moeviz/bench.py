@@ -127,7 +127,7 @@ def gui() -> dict[str, float]:
 
         live(60, lambda: window.snapshot is not None)
         bare = Runner(Mailbox())
-        bare.start(make_session(Settings(), "cpu", bundled_model("text"), None))
+        bare.start(make_session(Settings(), "cpu", bundled_model("text")))
         while not bare.idle:
             time.sleep(0.01)
 

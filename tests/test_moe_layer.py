@@ -59,14 +59,8 @@ def test_all_experts_chosen_is_dense(name: str) -> None:
     assert torch.equal(routing.expert_ids_TK, expected_routing.expert_ids_TK)
 
 
-def test_topk_equals_mixtral() -> None:
-    from transformers import MixtralConfig
-    from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
-
-    config = MixtralConfig(hidden_size=D, intermediate_size=F, num_local_experts=E, num_experts_per_tok=K)
-    config._experts_implementation = "eager"
-    block = MixtralSparseMoeBlock(config).eval()
-    layer = make_layer("topk").eval()
+def assert_same_as(block: torch.nn.Module, layer: MoELayer) -> None:
+    """Copy our weights into a block of transformers as they are; the outputs must agree."""
     with torch.no_grad():
         block.gate.weight.copy_(layer.router.weight)
         block.experts.gate_up_proj.copy_(layer.experts.gate_up_proj)
@@ -74,6 +68,15 @@ def test_topk_equals_mixtral() -> None:
     expected = block(tokens(2, 9))
     expected = expected[0] if isinstance(expected, tuple) else expected
     torch.testing.assert_close(layer(tokens(2, 9))[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_topk_equals_mixtral() -> None:
+    from transformers import MixtralConfig
+    from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
+
+    config = MixtralConfig(hidden_size=D, intermediate_size=F, num_local_experts=E, num_experts_per_tok=K)
+    config._experts_implementation = "eager"
+    assert_same_as(MixtralSparseMoeBlock(config).eval(), make_layer("topk").eval())
 
 
 def test_topk_raw_equals_olmoe() -> None:
@@ -82,15 +85,7 @@ def test_topk_raw_equals_olmoe() -> None:
 
     config = OlmoeConfig(hidden_size=D, intermediate_size=F, num_experts=E, num_experts_per_tok=K, norm_topk_prob=False)
     config._experts_implementation = "eager"
-    block = OlmoeSparseMoeBlock(config).eval()
-    layer = make_layer("topk_raw").eval()
-    with torch.no_grad():
-        block.gate.weight.copy_(layer.router.weight)
-        block.experts.gate_up_proj.copy_(layer.experts.gate_up_proj)
-        block.experts.down_proj.copy_(layer.experts.down_proj)
-    expected = block(tokens(2, 9))
-    expected = expected[0] if isinstance(expected, tuple) else expected
-    torch.testing.assert_close(layer(tokens(2, 9))[0], expected, atol=1e-5, rtol=1e-5)
+    assert_same_as(OlmoeSparseMoeBlock(config).eval(), make_layer("topk_raw").eval())
 
 
 @pytest.mark.parametrize("name", ROUTERS)

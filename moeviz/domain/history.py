@@ -1,7 +1,5 @@
 """The history of a run in bounded memory: when full, every second point goes and from then on half as many are kept."""
 
-from bisect import bisect_right
-
 import numpy as np
 import numpy.typing as npt
 
@@ -89,10 +87,6 @@ class History:
         """Values (n,) of one scalar beside `steps`; NaN where it was not measured."""
         return np.asarray(self._scalars.get(name, [float("nan")] * len(self._steps)), dtype=np.float64)
 
-    @property
-    def num_layers(self) -> int:
-        return max((len(shares) for shares in self._shares), default=0)
-
     def load_share(self, layer: int) -> npt.NDArray[np.float32]:
         """Load share (n, E) of one layer's training batches; NaN for experts that did not exist at that step."""
         rows = [shares[layer] if layer < len(shares) else np.empty(0, np.float32) for shares in self._shares]
@@ -108,8 +102,3 @@ class History:
         if not self._steps:
             return None
         return StepLog(self.steps, {name: self.scalar(name) for name in self.scalar_names}, ())
-
-    def snapshot_at(self, step: int) -> RoutingSnapshot | None:
-        """The newest kept snapshot that is not younger than `step`."""
-        at = bisect_right([s.step for s in self.snapshots], step)
-        return self.snapshots[max(at - 1, 0)] if self.snapshots else None

@@ -75,13 +75,14 @@ PICTURES = "Pictures (*.png *.svg *.pdf);;Numbers (*.csv)"
 
 
 class Window(QMainWindow):
-    """`make_session` builds a session on the worker thread from settings, device, a checkpoint's path and a probe, the
-    last two or None; `make_trace` from a trace's path. `save_trace` writes the history, on a thread too."""
+    """`make_session` builds a session on the worker thread from settings, device and a checkpoint's path or None,
+    `make_trace` from a trace's path. `save_trace` writes the history, on a thread too.
+    """
 
     def __init__(
         self,
         runner: Runner,
-        make_session: Callable[[Settings, str, str | None, str | None], MakeSession],
+        make_session: Callable[[Settings, str, str | None], MakeSession],
         make_trace: Callable[[str], MakeSession],
         save_trace: SaveTrace,
         memory: QSettings,
@@ -102,9 +103,7 @@ class Window(QMainWindow):
         self.pinned: Selection = self.selection
         self.snapshot: RoutingSnapshot | None = None
         self.facts: ModelFacts | None = None
-        self.failure: Failure | None = None
         self.undo = QUndoStack(self)
-        self._undoing = False
         self._rate = (0.0, 0.0)
         self._frames: list[float] = []
         self._seen = (time.perf_counter(), 0)
@@ -283,7 +282,7 @@ class Window(QMainWindow):
             toggle.setShortcut(QKeySequence(f"Alt+{i}"))
             view.addAction(toggle)
         view.addSeparator()
-        view.addAction(self._action("Reset layout", "Ctrl+Shift+R", self.reset_layout))
+        view.addAction(self._action("Reset layout", "Ctrl+Shift+R", self._default_layout))
         group = QActionGroup(self)
         for name in THEMES:
             keys = f"Ctrl+Alt+{name[0].upper()}"
@@ -328,9 +327,6 @@ class Window(QMainWindow):
         if isinstance(state, QByteArray):
             self.restoreState(state, LAYOUT_VERSION)
 
-    def reset_layout(self) -> None:
-        self._default_layout()
-
     def closeEvent(self, event: QCloseEvent) -> None:
         self.memory.setValue("geometry", self.saveGeometry())
         self.memory.setValue("layout", self.saveState(LAYOUT_VERSION))
@@ -354,7 +350,7 @@ class Window(QMainWindow):
     # ---- talking with the runner
     def start(self) -> None:
         """Start the session; called once the window has been painted."""
-        self.runner.start(self.make_session(self.settings, self.device, self.checkpoint, None))
+        self.runner.start(self.make_session(self.settings, self.device, self.checkpoint))
         self.timer.start()
 
     def send(self, command: Command) -> None:
@@ -382,7 +378,7 @@ class Window(QMainWindow):
         if self.runner.alive:
             self.send(Restart())
         else:  # a failure ended the session: begin a new one with what was set
-            self.runner.start(self.make_session(self.settings, self.device, None, None))
+            self.runner.start(self.make_session(self.settings, self.device, None))
             self.timer.start()
 
     def change_knobs(self, values: dict[str, Value]) -> None:
@@ -533,7 +529,6 @@ class Window(QMainWindow):
         self._centre.setMaximumHeight(self.banner.sizeHint().height())
 
     def _fail(self, failure: Failure) -> None:
-        self.failure = failure
         self.tell(f"The model stopped: {failure.summary} Press Restart to start it anew.", failure.details)
 
     def _copy_details(self) -> None:
