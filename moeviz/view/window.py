@@ -32,7 +32,6 @@ from PySide6.QtWidgets import (
     QSlider,
     QToolBar,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -67,7 +66,7 @@ from moeviz.view.theme import GRID, THEMES
 FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
 DRAWING_SHARE = 0.08  # of the time, at most: drawing holds the interpreter, and training waits for it
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 SaveTrace = Callable[
     [str, Settings, StepLog | None, tuple[RoutingSnapshot, ...], tuple[tuple[int, str], ...]], str
 ]  # returns what to tell the user
@@ -186,16 +185,17 @@ class Window(QMainWindow):
         line.addWidget(self.copy_button)
         close = QToolButton()
         close.setText("Dismiss")
-        close.clicked.connect(self.banner.hide)
         line.addWidget(close)
-        self.banner.hide()
+        self.addToolBarBreak()
+        self.notices = self.addToolBar("Notices")
+        self.notices.setObjectName("notices")
+        self.notices.setMovable(False)
+        self.notices.addWidget(self.banner)
+        close.clicked.connect(self.notices.hide)
+        # the docks are all there is: a centre with any width would part them
         centre = QWidget()
-        column = QVBoxLayout(centre)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.banner)
-        centre.setMaximumHeight(0)
+        centre.setMaximumSize(0, 0)
         self.setCentralWidget(centre)
-        self._centre = centre
 
     def _make_timeline(self) -> None:
         bar = QToolBar("Timeline")
@@ -326,6 +326,7 @@ class Window(QMainWindow):
             self.restoreGeometry(geometry)
         if isinstance(state, QByteArray):
             self.restoreState(state, LAYOUT_VERSION)
+        self.notices.hide()
 
     def closeEvent(self, event: QCloseEvent) -> None:
         self.memory.setValue("geometry", self.saveGeometry())
@@ -525,8 +526,7 @@ class Window(QMainWindow):
         self.notice.setText(sentence)
         self.copy_button.setVisible(bool(details))
         self._details = details
-        self.banner.show()
-        self._centre.setMaximumHeight(self.banner.sizeHint().height())
+        self.notices.show()
 
     def _fail(self, failure: Failure) -> None:
         self.tell(f"The model stopped: {failure.summary} Press Restart to start it anew.", failure.details)
