@@ -131,8 +131,10 @@ def run_window(
     window = make_window(settings, device=device, checkpoint=models[0] if models else None)
     sys.excepthook = lambda kind, error, trace: _show(window, kind, error, trace)
     window.show()
-    QTimer.singleShot(0, window.start)
-    for path in others:
+    traces = [path for path in others if (Path(path) / "zarr.json").is_file()]
+    # a trace takes the place of the model from the start: a session that still imports torch cannot be closed
+    QTimer.singleShot(0, (lambda: window.show_trace(traces[0])) if traces else window.start)
+    for path in (path for path in others if path not in traces):
         QTimer.singleShot(0, lambda path=path: window.open_path(path))
     code = app.exec()
     if window.runner.alive:
