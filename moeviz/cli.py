@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from moeviz.bench import BENCHES
 from moeviz.domain.messages import UserError
 from moeviz.domain.settings import Settings, SettingsError
 
@@ -254,7 +255,7 @@ def _stats(args: argparse.Namespace) -> int:
 
 
 def _bench_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", choices=("gui", "startup"), help="gui or startup")
+    parser.add_argument("name", metavar="NAME", choices=BENCHES, help="one of " + ", ".join(BENCHES))
     _add_json(parser)
 
 
