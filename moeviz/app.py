@@ -2,19 +2,17 @@
 
 import os
 import sys
-import traceback
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
-import platformdirs
-from PySide6.QtCore import QSettings, QTimer
-from PySide6.QtWidgets import QApplication
+from PySide6.QtCore import QSettings
 
 from moeviz.domain.messages import MakeSession, Session, StepLog
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.engine.mailbox import Mailbox
 from moeviz.engine.runner import Runner
+from moeviz.view.memory import memory
 from moeviz.view.window import Window
 
 
@@ -28,6 +26,9 @@ def make_session(settings: Settings, device: str, checkpoint: str | None) -> Mak
     """A session that imports torch only when it is called, on the worker thread."""
 
     def make() -> Session:
+        from moeviz.moe.importing import import_torch
+
+        import_torch()
         from moeviz.moe.training import session
 
         return session(settings, device=device, checkpoint=checkpoint)
@@ -66,17 +67,6 @@ def save_trace(
     return f"Saved {len(snapshots)} steps to {path}."
 
 
-def memory(path: Path | None = None) -> QSettings:
-    """The window's memory. A broken file is set aside, so that a person can look at it, and a new one begun."""
-    file = path or Path(platformdirs.user_config_dir("moeviz")) / "window.ini"
-    found = QSettings(str(file), QSettings.Format.IniFormat)
-    found.sync()
-    if found.status() != QSettings.Status.NoError and file.exists():
-        file.replace(file.with_suffix(".broken"))
-        found = QSettings(str(file), QSettings.Format.IniFormat)
-    return found
-
-
 def devices() -> tuple[str, ...]:
     """What the machine may offer, told without importing torch; a choice that is not there is refused in words."""
     found = ["cpu"]
@@ -110,43 +100,34 @@ def make_window(
     )
 
 
-def run_window(
+def open_window(
     paths: list[str],
     *,
     task: str | None = None,
     settings_file: str | None = None,
     device: str = "cpu",
     seed: int | None = None,
-) -> int:
-    """Open the window and stay until it is closed."""
+    store: QSettings | None = None,
+) -> tuple[Window, Callable[[], None]]:
+    """The window as the command line asks for it, and what begins to load what it shows. Call that when the window has
+    been painted: painting looks for symbols, and waits while another thread links torch."""
     settings = Settings.read(settings_file) if settings_file else None
     changed: dict[str, str | int] = {key: v for key, v in (("task", task), ("seed", seed)) if v is not None}
     models = [path for path in paths if path.endswith(".safetensors")]
     others = [path for path in paths if path not in models]
     if changed:
         settings = (settings or Settings()).with_values(changed)
-    app = QApplication.instance() or QApplication(sys.argv[:1])
-    assert isinstance(app, QApplication)
-    app.setApplicationName("moeviz")
-    window = make_window(settings, device=device, checkpoint=models[0] if models else None)
-    sys.excepthook = lambda kind, error, trace: _show(window, kind, error, trace)
-    window.show()
+    window = make_window(settings, device=device, checkpoint=models[0] if models else None, store=store)
     traces = [path for path in others if (Path(path) / "zarr.json").is_file()]
-    # a trace takes the place of the model from the start: a session that still imports torch cannot be closed
-    QTimer.singleShot(0, (lambda: window.show_trace(traces[0])) if traces else window.start)
-    for path in (path for path in others if path not in traces):
-        QTimer.singleShot(0, lambda path=path: window.open_path(path))
-    code = app.exec()
-    if window.runner.alive:
-        # closed while torch was still being imported: that cannot be interrupted, nothing of the user's is at stake,
-        # and an interpreter that ends under such a thread aborts
-        sys.stderr.flush()
-        os._exit(code)
-    return code
 
+    def begin() -> None:
+        # a trace takes the place of the model from the start: a session that still imports torch cannot be closed
+        if traces:
+            window.show_trace(traces[0])
+        else:
+            window.start()
+        for path in others:
+            if path not in traces:
+                window.open_path(path)
 
-def _show(window: Window, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A defect in the window: said in the window, and on stderr."""
-    details = "".join(traceback.format_exception(kind, error, trace))
-    sys.stderr.write(details)
-    window.tell(f"Something in moeviz went wrong: {error or kind.__name__}", details)
+    return window, begin

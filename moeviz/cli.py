@@ -1,20 +1,21 @@
 """The command line. Exit status 0; 2 with one sentence on stderr for a user's mistake; 1 for a defect; 130 for Ctrl-C.
 
-Neither torch nor Qt is imported before a command needs it.
+Nothing is imported before a command needs it: torch and Qt take seconds, and even the settings delay the window.
 """
 
 import argparse
-import difflib
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from moeviz.bench import BENCHES
-from moeviz.domain.messages import UserError
-from moeviz.domain.settings import Settings, SettingsError
+from moeviz.domain.errors import SettingsError, UserError
+
+if TYPE_CHECKING:
+    from moeviz.domain.settings import Settings
 
 PROGRAM = "moeviz"
 
@@ -72,15 +73,19 @@ def _window(args: argparse.Namespace) -> int:
         return 0
     for path in args.paths:
         if not Path(path).exists():
+            import difflib
+
             meant = difflib.get_close_matches(path, COMMANDS, 1)
             hint = f"perhaps the command {meant[0]!r} is meant." if meant else "check the path."
             raise UserError(f"There is no file or folder {path!r}; {hint}")
     if args.settings:
+        from moeviz.domain.settings import Settings
+
         Settings.read(args.settings)  # a bad file is told here, before a window opens
     displays = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
     if sys.platform.startswith("linux") and not any(map(os.environ.get, displays)):
         raise UserError("There is no display to open a window on; use `moeviz render` to write pictures without one.")
-    from moeviz.app import run_window
+    from moeviz.start import run_window
 
     options: dict[str, Any] = {"task": args.task, "settings_file": args.settings, "seed": args.seed}
     return run_window(args.paths, device=args.device, **options)
@@ -313,7 +318,9 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
-def _settings(args: argparse.Namespace) -> Settings:
+def _settings(args: argparse.Namespace) -> "Settings":
+    from moeviz.domain.settings import Settings
+
     settings = Settings.read(args.settings) if args.settings else Settings()
     values: dict[str, Any] = {} if args.task is None else {"task": args.task}
     values |= _changes(args)

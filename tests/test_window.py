@@ -10,9 +10,10 @@ from PySide6.QtGui import QAction, QGuiApplication
 from PySide6.QtWidgets import QAbstractSpinBox, QComboBox
 from pytestqt.qtbot import QtBot
 
-from moeviz.app import make_window, memory
+from moeviz.app import make_window
 from moeviz.domain.settings import Settings
 from moeviz.view.controls import explain
+from moeviz.view.memory import memory
 from moeviz.view.window import Window, short
 
 SMALL = Settings().with_values(

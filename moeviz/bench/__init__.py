@@ -4,7 +4,7 @@ import importlib
 import json
 import os
 
-from moeviz.domain.messages import UserError
+from moeviz.domain.errors import UserError
 
 BENCHES = ("gui", "startup")
 

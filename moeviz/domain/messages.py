@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from moeviz.domain.errors import UserError as UserError  # part of this conversation
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings, Value
-
-
-class UserError(Exception):
-    """Something the user can mend; the message is one sentence that says what is wrong and what to do."""
 
 
 # ---- to the session
@@ -27,6 +24,11 @@ class Advance:
 @dataclass(frozen=True, slots=True)
 class Show:
     """Yield an Update with a fresh snapshot, without training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Load what training needs beyond what the first picture needed, so that the first step need not wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class OpenModel:
     path: str
 
 
-Command = Advance | Show | SetKnobs | SetProbe | SetDevice | Restart | SaveModel | OpenModel
+Command = Advance | Show | Prepare | SetKnobs | SetProbe | SetDevice | Restart | SaveModel | OpenModel
 
 
 # ---- from the session

@@ -10,14 +10,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from moeviz.domain.errors import SettingsError as SettingsError  # part of what settings are
+
 Value = int | float | str
 ROUTERS = ("dense", "topk", "topk_raw", "noisy_topk")
 TASKS = ("text",)
 BALANCE_LOSSES = ("switch", "none")
-
-
-class SettingsError(ValueError):
-    """A setting that cannot be used; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True, slots=True)

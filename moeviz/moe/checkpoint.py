@@ -6,7 +6,7 @@ Safetensors holds numbers only, so opening a stranger's file cannot run code; pi
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from moeviz.domain.messages import UserError
 from moeviz.domain.settings import Settings, SettingsError
@@ -133,7 +134,7 @@ def _read(path: Path, file: Any) -> Checkpoint:
 
 
 def _expected_shapes(settings: Settings, vocabulary_size: int, with_moments: bool) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
+    with _WithoutValues():
         model = CharModel(settings, vocabulary_size)
     shapes: dict[str, tuple[int, ...]] = {_COUNTS: (settings.model.layers, settings.model.experts)}
     for name, parameter in model.named_parameters():
@@ -142,6 +143,19 @@ def _expected_shapes(settings: Settings, vocabulary_size: int, with_moments: boo
             shapes[_MEAN + name] = shapes[_SQUARE + name] = tuple(parameter.shape)
             shapes[_STEPS + name] = ()
     return shapes
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Random start weights take no memory: a zero in their shape. The meta device would import torch._dynamo: 1 s."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.randn:
+            return torch.zeros(()).expand(*args)
+        if func is Tensor.mul:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _reason(error: Exception) -> str:

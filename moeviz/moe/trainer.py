@@ -47,8 +47,8 @@ class Trainer:
         self._counts_are_of_this_step = False
         if checkpoint is not None:
             self._take_over(checkpoint)
-        self._batches = Batches(data.train, sizes.context, settings.seed)
-        self._heldout_tokens = _fixed_windows(data, sizes.context)
+        self._batches: Batches | None = None
+        self._heldout_tokens: torch.Tensor | None = None
         self._train = Traced(lambda: StepLoss(self.model), eager_calls=10)
         self._look = Traced(lambda: Look(self.model), eager_calls=3)
         self._news: list[torch.Tensor] = []
@@ -71,12 +71,21 @@ class Trainer:
         self._counts_are_of_this_step = self.step > 0
 
     # ---- training
+    def prepare(self) -> Batches:
+        """Read the training text, unless that is done: a look at the model does without. UserError if too short."""
+        if self._batches is None:
+            context = self.settings.model.context
+            self._batches = Batches(self.data.train, context, self.settings.seed)
+            heldout = _fixed_windows(self.data, context)
+            self._heldout_tokens = None if heldout is None else heldout.to(self.device)
+        return self._batches
+
     def advance(self) -> None:
         """Train one step. Its numbers stay on the device until `flush`."""
         start = time.perf_counter()
         settings = self.settings
         batch, noisy = settings.train.batch, settings.routing.noise > 0
-        inputs = [self._batches.draw(self.step, batch).to(self.device), self._coefficients]
+        inputs = [self.prepare().draw(self.step, batch).to(self.device), self._coefficients]
         if noisy:
             sizes = settings.model
             shape = (sizes.layers, batch * sizes.context, sizes.experts)

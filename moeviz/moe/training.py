@@ -8,6 +8,7 @@ from moeviz.domain.messages import (
     Advance,
     Command,
     OpenModel,
+    Prepare,
     Restart,
     SaveModel,
     Session,
@@ -49,7 +50,9 @@ def _started(settings: Settings, device: str, probe: str | None, last: Trainer |
     else:
         data = load_text(settings.data.path)
         notice = " ".join(data.notes)
-    return Trainer(settings, data, device, probe or data.probe), notice
+    trainer = Trainer(settings, data, device, probe or data.probe)
+    trainer.prepare()
+    return trainer, notice
 
 
 def _opened(path: str, device: str, probe: str | None) -> tuple[Trainer, str]:
@@ -64,7 +67,10 @@ def _opened(path: str, device: str, probe: str | None) -> tuple[Trainer, str]:
         notice = f"The model's own text is not here, so training would go on with the built-in text: {error}"
     if data.vocabulary != saved.vocabulary:
         data = data.with_vocabulary(saved.vocabulary)
-    return Trainer(settings, data, device, probe or data.probe, saved), notice
+    trainer = Trainer(settings, data, device, probe or data.probe, saved)
+    if settings.data.path:  # the built-in text can wait: the routing is on the screen half a second sooner
+        trainer.prepare()
+    return trainer, notice
 
 
 def _carry_out(run: "_Run", command: Command) -> Update | None:
@@ -78,7 +84,7 @@ def _carry_out(run: "_Run", command: Command) -> Update | None:
             raise
         notice = ""
     # after the except block, so that the exception no longer holds the tensors of what failed
-    return run.update(notice=notice) if notice else run.out_of_memory()
+    return run.update(notice=notice, paused=isinstance(command, Advance)) if notice else run.out_of_memory()
 
 
 class _Run:
@@ -96,6 +102,9 @@ class _Run:
                 return self.advance(snapshot)
             case Show():
                 return self.update()
+            case Prepare():
+                self.trainer.prepare()
+                return None
             case SetKnobs(values):
                 return self.set_knobs(values)
             case SetProbe(text):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from PySide6.QtCore import QPointF, Qt
+from PySide6.QtCore import QPointF
 from PySide6.QtGui import QColor, QFont, QFontDatabase, QFontMetricsF, QPainter, QPalette, QStaticText, QTransform
 from PySide6.QtWidgets import QApplication
 
@@ -112,12 +112,20 @@ def width_of(text: str) -> float:
 
 def fitted(text: str, width: float) -> str:
     """The text, shortened where it is wider than `width`."""
-    return text if width_of(text) <= width else small_metrics().elidedText(text, Qt.TextElideMode.ElideRight, width)
+    if width_of(text) <= width:
+        return text
+    from PySide6.QtCore import (
+        Qt,  # its hundred enumerations take 15 ms to make, which the first paint need not wait for
+    )
+
+    return small_metrics().elidedText(text, Qt.TextElideMode.ElideRight, width)
 
 
 @lru_cache(maxsize=8192)
 def shaped(text: str, font: QFont) -> QStaticText:
     """Shaped once: drawing it costs a quarter of drawText. The painter must wear the same font."""
+    from PySide6.QtCore import Qt
+
     out = QStaticText(text)
     out.setTextFormat(Qt.TextFormat.PlainText)
     out.prepare(QTransform(), font)

@@ -42,6 +42,7 @@ from moeviz.domain.messages import (
     MakeSession,
     ModelFacts,
     OpenModel,
+    Prepare,
     Restart,
     SaveModel,
     SetDevice,
@@ -110,8 +111,6 @@ class Window(QMainWindow):
         self.setWindowTitle("moeviz")
         self.setAcceptDrops(True)
         self.setDockNestingEnabled(True)
-        room = QGuiApplication.primaryScreen().availableSize()
-        self.resize(min(1440, room.width()), min(900, room.height()))
         self.theme = THEMES.get(str(memory.value("theme", "dark")), THEMES["dark"])
         self.controls = Controls()
         self.controls.changed.connect(self.change_knobs)
@@ -242,7 +241,7 @@ class Window(QMainWindow):
         for i, (name, panel) in enumerate(self.panels.items(), 1):
             plots.addAction(self._action(f"{panel.plot.title}…", f"Ctrl+{i}", partial(self.export_panel, name, "pdf")))
         file.addSeparator()
-        file.addAction(self._action("Quit", "Ctrl+Q", self.close))
+        file.addAction(self._action("Quit", "Ctrl+Q", lambda: self.window().close()))
 
         edit = bar.addMenu("&Edit")
         for action, keys in (
@@ -321,15 +320,12 @@ class Window(QMainWindow):
 
     # ---- what is remembered
     def _recall(self) -> None:
-        geometry, state = self.memory.value("geometry"), self.memory.value("layout")
-        if isinstance(geometry, QByteArray):
-            self.restoreGeometry(geometry)
+        state = self.memory.value("layout")
         if isinstance(state, QByteArray):
             self.restoreState(state, LAYOUT_VERSION)
         self.notices.hide()
 
     def closeEvent(self, event: QCloseEvent) -> None:
-        self.memory.setValue("geometry", self.saveGeometry())
         self.memory.setValue("layout", self.saveState(LAYOUT_VERSION))
         self.memory.setValue("theme", self.theme.name)
         self.memory.sync()
@@ -432,6 +428,8 @@ class Window(QMainWindow):
         if update.reset:
             self.follow()
             self.of_trace = bool(update.film)
+            if not self.of_trace:
+                self.runner.send(Prepare())
         for step, label in update.marks:
             self.history.add_mark(step, label)
         for past in update.film[:-1]:

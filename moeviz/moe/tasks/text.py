@@ -1,8 +1,10 @@
 """The text task: characters of real text in several domains, as ids, split into a training and a held-out part."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,21 +19,44 @@ HELD_OUT = 0.1
 PROBE_CHARS = 150
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+class Parts(NamedTuple):
+    """The text as ids, one array (n,) per domain and part. The two parts share no document, and hold each once."""
+
+    domains: tuple[str, ...]
+    train: tuple[Ints, ...]
+    heldout: tuple[Ints, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class TextData:
-    """One array of ids (n,) per domain and part. The two parts share no document, and hold each document once.
+    """A vocabulary, which is all that showing a model needs, and a text, which is read when training first needs it.
 
     vocabulary  every character the model knows, at its id; id 0 stands for all others
     probe       the sample that the token panels show until the user writes another
+    read        gives the text; raises UserError if there is nothing to train on
     notes       sentences on files that were left out
     """
 
     vocabulary: str
-    domains: tuple[str, ...]
-    train: tuple[Ints, ...]
-    heldout: tuple[Ints, ...]
     probe: str
+    read: Callable[[], Parts]
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def parts(self) -> Parts:
+        return self.read()
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return self.parts.domains
+
+    @property
+    def train(self) -> tuple[Ints, ...]:
+        return self.parts.train
+
+    @property
+    def heldout(self) -> tuple[Ints, ...]:
+        return self.parts.heldout
 
     def encode(self, text: str) -> Ints:
         return encode(text, self.vocabulary)
@@ -41,13 +66,13 @@ class TextData:
 
     def with_vocabulary(self, vocabulary: str) -> "TextData":
         """The same text for a model that knows other characters; what either lacks is unknown."""
-        new_id_of = encode(self.vocabulary, vocabulary)
-        return replace(
-            self,
-            vocabulary=vocabulary,
-            train=tuple(new_id_of[ids] for ids in self.train),
-            heldout=tuple(new_id_of[ids] for ids in self.heldout),
-        )
+
+        def read() -> Parts:
+            new_id_of = encode(self.vocabulary, vocabulary)
+            domains, train, heldout = self.parts
+            return Parts(domains, tuple(new_id_of[ids] for ids in train), tuple(new_id_of[ids] for ids in heldout))
+
+        return replace(self, vocabulary=vocabulary, read=read)
 
 
 def encode(text: str, vocabulary: str) -> Ints:
@@ -62,23 +87,25 @@ def encode(text: str, vocabulary: str) -> Ints:
 
 
 def load_text(path: str = "") -> TextData:
-    """The built-in text, or the user's own file or folder. UserError if there is nothing to train on."""
-    if path:
-        found = own.documents(path)
-        domains, notes = found.domains, tuple(found.notes)
-    else:
-        domains, notes = builtin.documents(), ()
-    parts = [_split(texts) for texts in _distinct(domains)]
-    train, heldout = [part[0] for part in parts], [part[1] for part in parts]
-    vocabulary = _vocabulary(train) if path else VOCABULARY
-    return TextData(
-        vocabulary,
-        tuple(domains),
-        tuple(encode(text, vocabulary) for text in train),
-        tuple(encode(text, vocabulary) for text in heldout),
-        _probe(heldout) if path else builtin.PROBE,
-        notes,
-    )
+    """The built-in text, which is not read yet, or the user's own file or folder. UserError if that cannot be used."""
+    if not path:
+        return TextData(VOCABULARY, builtin.PROBE, lambda: _parts(VOCABULARY, *_split_all(builtin.documents())))
+    found = own.documents(path)
+    domains, train, heldout = _split_all(found.domains)
+    vocabulary = _vocabulary(train)
+    parts = _parts(vocabulary, domains, train, heldout)
+    return TextData(vocabulary, _probe(heldout), lambda: parts, tuple(found.notes))
+
+
+def _split_all(documents: dict[str, list[str]]) -> tuple[tuple[str, ...], list[str], list[str]]:
+    """The domains' names, and the training and the held-out text of each."""
+    split = [_split(texts) for texts in _distinct(documents)]
+    return tuple(documents), [train for train, _ in split], [heldout for _, heldout in split]
+
+
+def _parts(vocabulary: str, domains: tuple[str, ...], train: list[str], heldout: list[str]) -> Parts:
+    ids = [tuple(encode(text, vocabulary) for text in texts) for texts in (train, heldout)]
+    return Parts(domains, *ids)
 
 
 def _distinct(domains: dict[str, list[str]]) -> list[list[str]]:

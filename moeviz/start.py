@@ -1,0 +1,73 @@
+"""The start of the window: an empty frame at once, then what fills it, in pieces short enough that it never stalls."""
+
+import importlib
+import os
+import sys
+import traceback
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QApplication
+
+from moeviz.view.frame import Frame
+from moeviz.view.memory import memory
+
+if TYPE_CHECKING:
+    from moeviz.view.window import Window
+
+# imported one in a turn of the event loop, each within 100 ms
+PIECES = ("numpy", "moeviz.engine.runner", "moeviz.view.dashboard", "moeviz.app")
+TURN_MS = 1  # with 0 the pieces would follow each other in one turn
+
+
+def run_window(
+    paths: list[str],
+    *,
+    task: str | None = None,
+    settings_file: str | None = None,
+    device: str = "cpu",
+    seed: int | None = None,
+) -> int:
+    """Open the window and stay until it is closed."""
+    app = QApplication.instance() or QApplication(sys.argv[:1])
+    assert isinstance(app, QApplication)
+    app.setApplicationName("moeviz")
+    frame = Frame(memory())
+    filled: list[Window] = []
+    sys.excepthook = lambda kind, error, trace: _show(filled, kind, error, trace)
+    pieces = list(PIECES)
+
+    def fill() -> None:
+        if pieces:
+            importlib.import_module(pieces.pop(0))
+            QTimer.singleShot(TURN_MS, fill)
+            return
+        from moeviz.app import open_window
+
+        window, begin = open_window(
+            paths, task=task, settings_file=settings_file, device=device, seed=seed, store=frame.memory
+        )
+        filled.append(window)
+        frame.hold(window)
+        QTimer.singleShot(TURN_MS, begin)
+
+    frame.painted.connect(lambda: QTimer.singleShot(TURN_MS, fill))
+    frame.show()
+    code = app.exec()
+    if filled and filled[0].runner.alive:
+        # closed while torch was still being imported: that cannot be interrupted, nothing of the user's is at stake,
+        # and an interpreter that ends under such a thread aborts
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _show(filled: "list[Window]", kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A defect: said in the window and on stderr. Before there is a window to say it in, it is the end."""
+    details = "".join(traceback.format_exception(kind, error, trace))
+    sys.stderr.write(details)
+    if not filled:
+        QApplication.exit(1)
+        return
+    filled[0].tell(f"Something in moeviz went wrong: {error or kind.__name__}", details)

@@ -1,0 +1,46 @@
+"""What is on the screen at once: the program's window, still empty, in its colours and where it was last time.
+It imports nothing but Qt, so that nothing delays it; the content moves in when it is built."""
+
+from PySide6.QtCore import QByteArray, QSettings, Signal
+from PySide6.QtGui import QCloseEvent, QGuiApplication, QKeySequence, QPaintEvent, QShortcut
+from PySide6.QtWidgets import QMainWindow, QWidget
+
+from moeviz.view.theme import THEMES, palette
+
+
+class Frame(QMainWindow):
+    painted = Signal()  # once, when the empty window is on the screen
+
+    def __init__(self, memory: QSettings) -> None:
+        super().__init__()
+        self.memory = memory
+        self._painted = False
+        self.setWindowTitle("moeviz")
+        self.setPalette(palette(THEMES.get(str(memory.value("theme")), THEMES["dark"])))
+        room = QGuiApplication.primaryScreen().availableSize()
+        self.resize(min(1440, room.width()), min(900, room.height()))
+        self._quit = QShortcut(QKeySequence("Ctrl+Q"), self, self.close)
+        geometry = memory.value("geometry")
+        if isinstance(geometry, QByteArray):
+            self.restoreGeometry(geometry)
+
+    def hold(self, content: QWidget) -> None:
+        """Show the content instead of nothing, and be closed with it."""
+        self._quit.deleteLater()  # the content has its own, and of two neither would act
+        content.windowTitleChanged.connect(self.setWindowTitle)
+        self.setWindowTitle(content.windowTitle())
+        self.setCentralWidget(content)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        super().paintEvent(event)
+        if not self._painted:
+            self._painted = True
+            self.painted.emit()
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        self.memory.setValue("geometry", self.saveGeometry())
+        content = self.centralWidget()
+        if content is None or content.close():
+            event.accept()
+        else:
+            event.ignore()

@@ -1,0 +1,86 @@
+"""The start of the window: what may be imported when, and that the frame passes on what the content does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from PySide6.QtCore import QSettings
+from PySide6.QtWidgets import QMainWindow
+from pytestqt.qtbot import QtBot
+
+from moeviz.view.frame import Frame
+
+
+def run(code: str, config: Path) -> subprocess.CompletedProcess[str]:
+    environment = {"QT_QPA_PLATFORM": "offscreen", "PATH": "", "XDG_CONFIG_HOME": str(config)}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_first_paint_waits_for_neither_numpy_nor_the_settings(tmp_path: Path) -> None:
+    code = (
+        "import sys, moeviz.cli, moeviz.start\n"
+        "found = {'numpy', 'torch', 'moeviz.domain.settings'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_program_paints_fills_routes_and_ends_without_a_word(tmp_path: Path) -> None:
+    code = """
+import sys
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QApplication
+app = QApplication([])
+def look():
+    for frame in app.topLevelWidgets():
+        content = frame.centralWidget() if hasattr(frame, "hold") else None
+        if content is not None and content.snapshot is not None:
+            timer.stop()
+            print(frame.windowTitle(), content.snapshot.num_tokens > 0, "pyqtgraph" in sys.modules)
+            frame.close()
+timer = QTimer(); timer.timeout.connect(look); timer.start(20)
+from moeviz.cli import main
+sys.exit(main([]))
+"""
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "moeviz True False\n"
+    said = [line for line in done.stderr.splitlines() if "propagateSizeHints" not in line]
+    assert said == []
+
+
+def test_a_defect_before_there_is_a_window_ends_the_program(tmp_path: Path) -> None:
+    code = """
+import moeviz.start, moeviz.cli
+moeviz.start.PIECES = ("no_such_module",)
+raise SystemExit(moeviz.cli.main([]))
+"""
+    done = run(code, tmp_path)
+    assert done.returncode == 1
+    assert "no_such_module" in done.stderr
+
+
+def test_the_frame_remembers_its_place_and_asks_its_content_before_it_closes(tmp_path: Path, qtbot: QtBot) -> None:
+    class Content(QMainWindow):
+        may_close = False
+
+        def closeEvent(self, event) -> None:  # type: ignore[no-untyped-def]
+            event.setAccepted(self.may_close)
+
+    store = QSettings(str(tmp_path / "w.ini"), QSettings.Format.IniFormat)
+    frame, content = Frame(store), Content()
+    qtbot.addWidget(frame)
+    frame.hold(content)
+    content.setWindowTitle("moeviz: a model")
+    frame.resize(700, 500)
+    with qtbot.waitExposed(frame):
+        frame.show()
+    assert frame.windowTitle() == "moeviz: a model"
+    assert not frame.close()
+    assert frame.isVisible()
+    content.may_close = True
+    assert frame.close()
+    again = Frame(QSettings(str(tmp_path / "w.ini"), QSettings.Format.IniFormat))
+    qtbot.addWidget(again)
+    assert (again.width(), again.height()) == (700, 500)
