@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from moeviz.bench import BENCHES
 from moeviz.domain.messages import UserError
+from moeviz.domain.metrics import TOO_FEW
 from moeviz.domain.settings import Settings, SettingsError
 
 PROGRAM = "moeviz"
@@ -232,26 +233,60 @@ def _stats(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(result)
         return 0
-    print(f"{result['steps']} steps recorded; this is training step {result['step']}")
-    columns = (
-        "experts",
-        "k",
-        "tokens",
-        "cv",
-        "max_violation",
-        "effective_experts",
-        "gini",
-        "dead_experts",
-        "drop_rate",
-    )
-    widest = max((len(layer["name"]) for layer in result["layers"]), default=0)
-    print(" " * widest, *columns, sep="  ")
-    for layer in result["layers"]:
-        cells = ["-" if layer[c] is None else f"{layer[c]:.3g}" for c in columns]
-        print(
-            layer["name"].ljust(widest), *(cell.rjust(len(c)) for cell, c in zip(cells, columns, strict=True)), sep="  "
-        )
+    print(f"{result['steps']} steps recorded; this is training step {result['step']}. A dash: not known or undefined.")
+    for title, columns in STATS:
+        shown = [column for column in columns if any(_cell(layer, column) != "-" for layer in result["layers"])]
+        if shown:
+            print(f"\n{title}")
+            means = [{**dict.fromkeys(result["layers"][0]), **result["mean"], "name": "mean"}]
+            _print_columns(result["layers"] + (means if len(result["layers"]) > 1 else []), shown)
     return 0
+
+
+STATS = (
+    ("Load of the recorded tokens, before any drop; floor: what even routing shows by chance",
+     ("experts", "k", "tokens", "assignments", "cv", "cv_floor", "max_violation", "max_violation_floor",
+      "effective_experts", "hill_2", "gini", "dead_experts", "soft_dead_experts")),
+    ("Drops, and the experts that a token really ran", ("drop_rate", "fully_dropped_rate", "executed_experts")),
+    ("Load of the newest training batches: MaxVio of each, mean; and of their sum",
+     ("train_batches", "train_max_violation_batch", "train_max_violation_global")),
+    ("Confidence, mean over tokens; p: router probability",
+     ("max_probability", "top_k_mass", "margin", "boundary_margin", "token_entropy", "token_effective_experts")),
+    ("Change: since the recorded step before; saturation: against the last one; overlap_baseline: by chance",
+     ("churn", "top1_flip_rate", "jaccard", "saturation", "overlap_baseline")),
+    ("From token to token, and to the next layer (information in parts of ln E, bias: by chance)",
+     ("first_choice_repeats", "first_choice_repeat_baseline", "any_choice_repeats", "any_choice_repeat_baseline",
+      "transition_information", "transition_information_bias")),
+    ("What experts tell of labels, without what chance would (of_labels: part of the labels' entropy)",
+     ("domain_information.of_labels", "token_information.of_labels", "vocabulary_specialisation")),
+    ("Scores z before softmax", ("mean_abs_logsumexp", "max_abs_logit", "z_loss", "broken_share")),
+)  # fmt: skip
+
+
+def _cell(layer: dict[str, Any], column: str) -> str:
+    name, _, part = column.partition(".")
+    value = layer[name][part] if part and layer[name] is not None else layer[name]
+    if name in ("dead_experts", "soft_dead_experts") and layer["can_tell_dead"] is False:
+        return TOO_FEW if name == "dead_experts" else "-"
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _print_columns(layers: list[dict[str, Any]], columns: Sequence[str], width: int = 120) -> None:
+    """A line a layer; what does not fit into the width goes into another block below. A long name keeps its end."""
+    names = [name if len(name) <= 40 else f"…{name[-39:]}" for name in (layer["name"] for layer in layers)]
+    left = max(map(len, names), default=0)
+    texts = [[column, *(_cell(layer, column) for layer in layers)] for column in columns]
+    wide = [max(map(len, text)) for text in texts]
+    first = 0
+    while first < len(columns):
+        last, room = first, width - left
+        while last < len(columns) and (last == first or wide[last] + 2 <= room):
+            room -= wide[last] + 2
+            last += 1
+        for row, name in enumerate(["", *names]):
+            cells = [text[row].rjust(size) for text, size in zip(texts[first:last], wide[first:last], strict=True)]
+            print(name.ljust(left), *cells, sep="  ")
+        first = last
 
 
 def _bench_options(parser: argparse.ArgumentParser) -> None:
@@ -270,7 +305,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Run]] 
     "train": ("trains without a window, into a folder", _train_options, _train),
     "inspect": ("records the routing of a checkpoint on a text", _inspect_options, _inspect),
     "render": ("writes a picture without a display", _render_options, _render),
-    "stats": ("tells every balance metric of a trace, by layer", _stats_options, _stats),
+    "stats": ("tells every measure of a trace, by layer", _stats_options, _stats),
     "plots": ("names every plot and what data it needs", lambda parser: _add_json(parser), _plots),
     "tasks": ("names every task and its data", lambda parser: _add_json(parser), _tasks),
     "bench": ("measures moeviz itself", _bench_options, _bench),

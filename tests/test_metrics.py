@@ -330,6 +330,8 @@ def test_co_activation_counts_all_pairs(made):
     n = np.array([[sum({i, j} <= s for s in chosen) for j in range(size)] for i in range(size)])
     assert m.pair_counts(ids, size).tolist() == n.tolist()
     share, lift = m.co_activation(ids, size), m.co_activation_lift(ids, size)
+    rare = np.diag(n)[:, None] < 3
+    close(m.co_activation(ids, size, min_tokens=3), np.where(rare, NAN, share))
     for i, j in product(range(size), range(size)):
         known = i != j and n[i, i] > 0
         close(share[i, j], n[i, j] / n[i, i] if known else NAN)
@@ -402,11 +404,12 @@ def test_information_of_hash_routing_is_all_and_of_chance_is_none():
     sure = m.label_information(table[words][:, None], words, 8, equal_weights=False)
     assert sure.of_labels == pytest.approx(1, abs=0.01)
     assert sure.symmetric == pytest.approx(1, abs=0.01)
-    chance = m.label_information(random_ids(rng, 600, 8, 1), words[:600], 8, equal_weights=False, permutations=60)
+    ids = random_ids(rng, 600, 8, 1)
+    chance = m.label_information(ids, words[:600], 8, equal_weights=False, shuffles=60)
     assert chance.nats > 0.02  # the plug-in estimate of nothing
     assert abs(chance.of_labels) < 0.01
-    assert chance.bias == pytest.approx(chance.null_mean, rel=0.1)
-    assert chance.null_high > chance.null_mean
+    assert chance.chance > chance.nats
+    assert sure.nats > m.label_information(ids, words[:600], 8, equal_weights=False, shuffles=60).chance
 
 
 @pytest.mark.parametrize(("experts", "k"), [(8, 1), (8, 2), (8, 6), (8, 8)])
@@ -416,10 +419,12 @@ def test_the_bias_by_formula_is_that_of_shuffled_labels(experts, k, equal):
     load = np.arange(1, experts + 1.0)  # uneven on purpose: Gumbel top-k by load
     ids = np.argsort(-(np.log(load) + rng.gumbel(size=(900, experts))), axis=1)[:, :k]
     domains = rng.choice(3, size=900, p=[0.6, 0.3, 0.1])
-    found = m.label_information(ids, domains, experts, equal_weights=equal, permutations=200, seed=5)
-    assert found.bias == pytest.approx(found.null_mean, rel=0.15, abs=1e-9)
-    again = m.label_information(ids, domains, experts, equal_weights=equal, permutations=200, seed=5)
-    assert again == found
+    formula = m.label_information(ids, domains, experts, equal_weights=equal)
+    shuffled = m.label_information(ids, domains, experts, equal_weights=equal, shuffles=200, seed=5)
+    assert formula.nats == shuffled.nats
+    assert np.isnan(formula.chance)
+    assert formula.bias == pytest.approx(shuffled.bias, rel=0.15, abs=1e-9)
+    assert shuffled == m.label_information(ids, domains, experts, equal_weights=equal, shuffles=200, seed=5)
 
 
 def test_equal_weights_make_the_sizes_of_domains_not_matter():
@@ -434,8 +439,8 @@ def test_equal_weights_make_the_sizes_of_domains_not_matter():
 
 def test_information_without_labels_or_choices_is_unknown():
     for ids, labels in (([[0]], [-1]), ([[-1]], [0]), (np.zeros((0, 1)), [])):
-        found = m.label_information(np.array(ids, int), np.array(labels, int), 3, equal_weights=True, permutations=2)
-        assert np.isnan([found.nats, found.bias, found.of_labels, found.null_mean]).all()
+        found = m.label_information(np.array(ids, int), np.array(labels, int), 3, equal_weights=True, shuffles=2)
+        assert np.isnan([found.nats, found.bias, found.of_labels, found.chance]).all()
     one = m.label_information(np.array([[0], [1]]), np.array([0, 0]), 2, equal_weights=True)
     assert one.nats == 0
     assert np.isnan(one.of_labels)
@@ -465,13 +470,14 @@ def test_transition_information_of_a_rule_and_of_chance():
     here = random_ids(rng, 4000, 8, 1)
     assert m.transition_information(m.transition_counts(here, (here + 3) % 8, 8, 8)) == pytest.approx(1, abs=0.01)
     for k, next_k in ((1, 1), (2, 2), (2, 4), (8, 2)):
-        found = np.mean([
-            m.transition_information(m.transition_counts(*(random_ids(rng, 300, 8, n) for n in (k, next_k)), 8, 8))
-            for _ in range(40)
-        ])  # fmt: skip
-        assert m.transition_information_bias(300, 8, k, 8, next_k) == pytest.approx(found, rel=0.15, abs=1e-9)
-    assert np.isnan(m.transition_information([[5], [3]]))
-    assert np.isnan(m.transition_information_bias(0, 8, 2, 8, 2))
+        tables = [
+            m.transition_counts(random_ids(rng, 300, 8, k), random_ids(rng, 300, 8, next_k), 8, 8) for _ in range(40)
+        ]
+        found = np.mean([m.transition_information(table) for table in tables])
+        assert m.transition_information_bias(tables[0], k, next_k) == pytest.approx(found, rel=0.15, abs=1e-9)
+    for nothing in ([[5], [3]], np.zeros((3, 3))):
+        assert np.isnan(m.transition_information(nothing))
+        assert np.isnan(m.transition_information_bias(nothing, 1, 1))
     with pytest.raises(ValueError, match="cannot be paired"):
         m.transition_counts(here, here[:3], 8, 8)
 
@@ -598,12 +604,12 @@ def test_the_smallest_routings_give_numbers_or_nan(experts, tokens, padded):
     labels, c = np.zeros(tokens, np.int64), m.expert_counts(Routing("x", experts, ids))
     share = m.vocabulary_specialisation(ids, labels, experts, 1, 1)
     counts = m.transition_counts(ids, ids, experts, experts)
-    found = m.label_information(ids, labels, experts, equal_weights=True, permutations=2)
+    found = m.label_information(ids, labels, experts, equal_weights=True, shuffles=2)
     values = [
         *(measure(c) for measure in BALANCE), m.saturation(ids, ids), m.churn(ids, ids), m.jaccard(ids, ids),
         m.top1_flip_rate(ids, ids), m.first_choice_repeats(ids), m.first_choice_repeat_baseline(ids),
         m.any_choice_repeats(ids), m.any_choice_repeat_baseline(experts, experts), m.transition_information(counts),
-        m.mean_vocabulary_specialisation(share), found.nats, found.of_labels, found.null_mean,
+        m.mean_vocabulary_specialisation(share), found.nats, found.bias, found.chance,
         m.executed_experts(Routing("x", experts, ids)), m.drop_lower_bound(c, 1),
     ]  # fmt: skip
     assert all(np.isnan(v) or 0 <= v <= max(experts, 1) for v in values)
@@ -618,3 +624,16 @@ def test_the_smallest_routings_give_numbers_or_nan(experts, tokens, padded):
         assert per_token(probs).shape == (tokens,)
     assert m.boundary_margin(probs, ids).shape == (tokens,)
     assert m.co_activation(ids, experts).shape == m.co_activation_lift(ids, experts).shape == (experts, experts)
+
+
+def test_the_k_of_the_floors_is_what_each_token_chose():
+    assert m.floor_k(np.array([[0, 1], [2, 1], [-1, -1]])) == 2  # the last token is padding
+    assert m.floor_k(np.array([[0, -1], [2, -1]])) == 1
+    assert m.floor_k(np.array([[0, 1, 2], [2, 1, -1]])) == 1  # it varies: take them as independent
+    assert m.floor_k(np.zeros((0, 2), int)) == m.floor_k(np.array([[-1]])) == 1
+
+
+def test_codes_number_the_labels():
+    assert m.codes(["b", "a", "b"])[0] == ["a", "b"]
+    assert m.codes(["b", "a", "b"])[1].tolist() == [1, 0, 1]
+    assert m.codes([])[1].shape == (0,)

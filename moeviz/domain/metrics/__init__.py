@@ -17,6 +17,7 @@ weights, its drops), NaN where the data is there and the measure is undefined (n
 nobody, everywhere.
 """
 
+from moeviz.domain.metrics.arrays import codes
 from moeviz.domain.metrics.balance import (
     ENOUGH,
     TOO_FEW,
@@ -44,7 +45,7 @@ from moeviz.domain.metrics.balance import (
     soft_dead_experts,
     summarise,
 )
-from moeviz.domain.metrics.chance import cv_floor, max_violation_floor, share_noise
+from moeviz.domain.metrics.chance import cv_floor, floor_k, max_violation_floor, share_noise
 from moeviz.domain.metrics.confidence import (
     boundary_margin,
     margin,
@@ -103,6 +104,7 @@ __all__ = [
     "co_activation",
     "co_activation_baseline",
     "co_activation_lift",
+    "codes",
     "cosines",
     "cv",
     "cv_floor",
@@ -117,6 +119,7 @@ __all__ = [
     "expert_parameters",
     "first_choice_repeat_baseline",
     "first_choice_repeats",
+    "floor_k",
     "forward_flops",
     "fully_dropped_rate",
     "gini",

@@ -1,5 +1,7 @@
 """What the measures share: chosen experts as a mask, and means that are NaN, not a warning, where there is nothing."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -41,7 +43,8 @@ def first_choice(ids_TK: Ints) -> Ints:
     return first
 
 
-def codes(labels: npt.ArrayLike) -> tuple[list[object], Ints]:
+def codes(labels: Sequence[str]) -> tuple[list[str], Ints]:
     """The different labels, sorted, and for each token (T,) the position of its label among them."""
-    values, inverse = np.unique(np.asarray(labels), return_inverse=True)
-    return values.tolist(), inverse.astype(np.int64).reshape(-1)
+    values = sorted(set(labels))
+    place = {value: i for i, value in enumerate(values)}
+    return values, np.array([place[label] for label in labels], dtype=np.int64)

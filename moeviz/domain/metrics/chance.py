@@ -9,8 +9,17 @@ from functools import lru_cache
 import numpy as np
 
 from moeviz.domain.metrics.arrays import NOTHING
+from moeviz.domain.routing import Ints
 
 DRAWS = 256  # simulated batches: the standard error of their mean is below 4 % of the floor
+
+
+def floor_k(ids_TK: Ints) -> int:
+    """The k to give the floors below: how many experts each routed token chose, if that is one number, else 1, which
+    takes the assignments as independent."""
+    chosen = (ids_TK >= 0).sum(axis=1)
+    chosen = chosen[chosen > 0]
+    return int(chosen[0]) if chosen.size and (chosen == chosen[0]).all() else 1
 
 
 def cv_floor(num_assignments: int, num_experts: int, k: int = 1) -> float:

@@ -51,42 +51,40 @@ def information_bias(joint_ED: npt.ArrayLike, weights_D: npt.ArrayLike | None = 
 class Information:
     """What experts and labels tell of each other.
 
-    nats           plug-in estimate I(E; D) of the joint, each label with the same weight if so asked
-    bias           its expected value if experts and labels were independent, by formula
-    of_labels      (nats - bias) / H(D), at most 1; NaN with a single label. Below 0 is chance
-    symmetric      (nats - bias) / sqrt(H(E) H(D)), at most 1; NaN where either entropy is 0
-    null_mean      mean plug-in estimate with the labels shuffled over the tokens; NaN without shuffles
-    null_high      95 % quantile of the same: `nats` below it is chance
+    nats        plug-in estimate I(E; D) of the joint, each label with the same weight if so asked
+    bias        what it is on average with the labels shuffled over the tokens: the mean of shuffles, or by formula
+    of_labels   (nats - bias) / H(D), at most 1; NaN with a single label. At 0 or below there is only chance
+    symmetric   (nats - bias) / sqrt(H(E) H(D)), at most 1; NaN where either entropy is 0
+    chance      95 % quantile of the shuffles: `nats` below it is chance; NaN without shuffles
     """
 
     nats: float
     bias: float
     of_labels: float
     symmetric: float
-    null_mean: float
-    null_high: float
+    chance: float
 
 
 def label_information(
-    ids_TK: Ints, labels_T: Ints, num_experts: int, *, equal_weights: bool, permutations: int = 0, seed: int = 0
+    ids_TK: Ints, labels_T: Ints, num_experts: int, *, equal_weights: bool, shuffles: int = 0, seed: int = 0
 ) -> Information:
     """Information between the experts of a token, all K choices, and its label 0..D-1 (-1: unlabelled, left out).
 
-    equal_weights   each label counts the same, however many tokens it has: right for domains; not for token ids
-    permutations    how many seeded shuffles of the labels make the null. It keeps each token's choices together
+    equal_weights   each label counts the same, however many tokens it has: right for domains, not for token ids
+    shuffles        how many seeded permutations of the labels make the null; each token's choices stay together
     All NaN where no labelled token was routed.
     """
     known = (labels_T >= 0) & (ids_TK >= 0).any(axis=1)
-    chosen = chosen_mask(ids_TK[known], num_experts).astype(np.float64)
+    chosen = chosen_mask(ids_TK[known], num_experts)
     labels = labels_T[known]
     if not labels.size:
-        return Information(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+        return Information(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
     width = int(labels.max()) + 1
+    tokens, experts = np.nonzero(chosen)
 
     def joint_of(labels: Ints) -> Array:
-        joint = np.zeros((width, num_experts))
-        np.add.at(joint, labels, chosen)
-        return joint.T
+        cells = np.bincount(experts * width + labels[tokens], minlength=num_experts * width)
+        return cells.reshape(num_experts, width).astype(np.float64)
 
     def weighted(joint: Array) -> Array:
         sizes = joint.sum(axis=0)
@@ -95,16 +93,15 @@ def label_information(
     joint = joint_of(labels)
     p = weighted(joint) / weighted(joint).sum()
     nats = mutual_information(p)
-    k = float(chosen.sum(axis=1).mean())
-    bias = information_bias(joint, np.ones(width) if equal_weights else None, k)
-    of_experts, of_labels = _nats(p.sum(axis=1)), _nats(p.sum(axis=0))
     rng = np.random.default_rng(seed)
-    null = [mutual_information(weighted(joint_of(rng.permutation(labels)))) for _ in range(permutations)]
+    null = [mutual_information(weighted(joint_of(rng.permutation(labels)))) for _ in range(shuffles)]
+    k = float(chosen.sum(axis=1).mean())
+    bias = float(np.mean(null)) if null else information_bias(joint, np.ones(width) if equal_weights else None, k)
+    of_experts, of_labels = _nats(p.sum(axis=1)), _nats(p.sum(axis=0))
     return Information(
         nats,
         bias,
         (nats - bias) / of_labels if of_labels > 0 else NOTHING,
         (nats - bias) / float(np.sqrt(of_experts * of_labels)) if of_experts * of_labels > 0 else NOTHING,
-        float(np.mean(null)) if null else NOTHING,
         float(np.quantile(null, 0.95)) if null else NOTHING,
     )

@@ -17,14 +17,16 @@ def pair_counts(ids_TK: Ints, num_experts: int) -> Ints:
     return (chosen.T @ chosen).astype(np.int64)
 
 
-def co_activation(ids_TK: Ints, num_experts: int) -> Array:
+def co_activation(ids_TK: Ints, num_experts: int, min_tokens: int = 1) -> Array:
     """C[i, j] = N_ij / N_i (E, E), in [0, 1]: of the tokens that chose i, the share that chose j too (OLMoE, eq. 6).
 
-    Not symmetric; each row sums to k - 1 where every token chose k. NaN on the diagonal and in rows of unused experts.
-    By chance `co_activation_baseline`. OLMoE's own script counts neighbouring ranks alone, and so shows less.
+    Not symmetric; each row sums to k - 1 where every token chose k. NaN on the diagonal and in rows of experts that
+    fewer than `min_tokens` tokens chose. By chance `co_activation_baseline`. OLMoE's own script counts neighbouring ranks
+    alone, and so shows less.
     """
     pairs = pair_counts(ids_TK, num_experts)
     out = ratio(pairs, np.diag(pairs)[:, None])
+    out[np.diag(pairs) < min_tokens] = NOTHING
     np.fill_diagonal(out, NOTHING)
     return out
 
@@ -70,13 +72,15 @@ def transition_information(counts_EE: npt.ArrayLike) -> float:
     return mutual_information(counts) / float(np.log(counts.shape[1])) if counts.shape[1] > 1 else NOTHING
 
 
-def transition_information_bias(num_tokens: int, num_experts: int, k: float, next_experts: int, next_k: float) -> float:
-    """What independent layers show on average: (E - k)(E' - k') / (2 N k k' ln E'), first order in 1/N, in the unit of
-    `transition_information`. E and E' are the experts in use. NaN without tokens or with a single expert next."""
-    if num_tokens == 0 or next_experts < 2 or not k * next_k > 0:
+def transition_information_bias(counts_EE: npt.ArrayLike, k: float, next_k: float) -> float:
+    """What independent layers show on average: (U - k)(U' - k') / (2 M ln E'), U and U' experts in use, M pairs, k and
+    k' choices of a token. First order in 1/M, in the unit of `transition_information`; NaN where that is NaN."""
+    counts = np.asarray(counts_EE, dtype=np.float64)
+    pairs, experts = counts.sum(), counts.shape[1]
+    if experts < 2 or not pairs > 0:
         return NOTHING
-    pairs = 2 * num_tokens * k * next_k
-    return max(0.0, num_experts - k) * max(0.0, next_experts - next_k) / (pairs * float(np.log(next_experts)))
+    used, next_used = (int((counts.sum(axis=axis) > 0).sum()) for axis in (1, 0))
+    return float(max(0.0, used - k) * max(0.0, next_used - next_k) / (2 * pairs * np.log(experts)))
 
 
 # ---- from token to token
