@@ -21,8 +21,8 @@ def co_activation(ids_TK: Ints, num_experts: int, min_tokens: int = 1) -> Array:
     """C[i, j] = N_ij / N_i (E, E), in [0, 1]: of the tokens that chose i, the share that chose j too (OLMoE, eq. 6).
 
     Not symmetric; each row sums to k - 1 where every token chose k. NaN on the diagonal and in rows of experts that
-    fewer than `min_tokens` tokens chose. By chance `co_activation_baseline`. OLMoE's own script counts neighbouring ranks
-    alone, and so shows less.
+    fewer than `min_tokens` tokens chose. By chance `co_activation_baseline`. OLMoE's own script counts neighbouring
+    ranks alone, and so shows less.
     """
     pairs = pair_counts(ids_TK, num_experts)
     out = ratio(pairs, np.diag(pairs)[:, None])

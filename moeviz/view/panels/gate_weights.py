@@ -5,6 +5,14 @@ from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QPainter
 from PySide6.QtWidgets import QWidget
 
+from moeviz.domain.metrics import (
+    boundary_margin,
+    expert_counts,
+    load_share,
+    mean_probability,
+    selection_frequency,
+    token_effective_experts,
+)
 from moeviz.domain.routing import Routing
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import Panel, Pointed, Table
@@ -17,7 +25,7 @@ UNKNOWN = float("nan")
 class GateWeights(Panel):
     name = "gate_weights"
     uses = frozenset({"snapshot", "layer", "token", "expert"})
-    footer_lines = 2
+    footer_lines = 3
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
@@ -109,12 +117,13 @@ class GateWeights(Panel):
             return ""
         expert = self.pointed.get("expert")
         if expert is not None and expert < self._heights.size:
-            words = f"expert {expert}: {number(float(self._heights[expert]))}"
+            symbol = "p" if routing.router_probs_TE is not None else "g"
+            words = f"expert {expert}: {symbol} {number(float(self._heights[expert]))}"
             weight = self._chosen.get(expert)
             state = "not chosen" if weight is None else f"chosen, gate weight {number(weight)}"
-            return f"{self._who()}  {words}, {state}"
+            return f"{self._who()}  {words}, {state}  {expert_in_words(routing, expert)}"
         who = self._who() + ("" if self.selection.token is not None else " (the last; click one to choose)")
-        return f"{who}  {margin_in_words(routing, token)}"
+        return "  ".join([who, margin_in_words(routing, token), *confidence_in_words(routing, token)])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         inner = self.frame(rect).rect
@@ -152,7 +161,10 @@ def chosen_weights(routing: Routing, token: int) -> dict[int, float]:
 
 
 def margin_in_words(routing: Routing, token: int) -> str:
-    """How close the choice was: the smallest chosen probability over the largest one not chosen."""
+    """How close the choice was: the smallest chosen probability over the largest one not chosen.
+
+    Negative where noise, a bias or a capacity decided, not the clean probabilities.
+    """
     if routing.router_probs_TE is None:
         return "bars are gate weights: this data has no router probabilities"
     probs = routing.router_probs_TE[token].astype(float)
@@ -163,5 +175,27 @@ def margin_in_words(routing: Routing, token: int) -> str:
     if not left:
         return "every expert was chosen"
     last, first_out = min(chosen, key=lambda e: probs[e]), max(left, key=lambda e: probs[e])
-    margin = number(float(probs[last] - probs[first_out]))
+    margin = number(float(boundary_margin(probs[None], routing.expert_ids_TK[token : token + 1])[0]))
     return f"margin {margin}: expert {last} was chosen over expert {first_out}"
+
+
+def confidence_in_words(routing: Routing, token: int) -> list[str]:
+    """How much probability the chosen experts hold, and between how many experts the router hesitates."""
+    if routing.router_probs_TE is None:
+        return []
+    probs = routing.router_probs_TE[token].astype(float)
+    chosen = [e for e in routing.expert_ids_TK[token].tolist() if e >= 0]
+    hesitates = number(float(token_effective_experts(probs[None])[0]))
+    return [f"chosen hold Σp {number(float(probs[chosen].sum()))}", f"hesitates between {hesitates} of {probs.size}"]
+
+
+def expert_in_words(routing: Routing, expert: int) -> str:
+    """One expert over all tokens shown, before any drop."""
+    counts = expert_counts(routing)
+    of = [
+        f"q {number(float(load_share(counts)[expert]))}",
+        f"f {number(float(selection_frequency(counts, routing.num_tokens)[expert]))}",
+    ]
+    if routing.router_probs_TE is not None:
+        of.append(f"P {number(float(mean_probability(routing.router_probs_TE)[expert]))}")
+    return f"over all {routing.num_tokens} tokens shown: {', '.join(of)}"
