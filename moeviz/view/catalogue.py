@@ -64,7 +64,8 @@ PLOTS = (
         ("chosen experts",),
         "One row a layer, one column an expert: an even row is a balanced layer. Click a cell to go to that layer.",
         "q_e = c_e / Σc in each layer before any drop for capacity, even at 1/E; churn = 1 − mean |S∩S′|/k and "
-        "saturation = mean |S∩S′|/k of the experts S of a token at two steps; tells = I(e_l; e_l+1) / ln E",
+        "saturation = mean |S∩S′|/k of the experts S of a token at two steps; "
+        "tells = I(e_l; e_l+1) / ln E, less its value by chance",
     ),
     Plot(
         "dashboard",

@@ -15,7 +15,7 @@ from moeviz.domain.metrics import (
 )
 from moeviz.domain.routing import Routing
 from moeviz.view.colours import expert_colour, mixed
-from moeviz.view.panel import Panel, Pointed, Table
+from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number, share, visible
 from moeviz.view.theme import Theme, put, width_of
 
@@ -25,7 +25,6 @@ UNKNOWN = float("nan")
 class GateWeights(Panel):
     name = "gate_weights"
     uses = frozenset({"snapshot", "layer", "token", "expert"})
-    footer_lines = 3
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
@@ -63,6 +62,9 @@ class GateWeights(Panel):
             for expert, weight in self._chosen.items():
                 self._heights[expert] = weight
         self._top = max(nice_ceiling(float(np.nanmax(self._heights, initial=0.0)) * 1.12), 0.1)
+
+    def lines_of_words(self, width: float) -> int:
+        return 3 if width >= NARROW else 4
 
     def subtitle(self) -> str:
         return f"{self._who()}, layer {self.layer}"
@@ -176,7 +178,7 @@ def margin_in_words(routing: Routing, token: int) -> str:
         return "every expert was chosen"
     last, first_out = min(chosen, key=lambda e: probs[e]), max(left, key=lambda e: probs[e])
     margin = number(float(boundary_margin(probs[None], routing.expert_ids_TK[token : token + 1])[0]))
-    return f"margin {margin}: expert {last} was chosen over expert {first_out}"
+    return f"margin {margin}: expert {last} chosen over {first_out}"
 
 
 def confidence_in_words(routing: Routing, token: int) -> list[str]:
@@ -196,6 +198,7 @@ def expert_in_words(routing: Routing, expert: int) -> str:
         f"q {number(float(load_share(counts)[expert]))}",
         f"f {number(float(selection_frequency(counts, routing.num_tokens)[expert]))}",
     ]
+    words = f"of all {routing.num_tokens} tokens: {', '.join(of)}"
     if routing.router_probs_TE is not None:
-        of.append(f"P {number(float(mean_probability(routing.router_probs_TE)[expert]))}")
-    return f"over all {routing.num_tokens} tokens shown: {', '.join(of)}"
+        words += f"  mean P {number(float(mean_probability(routing.router_probs_TE)[expert]))}"
+    return words

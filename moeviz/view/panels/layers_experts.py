@@ -16,19 +16,16 @@ from moeviz.domain.metrics import (
 )
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.colours import sequential
-from moeviz.view.panel import LINE, Panel, Pointed, Table
+from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import Array, draw_column_labels, draw_row_labels, inside, nice_ceiling, number, share
 from moeviz.view.panels.heat import BAR, draw_colour_bar, draw_heat, heat_image, outline
 from moeviz.view.panels.load import layer_counts
 from moeviz.view.theme import Theme, put, width_of
 
-LOWEST = 60  # px, plot and axis labels
-
 
 class LayersExperts(Panel):
     name = "layers_experts"
     uses = frozenset({"snapshot", "layer", "expert"})
-    footer_lines = 2
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
@@ -59,10 +56,8 @@ class LayersExperts(Panel):
         self._image = heat_image(self._shares, 0.0, self._top, sequential(self.theme), self.theme.panel)
         self._drawn = key
 
-    def plot_rect(self, rect: QRectF) -> QRectF:
-        inner = super().plot_rect(rect)
-        # in a low panel the second line of words falls out of sight: the plot has its room
-        return inner if inner.height() >= LOWEST else inner.adjusted(0, 0, 0, LINE)
+    def lines_of_words(self, width: float) -> int:
+        return 3 if width >= NARROW else 5
 
     def heat_rect(self, rect: QRectF) -> QRectF:
         return inside(rect, right=BAR)
@@ -98,7 +93,7 @@ class LayersExperts(Panel):
         layer, expert = self.pointed.get("layer"), self.pointed.get("expert")
         layers, experts = self._shares.shape
         if layer is not None and expert is not None and layer < layers and expert < experts:
-            first = f"layer {layer} × expert {expert}: q {number(float(self._shares[layer, expert]))} of {of}"
+            first = f"layer {layer} × expert {expert}: q {number(float(self._shares[layer, expert]))}  q of {of}"
         elif np.isfinite(self._cv).any():
             worst = int(np.nanargmax(self._cv))
             first = f"load share q of {of}  least even: layer {worst}, CV {number(self._cv[worst])}"
@@ -114,7 +109,7 @@ class LayersExperts(Panel):
             film = self.history.snapshots if self.history is not None else []
             words = [*change_in_words(self.snapshot, film, layer), *transition_in_words(self.snapshot, layer)]
             if words:
-                words[0] = f"shown tokens in layer {layer}: {words[0]}"
+                words = [f"layer {layer}: {words[0]}", *words[1:], "(tokens shown)"]
             self._said = key, words
         return self._said[1]
 
@@ -143,25 +138,26 @@ class LayersExperts(Panel):
 def change_in_words(shown: RoutingSnapshot, film: list[RoutingSnapshot], layer: int) -> list[str]:
     """Churn since the snapshot before the shown one, and what is settled already of the newest one's choices."""
     ids, words = shown.layers[layer].expert_ids_TK, []
-    same = [other for other in film if _comparable(shown, other, layer)]
-    before = [other for other in same if other.step < shown.step]
-    if before:
-        words.append(f"churn {number(churn(before[-1].layers[layer].expert_ids_TK, ids))} since step {before[-1].step}")
-    if same and same[-1].step > shown.step:
-        settled = number(saturation(ids, same[-1].layers[layer].expert_ids_TK))
-        words.append(f"saturation {settled} of step {same[-1].step}")
+    earlier = (other for other in reversed(film) if other.step < shown.step and _comparable(shown, other, layer))
+    before, newest = next(earlier, None), film[-1] if film else None
+    if before is not None:
+        words.append(f"churn {number(churn(before.layers[layer].expert_ids_TK, ids))} since step {before.step}")
+    if newest is not None and newest.step > shown.step and _comparable(shown, newest, layer):
+        settled = number(saturation(ids, newest.layers[layer].expert_ids_TK))
+        words.append(f"saturation {settled} of step {newest.step}")
     return words
 
 
 def transition_in_words(shown: RoutingSnapshot, layer: int) -> list[str]:
-    """How far this layer's choice tells the next one's."""
+    """How far this layer's choice tells the next one's, beyond chance."""
     here, after = shown.layers[layer], shown.layers[layer + 1] if layer + 1 < len(shown.layers) else None
     if after is None or after.num_tokens != here.num_tokens:
         return []
     ids, next_ids = here.expert_ids_TK, after.expert_ids_TK
     counts = transition_counts(ids, next_ids, here.num_experts, after.num_experts)
-    told, chance = transition_information(counts), transition_information_bias(counts, here.k, after.k)
-    return [f"tells {number(told)} of layer {layer + 1} (chance {number(chance)})"]
+    k, next_k = (float((x >= 0).sum(axis=1).mean()) for x in (ids, next_ids))
+    told = transition_information(counts) - transition_information_bias(counts, k, next_k)
+    return [f"tells {number(told)} of layer {layer + 1}"]
 
 
 def _comparable(a: RoutingSnapshot, b: RoutingSnapshot, layer: int) -> bool:

@@ -19,7 +19,7 @@ from moeviz.domain.metrics import (
 )
 from moeviz.domain.routing import Ints, RoutingSnapshot
 from moeviz.view.colours import expert_colour
-from moeviz.view.panel import Panel, Pointed, Table
+from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number
 from moeviz.view.theme import Theme
 
@@ -35,7 +35,6 @@ def layer_counts(snapshot: RoutingSnapshot, layer: int) -> tuple[Ints, bool]:
 class Load(Panel):
     name = "load"
     uses = frozenset({"snapshot", "layer", "expert"})
-    footer_lines = 3
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
@@ -59,6 +58,11 @@ class Load(Panel):
         """Standard deviation of a share by chance; 0 where nothing was routed: there is no band to draw."""
         total = int(self._counts.sum())
         return share_noise(total, self._counts.size, self._k) if total else 0.0
+
+    def lines_of_words(self, width: float) -> int:
+        routing = self.routing()
+        drops = routing is not None and routing.dropped_TK is not None
+        return (3 if width >= NARROW else 4 if width >= 306 else 5) + drops
 
     def subtitle(self) -> str:
         return f"layer {self.layer}, {'training batch' if self._training else 'the tokens shown'}, before drops"
@@ -99,25 +103,26 @@ class Load(Panel):
 
     def footer(self) -> str:
         size, total = self._counts.size, int(self._counts.sum())
-        of = "the training batch" if self._training else "the tokens shown, no training batch"
+        of = "the training batch" if self._training else "the tokens shown  no training batch"
         summary = self._summary
         expert = self.pointed.get("expert")
         if expert is not None and expert < size:
             q = float(summary.load_share[expert])
-            first = f"expert {expert}: q {number(q)}, {int(self._counts[expert])} of {total} assignments ({of})"
+            first = f"expert {expert}: q {number(q)}, {int(self._counts[expert])} of {total} assignments  of {of}"
         else:
-            first = f"{total} assignments of {of}, before drops"
+            first = f"{total} assignments of {of}"
         words = [
             first,
-            f"CV {number(summary.cv)} (chance {number(cv_floor(total, size, self._k))})",
-            f"MaxVio {number(summary.max_violation)} (chance {number(max_violation_floor(total, size, self._k))})",
+            "before drops",
+            f"CV {number(summary.cv)} (chance {about(cv_floor(total, size, self._k))})",
+            f"MaxVio {number(summary.max_violation)} (chance {about(max_violation_floor(total, size, self._k))})",
             f"effective experts {number(summary.effective_experts)} of {size}",
             dead_in_words(summary),
         ]
         routing = self.routing()
         dropped, whole = (drop_rate(routing), fully_dropped_rate(routing)) if routing is not None else (None, None)
         if dropped is not None and whole is not None:
-            words.append(f"shown tokens: dropped {number(100 * dropped)} %, whole tokens {number(100 * whole)} %")
+            words.append(f"tokens shown: {about(100 * dropped)} % dropped, {about(100 * whole)} % wholly")
         return "  ".join(words)
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
@@ -135,6 +140,11 @@ class Load(Panel):
         batch = "training" if self._training else "shown tokens"
         pairs = zip(self._counts.tolist(), self._summary.load_share.tolist(), strict=True)
         return head, [[self.layer, e, count, q, batch] for e, (count, q) in enumerate(pairs)]
+
+
+def about(value: float) -> str:
+    """Two digits: what chance does is known no better."""
+    return number(float(f"{value:.2g}"))
 
 
 def dead_in_words(summary: LoadSummary) -> str:
