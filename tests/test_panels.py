@@ -297,17 +297,22 @@ def test_the_margin_names_the_last_chosen_and_the_first_left_out():
 @pytest.mark.parametrize(
     ("name", "width"), [("load", 277), ("load", 316), ("gate_weights", 287), ("layers_experts", 240)]
 )
-@pytest.mark.parametrize("theme", [DARK, LIGHT])
-def test_words_are_not_cut_in_a_window_of_1280(qtbot, name, width, theme, snapshot, history):
+@pytest.mark.parametrize("drops", [True, False])
+def test_words_are_not_cut_in_a_window_of_1280(qtbot, name, width, drops, snapshot, history):
+    if drops:
+        wide = routing(900, 64, 6, 0)
+        made = replace(wide, dropped_TK=wide.expert_ids_TK % 3 == 0)
+        snapshot = RoutingSnapshot(99, (made, made), ["x"] * 900)
     history.add_snapshot(replace(snapshot, step=50))
     history.add_snapshot(replace(snapshot, step=999))  # scrubbing: the most there is to say
-    panel = show(qtbot, PANELS[name](theme), width, 278)
+    panel = show(qtbot, PANELS[name](DARK), width, 278)
     panel.show_snapshot(snapshot)
     panel.show_history(history)
     panel.refresh()
     rect = QRectF(panel.canvas.rect())
-    told = wrapped(panel.footer(), panel.plot_rect(rect).width(), panel.lines_of_words(rect.width()))
-    assert not any("…" in line for line in told), told
+    for panel.pointed in ({}, {"expert": 5, "layer": 1}):
+        told = wrapped(panel.footer(), panel.plot_rect(rect).width(), panel.lines_of_words(rect.width()))
+        assert not any("…" in line for line in told), told
     assert panel.plot_rect(rect).height() > 100
 
 

@@ -194,7 +194,7 @@ def _training(trace: Trace, step: int, i: int) -> Values:
     parts = [part for part in trace.log_parts if len(part.counts_SE) > i and part.steps_S[0] <= step]
     recent = parts[-1].counts_SE[i][parts[-1].steps_S <= step][-BATCHES:] if parts else None
     return {
-        "train_batches": 0 if recent is None else len(recent),
+        "train_batches": None if recent is None else len(recent),
         "train_max_violation_batch": None if recent is None else metrics.max_violation_batch(recent),
         "train_max_violation_global": None if recent is None else metrics.max_violation_global(recent),
     }

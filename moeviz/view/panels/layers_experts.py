@@ -89,7 +89,7 @@ class LayersExperts(Panel):
             outline(painter, cell.adjusted(1, 1, -2, -2), theme)
 
     def footer(self) -> str:
-        of = "the training batch" if self._training else "the tokens shown, no training batch"
+        of = "the training batch" if self._training else "the tokens shown"
         layer, expert = self.pointed.get("layer"), self.pointed.get("expert")
         layers, experts = self._shares.shape
         if layer is not None and expert is not None and layer < layers and expert < experts:

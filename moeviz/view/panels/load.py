@@ -62,7 +62,7 @@ class Load(Panel):
     def lines_of_words(self, width: float) -> int:
         routing = self.routing()
         drops = routing is not None and routing.dropped_TK is not None
-        return (3 if width >= NARROW else 4 if width >= 306 else 5) + drops
+        return 3 + drops if width >= NARROW else 5 + 2 * drops
 
     def subtitle(self) -> str:
         return f"layer {self.layer}, {'training batch' if self._training else 'the tokens shown'}, before drops"
@@ -103,7 +103,7 @@ class Load(Panel):
 
     def footer(self) -> str:
         size, total = self._counts.size, int(self._counts.sum())
-        of = "the training batch" if self._training else "the tokens shown  no training batch"
+        of = "the training batch" if self._training else "the tokens shown"
         summary = self._summary
         expert = self.pointed.get("expert")
         if expert is not None and expert < size:
