@@ -230,6 +230,7 @@ def _stats_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _stats(args: argparse.Namespace) -> int:
+    from moeviz.trace.report import report
     from moeviz.trace.stats import stats
     from moeviz.trace.store import open_trace
 
@@ -237,25 +238,7 @@ def _stats(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(result)
         return 0
-    print(f"{result['steps']} steps recorded; this is training step {result['step']}")
-    columns = (
-        "experts",
-        "k",
-        "tokens",
-        "cv",
-        "max_violation",
-        "effective_experts",
-        "gini",
-        "dead_experts",
-        "drop_rate",
-    )
-    widest = max((len(layer["name"]) for layer in result["layers"]), default=0)
-    print(" " * widest, *columns, sep="  ")
-    for layer in result["layers"]:
-        cells = ["-" if layer[c] is None else f"{layer[c]:.3g}" for c in columns]
-        print(
-            layer["name"].ljust(widest), *(cell.rjust(len(c)) for cell, c in zip(cells, columns, strict=True)), sep="  "
-        )
+    print("\n".join(report(result)))
     return 0
 
 
@@ -275,7 +258,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Run]] 
     "train": ("trains without a window, into a folder", _train_options, _train),
     "inspect": ("records the routing of a checkpoint on a text", _inspect_options, _inspect),
     "render": ("writes a picture without a display", _render_options, _render),
-    "stats": ("tells every balance metric of a trace, by layer", _stats_options, _stats),
+    "stats": ("tells every measure of a trace, by layer", _stats_options, _stats),
     "plots": ("names every plot and what data it needs", lambda parser: _add_json(parser), _plots),
     "tasks": ("names every task and its data", lambda parser: _add_json(parser), _tasks),
     "bench": ("measures moeviz itself", _bench_options, _bench),

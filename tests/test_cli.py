@@ -89,7 +89,17 @@ def test_stats(trained, capsys):
     assert set((keys + "dead_experts drop_rate").split()) <= set(layer)
     assert sum(layer["load_share"]) == pytest.approx(1)
     assert main(["stats", str(trained / "trace.zarr")]) == 0
-    assert "effective_experts" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert all(len(line) <= 120 for line in told.splitlines())
+    for name in (
+        "effective_experts",
+        "churn",
+        "transition_information",
+        "boundary_margin",
+        "train_max_violation_batch",
+    ):
+        assert name in told
+    assert "drop_rate" not in told  # a router without capacity
     assert "0 to 20" in fails(capsys, "stats", str(trained / "trace.zarr"), "--step", "21")
 
 

@@ -15,9 +15,10 @@ from moeviz.domain.selection import Selection
 from moeviz.view.catalogue import PLOTS
 from moeviz.view.colours import _to_oklab, diverging, expert_colour, sequential
 from moeviz.view.dashboard import PANELS, Dashboard
-from moeviz.view.panel import Panel
+from moeviz.view.panel import Panel, wrapped
 from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number, visible
-from moeviz.view.panels.gate_weights import margin_in_words
+from moeviz.view.panels.gate_weights import confidence_in_words, expert_in_words, margin_in_words
+from moeviz.view.panels.layers_experts import change_in_words
 from moeviz.view.panels.marks import bin_edges, binned_mean, place_labels
 from moeviz.view.panels.tokens import TokenStrip, describe
 from moeviz.view.panels.tokens_experts import gate_matrix
@@ -265,23 +266,102 @@ def test_load_says_whose_assignments_it_counts(board, snapshot):
     panel = board.panels["load"]
     panel.refresh()
     assert "2048 assignments of the training batch" in panel.footer()
-    assert f"by chance {number(metrics.cv_floor(2048, 8))}" in panel.footer()
+    assert panel.subtitle() == "layer 0, training batch, before drops"
+    assert f"CV {number(metrics.cv(snapshot.train_counts_LE[0]))} (chance 0.054)" in panel.footer()
+    assert f"(chance {metrics.max_violation_floor(2048, 8, 2):.2g})" in panel.footer()
+    assert panel.noise == pytest.approx((6 / 2048) ** 0.5 / 8)
     board.show_snapshot(replace(snapshot, train_counts_LE=()))
     panel.refresh()
     assert f"{2 * len(TEXT)} assignments of the tokens shown" in panel.footer()
-    assert "too few assignments" in panel.footer()
-    dead = np.array([0, 400, 400, 400, 400, 400, 400, 400])
+    assert "dead experts: too few tokens to tell" in panel.footer()
+    dead = np.array([0, 4, 400, 400, 400, 400, 400, 400])
     board.show_snapshot(replace(snapshot, train_counts_LE=(dead, dead, dead)))
     panel.refresh()
-    assert "⚠ dead experts 1" in panel.footer()
+    assert "⚠ dead experts 1, 1 nearly" in panel.footer()
+    board.show_snapshot(replace(snapshot, train_counts_LE=(dead * 0,) * 3))
+    panel.refresh()
+    assert panel.noise == 0
+    assert "CV – (chance –)" in panel.footer()
+    board.panels["layers_experts"].refresh()
+    assert "nothing was routed" in board.panels["layers_experts"].footer()
 
 
 def test_the_margin_names_the_last_chosen_and_the_first_left_out():
     probs = np.array([[0.1, 0.5, 0.25, 0.15]], dtype=np.float32)
     made = Routing("l", 4, np.array([[1, 2]]), np.array([[2 / 3, 1 / 3]], dtype=np.float32), probs)
-    assert margin_in_words(made, 0) == "margin 0.1: expert 2 was chosen over expert 3"
+    assert margin_in_words(made, 0) == "margin 0.1: expert 2 chosen over 3"
     assert describe(made, 0, "a") == "token 0 'a' → experts 1 (0.67), 2 (0.33)"
     assert margin_in_words(replace(made, expert_ids_TK=np.array([[1, 2, 0, 3]])), 0) == "every expert was chosen"
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [("load", 277), ("load", 316), ("gate_weights", 287), ("layers_experts", 240)]
+)
+@pytest.mark.parametrize("drops", [True, False])
+def test_words_are_not_cut_in_a_window_of_1280(qtbot, name, width, drops, snapshot, history):
+    if drops:
+        wide = routing(900, 64, 6, 0)
+        made = replace(wide, dropped_TK=wide.expert_ids_TK % 3 == 0)
+        snapshot = RoutingSnapshot(99, (made, made), ["x"] * 900)
+    history.add_snapshot(replace(snapshot, step=50))
+    history.add_snapshot(replace(snapshot, step=999))  # scrubbing: the most there is to say
+    panel = show(qtbot, PANELS[name](DARK), width, 278)
+    panel.show_snapshot(snapshot)
+    panel.show_history(history)
+    panel.refresh()
+    rect = QRectF(panel.canvas.rect())
+    for panel.pointed in ({}, {"expert": 5, "layer": 1}):
+        told = wrapped(panel.footer(), panel.plot_rect(rect).width(), panel.lines_of_words(rect.width()))
+        assert not any("…" in line for line in told), told
+    assert panel.plot_rect(rect).height() > 100
+
+
+def test_words_give_way_in_a_low_panel(qtbot, snapshot):
+    panel = show(qtbot, PANELS["load"](DARK), 277, 278)
+    panel.show_snapshot(snapshot)
+    heights = [panel.plot_rect(QRectF(0, 0, 277, high)).height() for high in (80, 100, 120, 140, 180, 220)]
+    assert heights == [80 - 8 - 16, 100 - 8 - 16, 120 - 8 - 32, 140 - 8 - 48, 180 - 8 - 80, 220 - 8 - 80]
+
+
+def test_a_margin_is_negative_where_something_else_decided():
+    probs = np.array([[0.1, 0.5, 0.25, 0.15]], dtype=np.float32)
+    noisy = Routing("l", 4, np.array([[1, 0]]), None, probs)
+    assert margin_in_words(noisy, 0) == "margin −0.15: expert 0 chosen over 2"
+    assert confidence_in_words(noisy, 0) == ["chosen hold Σp 0.6", "hesitates between 3.35 of 4"]
+    assert confidence_in_words(replace(noisy, router_probs_TE=None), 0) == []
+
+
+def test_pointing_at_an_expert_of_a_token_tells_its_q_f_and_p():
+    probs = np.array([[0.5, 0.3, 0.2], [0.2, 0.5, 0.3]], dtype=np.float32)
+    made = Routing("l", 3, np.array([[0, 1], [1, 2]]), None, probs)
+    assert expert_in_words(made, 1) == "of all 2 tokens: q 0.5, f 1  mean P 0.4"
+    assert expert_in_words(replace(made, router_probs_TE=None), 2) == "of all 2 tokens: q 0.25, f 0.5"
+
+
+def test_a_layer_tells_what_moved_and_what_it_decides(board, qapp, history):
+    def moment(step: int, ids: list[int], text: str = "abcd") -> RoutingSnapshot:
+        here, after = np.array(ids)[:, None], np.array([0, 1, 0, 1])[:, None]
+        return RoutingSnapshot(step, (Routing("a", 2, here), Routing("b", 2, after)), list(text))
+
+    film = [moment(1, [0, 0, 0, 0]), moment(2, [0, 1, 0, 0], "abce"), moment(3, [0, 1, 0, 0]), moment(9, [0, 1, 0, 1])]
+    for taken in film:
+        history.add_snapshot(taken)
+    panel = board.panels["layers_experts"]
+    board.show_snapshot(film[2])
+    assert panel.layer_in_words(0)[:2] == [
+        "layer 0: churn 0.25 since step 1",
+        "saturation 0.75 of step 9",
+    ]
+    board.show_snapshot(film[3])
+    assert panel.layer_in_words(0) == [
+        "layer 0: churn 0.25 since step 3",
+        f"tells {number(1 - 1 / (8 * np.log(2)))} of layer 1",
+        "(tokens shown)",
+    ]
+    assert panel.layer_in_words(1) == ["layer 1: churn 0 since step 3", "(tokens shown)"]  # no layer after it
+    board.show_snapshot(film[1])
+    assert panel.layer_in_words(1) == []  # other tokens than at any other moment
+    assert change_in_words(film[0], [moment(0, [0, 1])], 0) == []
 
 
 def test_padding_and_drops_are_told(board, qapp):
@@ -294,7 +374,7 @@ def test_padding_and_drops_are_told(board, qapp):
     assert describe(made, 1, "b") == "token 1 'b' → expert 3 (1.00)"
     assert describe(made, 2, "c") == "token 2 'c' → no expert"
     assert board.panels["load"].table()[1][5][2] == 1
-    assert "dropped of the tokens shown 33.3 %" in board.panels["load"].footer()
+    assert "tokens shown: 33 % dropped, 0 % wholly" in board.panels["load"].footer()
 
 
 def test_the_history_may_change_its_number_of_experts(board, qapp, history):

@@ -220,6 +220,91 @@ def test_stats_by_hand(tmp_path):
         stats(trace, 2)
 
 
+def written(folder, *snapshots, log=()):
+    with TraceWriter.create(folder / "t.zarr") as writer:
+        for snapshot in snapshots:
+            writer.append(snapshot)
+        for part in log:
+            writer.add_log(part)
+    return open_trace(folder / "t.zarr")
+
+
+def test_stats_between_steps_and_between_layers_by_hand(tmp_path):
+    one = np.array([[0], [1], [0], [1]])
+    steps = [[[0], [0], [0], [0]], [[0], [1], [0], [0]], [[0], [1], [0], [1]]]
+    text = ("a", "b", "c", "d")
+    layers = [(Routing("a", 2, np.array(ids)), Routing("b", 2, 1 - one)) for ids in steps]
+    trace = written(tmp_path, *(RoutingSnapshot(i, pair, text) for i, pair in enumerate(layers)))
+    first, middle, last = (stats(trace, i)["layers"][0] for i in range(3))
+    assert [layer["saturation"] for layer in (first, middle, last)] == [0.5, 0.75, 1]
+    assert first["churn"] is first["top1_flip_rate"] is first["jaccard"] is None  # nothing before it
+    assert middle["churn"] == last["churn"] == middle["top1_flip_rate"] == 0.25
+    assert middle["overlap_baseline"] == 0.5
+    assert last["transition_information"] == pytest.approx(1)  # layer b is the other expert of a
+    assert last["transition_information_bias"] == pytest.approx(1 / (8 * np.log(2)))
+    assert first["transition_information"] == 0
+    assert stats(trace)["layers"][1]["transition_information"] is None  # no layer after it
+    assert stats(trace)["mean"]["saturation"] == 1
+    assert stats(trace, 0)["mean"]["saturation"] == 0.75  # layer b has not moved
+    assert (last["first_choice_repeats"], last["first_choice_repeat_baseline"]) == (0, 0.5)
+
+
+def test_stats_compare_only_the_same_tokens_and_experts(tmp_path):
+    ids = np.array([[0], [1]])
+    trace = written(
+        tmp_path,
+        RoutingSnapshot(0, (Routing("a", 2, ids),), ("a", "b")),
+        RoutingSnapshot(1, (Routing("a", 3, ids),), ("a", "b")),
+        RoutingSnapshot(2, (Routing("a", 3, ids),), ("a", "c")),
+        RoutingSnapshot(3, (Routing("a", 3, ids),), ("a", "c")),
+    )
+    assert [stats(trace, i)["layers"][0]["churn"] for i in range(4)] == [None, None, None, 0]
+    assert [stats(trace, i)["layers"][0]["saturation"] for i in range(4)] == [None, None, 1, 1]
+
+
+def test_stats_of_confidence_labels_training_and_scores_by_hand(tmp_path):
+    probs = np.array([[0.75, 0.25], [0.5, 0.5]] * 10, np.float32)
+    ids, gates = np.array([[0], [1]] * 10), np.ones((20, 1), np.float32)
+    layer = Routing("a", 2, ids, gates, probs, np.log(probs), np.array([[False], [True]] * 10))
+    log = [StepLog(np.array([1, 2, 3]), {}, (np.array([[3, 1], [1, 3], [4, 0]]),))]
+    text, domains = ("x", "y") * 10, ("en", "de") * 10
+    trace = written(tmp_path, RoutingSnapshot(2, (layer,), text, domains), log=log)
+    found = stats(trace)["layers"][0]
+    wanted = {
+        "selection_frequency": [0.5, 0.5], "processed_share": [1, 0], "importance_share": [0.5, 0.5],
+        "mean_probability": [0.625, 0.375], "share_gap": [-0.125, 0.125], "cv_floor": 20**-0.5,
+        "drop_rate": 0.5, "fully_dropped_rate": 0.5, "executed_experts": 0.5, "max_probability": 0.625,
+        "top_k_mass": 0.625, "margin": 0.25, "boundary_margin": 0.25, "hill_2": 2, "soft_dead_experts": 0,
+        "vocabulary_specialisation": 1, "mean_abs_logsumexp": 0, "z_loss": 0, "max_abs_logit": np.log(4),
+        "train_batches": 2, "train_max_violation_batch": 0.5, "train_max_violation_global": 0,  # step 3 came later
+    }  # fmt: skip
+    for name, value in wanted.items():
+        assert found[name] == pytest.approx(value, abs=1e-6), name
+    assert found["can_tell_dead"] is False
+    assert found["domain_specialisation"] == {"de": [0, 1], "en": [1, 0]}
+    assert found["domain_information"]["nats"] == pytest.approx(np.log(2))
+    assert 0.9 < found["token_information"]["of_labels"] <= 1
+    assert found["strongest_pair"] is None or found["strongest_pair"]["share"] == 0  # one expert a token
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(snapshots(), min_size=1, max_size=3))
+def test_stats_of_anything_are_json_without_nan(recorded):
+    with tempfile.TemporaryDirectory() as folder:
+        trace = written(Path(folder), *recorded)
+        for step in range(len(recorded)):
+            found = json.loads(json.dumps(stats(trace, step), allow_nan=False))
+            for layer, routing in zip(found["layers"], recorded[step].layers, strict=True):
+                assert len(layer["load_share"]) == routing.num_experts
+                for name, there in (
+                    ("importance", routing.gate_weights_TK is not None),
+                    ("mean_probability", routing.router_probs_TE is not None),
+                    ("drop_rate", routing.dropped_TK is not None and (routing.expert_ids_TK >= 0).any()),
+                    ("cv", (routing.expert_ids_TK >= 0).any()),
+                ):
+                    assert (layer[name] is not None) == there, name
+
+
 def test_importing_moeviz_is_light():
     heavy = "{'numpy', 'torch', 'PySide6', 'zarr', 'pyqtgraph'}"
     code = f"import sys, moeviz; assert not {heavy} & set(sys.modules); moeviz.open_trace; assert 'torch' not in "

@@ -23,6 +23,8 @@ Pointed = dict[str, int]  # any of "layer", "token", "expert"
 Table = tuple[list[str], list[list[int | float | str]]]
 Uses = Literal["snapshot", "history", "layer", "token", "expert"]
 LINE = 16  # px, one line of words under a plot
+LOWEST = 80  # px, of a plot and its axes beside one line of words
+NARROW = 380  # px, a panel below it needs more lines for its words
 HEADER = 3 * GRID
 NO_ROUTING = "No routing yet: start training, or open a model or a trace."
 ENDINGS = ("png", "svg", "pdf", "csv")
@@ -183,8 +185,16 @@ class Panel(QWidget):
 
     def plot_rect(self, rect: QRectF) -> QRectF:
         """The part of the canvas that draw() gets: without margins and without the words below."""
-        words = self.footer_lines * LINE if self.footer_lines else 0
-        return rect.adjusted(GRID, GRID // 2, -GRID, -(GRID // 2) - words)
+        return rect.adjusted(GRID, GRID // 2, -GRID, -(GRID // 2) - self._lines(rect) * LINE)
+
+    def lines_of_words(self, width: float) -> int:
+        """How many lines of words stand under a plot of this width, whatever they say now: the plot must not jump."""
+        return self.footer_lines
+
+    def _lines(self, rect: QRectF) -> int:
+        """The words of a low panel give way to its plot, down to one line."""
+        wanted = self.lines_of_words(rect.width())
+        return min(wanted, max(1, int(rect.height() - LOWEST) // LINE))
 
     def paint_body(self, painter: QPainter, rect: QRectF) -> None:
         """Everything below the header, into any painter."""
@@ -201,16 +211,16 @@ class Panel(QWidget):
                 painter.save()
                 self.draw(painter, inner)
                 painter.restore()
-            if self.footer_lines:
-                self._paint_footer(painter, QRectF(inner.left(), inner.bottom() + 2, inner.width(), rect.height()))
+            lines = self._lines(rect)
+            if lines:
+                self._paint_footer(painter, QPointF(inner.left(), inner.bottom() + 2), inner.width(), lines)
         painter.restore()
 
-    def _paint_footer(self, painter: QPainter, rect: QRectF) -> None:
+    def _paint_footer(self, painter: QPainter, at: QPointF, width: float, lines: int) -> None:
         painter.setFont(sans(SMALL))
         painter.setPen(QColor(self.theme.muted))
-        lines = wrapped(self.footer(), rect.width(), self.footer_lines)
-        for i, line in enumerate(lines):
-            put(painter, rect.left(), rect.top() + i * LINE + 12, line)
+        for i, line in enumerate(wrapped(self.footer(), width, lines)):
+            put(painter, at.x(), at.y() + i * LINE + 12, line)
 
     def picture_size(self) -> QSize:
         """How large a picture of this panel alone is; larger than the widget where it scrolls."""

@@ -5,9 +5,17 @@ from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QPainter
 from PySide6.QtWidgets import QWidget
 
+from moeviz.domain.metrics import (
+    boundary_margin,
+    expert_counts,
+    load_share,
+    mean_probability,
+    selection_frequency,
+    token_effective_experts,
+)
 from moeviz.domain.routing import Routing
 from moeviz.view.colours import expert_colour, mixed
-from moeviz.view.panel import Panel, Pointed, Table
+from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number, share, visible
 from moeviz.view.theme import Theme, put, width_of
 
@@ -17,7 +25,6 @@ UNKNOWN = float("nan")
 class GateWeights(Panel):
     name = "gate_weights"
     uses = frozenset({"snapshot", "layer", "token", "expert"})
-    footer_lines = 2
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
@@ -55,6 +62,9 @@ class GateWeights(Panel):
             for expert, weight in self._chosen.items():
                 self._heights[expert] = weight
         self._top = max(nice_ceiling(float(np.nanmax(self._heights, initial=0.0)) * 1.12), 0.1)
+
+    def lines_of_words(self, width: float) -> int:
+        return 3 if width >= NARROW else 4
 
     def subtitle(self) -> str:
         return f"{self._who()}, layer {self.layer}"
@@ -109,12 +119,13 @@ class GateWeights(Panel):
             return ""
         expert = self.pointed.get("expert")
         if expert is not None and expert < self._heights.size:
-            words = f"expert {expert}: {number(float(self._heights[expert]))}"
+            symbol = "p" if routing.router_probs_TE is not None else "g"
+            words = f"expert {expert}: {symbol} {number(float(self._heights[expert]))}"
             weight = self._chosen.get(expert)
             state = "not chosen" if weight is None else f"chosen, gate weight {number(weight)}"
-            return f"{self._who()}  {words}, {state}"
+            return f"{self._who()}  {words}, {state}  {expert_in_words(routing, expert)}"
         who = self._who() + ("" if self.selection.token is not None else " (the last; click one to choose)")
-        return f"{who}  {margin_in_words(routing, token)}"
+        return "  ".join([who, margin_in_words(routing, token), *confidence_in_words(routing, token)])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         inner = self.frame(rect).rect
@@ -152,7 +163,10 @@ def chosen_weights(routing: Routing, token: int) -> dict[int, float]:
 
 
 def margin_in_words(routing: Routing, token: int) -> str:
-    """How close the choice was: the smallest chosen probability over the largest one not chosen."""
+    """How close the choice was: the smallest chosen probability over the largest one not chosen.
+
+    Negative where noise, a bias or a capacity decided, not the clean probabilities.
+    """
     if routing.router_probs_TE is None:
         return "bars are gate weights: this data has no router probabilities"
     probs = routing.router_probs_TE[token].astype(float)
@@ -163,5 +177,28 @@ def margin_in_words(routing: Routing, token: int) -> str:
     if not left:
         return "every expert was chosen"
     last, first_out = min(chosen, key=lambda e: probs[e]), max(left, key=lambda e: probs[e])
-    margin = number(float(probs[last] - probs[first_out]))
-    return f"margin {margin}: expert {last} was chosen over expert {first_out}"
+    margin = number(float(boundary_margin(probs[None], routing.expert_ids_TK[token : token + 1])[0]))
+    return f"margin {margin}: expert {last} chosen over {first_out}"
+
+
+def confidence_in_words(routing: Routing, token: int) -> list[str]:
+    """How much probability the chosen experts hold, and between how many experts the router hesitates."""
+    if routing.router_probs_TE is None:
+        return []
+    probs = routing.router_probs_TE[token].astype(float)
+    chosen = [e for e in routing.expert_ids_TK[token].tolist() if e >= 0]
+    hesitates = number(float(token_effective_experts(probs[None])[0]))
+    return [f"chosen hold Σp {number(float(probs[chosen].sum()))}", f"hesitates between {hesitates} of {probs.size}"]
+
+
+def expert_in_words(routing: Routing, expert: int) -> str:
+    """One expert over all tokens shown, before any drop."""
+    counts = expert_counts(routing)
+    of = [
+        f"q {number(float(load_share(counts)[expert]))}",
+        f"f {number(float(selection_frequency(counts, routing.num_tokens)[expert]))}",
+    ]
+    words = f"of all {routing.num_tokens} tokens: {', '.join(of)}"
+    if routing.router_probs_TE is not None:
+        words += f"  mean P {number(float(mean_probability(routing.router_probs_TE)[expert]))}"
+    return words

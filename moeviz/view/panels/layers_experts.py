@@ -5,9 +5,18 @@ from PySide6.QtCore import QPointF, QRectF
 from PySide6.QtGui import QColor, QImage, QPainter
 from PySide6.QtWidgets import QWidget
 
-from moeviz.domain.metrics import cv, load_share
+from moeviz.domain.metrics import (
+    churn,
+    cv,
+    load_share,
+    saturation,
+    transition_counts,
+    transition_information,
+    transition_information_bias,
+)
+from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.colours import sequential
-from moeviz.view.panel import Panel, Pointed, Table
+from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import Array, draw_column_labels, draw_row_labels, inside, nice_ceiling, number, share
 from moeviz.view.panels.heat import BAR, draw_colour_bar, draw_heat, heat_image, outline
 from moeviz.view.panels.load import layer_counts
@@ -24,11 +33,12 @@ class LayersExperts(Panel):
         self._cv: list[float] = []
         self._training = False
         self._drawn: object = None
+        self._said: tuple[object, list[str]] | None = None
         self._image = QImage()
         self._top = 1.0
 
     def subtitle(self) -> str:
-        return "training batch" if self._training else "the tokens shown"
+        return f"{'training batch' if self._training else 'the tokens shown'}, before drops"
 
     def prepare(self) -> None:
         key = (self.snapshot, self.theme)
@@ -45,6 +55,9 @@ class LayersExperts(Panel):
         self._top = min(1.0, max(2 / widest, nice_ceiling(float(np.nanmax(self._shares, initial=0.0)))))
         self._image = heat_image(self._shares, 0.0, self._top, sequential(self.theme), self.theme.panel)
         self._drawn = key
+
+    def lines_of_words(self, width: float) -> int:
+        return 3 if width >= NARROW else 5
 
     def heat_rect(self, rect: QRectF) -> QRectF:
         return inside(rect, right=BAR)
@@ -76,13 +89,29 @@ class LayersExperts(Panel):
             outline(painter, cell.adjusted(1, 1, -2, -2), theme)
 
     def footer(self) -> str:
-        of = "the training batch" if self._training else "the tokens shown, no training batch"
+        of = "the training batch" if self._training else "the tokens shown"
         layer, expert = self.pointed.get("layer"), self.pointed.get("expert")
         layers, experts = self._shares.shape
         if layer is not None and expert is not None and layer < layers and expert < experts:
-            return f"layer {layer} × expert {expert}: load share q {number(float(self._shares[layer, expert]))}  {of}"
-        worst = int(np.argmax(self._cv))
-        return f"load share q of {of}  least even: layer {worst}, CV {number(self._cv[worst])}"
+            first = f"layer {layer} × expert {expert}: q {number(float(self._shares[layer, expert]))}  q of {of}"
+        elif np.isfinite(self._cv).any():
+            worst = int(np.nanargmax(self._cv))
+            first = f"load share q of {of}  least even: layer {worst}, CV {number(self._cv[worst])}"
+        else:
+            first = f"nothing was routed in {of}"
+        return "  ".join([first, *self.layer_in_words(layer if layer is not None and layer < layers else self.layer)])
+
+    def layer_in_words(self, layer: int) -> list[str]:
+        """How one layer's choices for the tokens shown have moved, and how far they tell the next layer's."""
+        key = (self.snapshot, layer)
+        if self._said is None or self._said[0] != key:  # the mouse moves within a layer more often than between two
+            assert self.snapshot is not None
+            film = self.history.snapshots if self.history is not None else []
+            words = [*change_in_words(self.snapshot, film, layer), *transition_in_words(self.snapshot, layer)]
+            if words:
+                words = [f"layer {layer}: {words[0]}", *words[1:], "(tokens shown)"]
+            self._said = key, words
+        return self._said[1]
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         heat = self.heat_rect(rect)
@@ -104,3 +133,36 @@ class LayersExperts(Panel):
             for i, (routing, shares) in enumerate(zip(self.snapshot.layers, self._shares.tolist(), strict=True))
         ]
         return head, rows
+
+
+def change_in_words(shown: RoutingSnapshot, film: list[RoutingSnapshot], layer: int) -> list[str]:
+    """Churn since the snapshot before the shown one, and what is settled already of the newest one's choices."""
+    ids, words = shown.layers[layer].expert_ids_TK, []
+    earlier = (other for other in reversed(film) if other.step < shown.step and _comparable(shown, other, layer))
+    before, newest = next(earlier, None), film[-1] if film else None
+    if before is not None:
+        words.append(f"churn {number(churn(before.layers[layer].expert_ids_TK, ids))} since step {before.step}")
+    if newest is not None and newest.step > shown.step and _comparable(shown, newest, layer):
+        settled = number(saturation(ids, newest.layers[layer].expert_ids_TK))
+        words.append(f"saturation {settled} of step {newest.step}")
+    return words
+
+
+def transition_in_words(shown: RoutingSnapshot, layer: int) -> list[str]:
+    """How far this layer's choice tells the next one's, beyond chance."""
+    here, after = shown.layers[layer], shown.layers[layer + 1] if layer + 1 < len(shown.layers) else None
+    if after is None or after.num_tokens != here.num_tokens:
+        return []
+    ids, next_ids = here.expert_ids_TK, after.expert_ids_TK
+    counts = transition_counts(ids, next_ids, here.num_experts, after.num_experts)
+    k, next_k = (float((x >= 0).sum(axis=1).mean()) for x in (ids, next_ids))
+    told = transition_information(counts) - transition_information_bias(counts, k, next_k)
+    return [f"tells {number(told)} of layer {layer + 1}"]
+
+
+def _comparable(a: RoutingSnapshot, b: RoutingSnapshot, layer: int) -> bool:
+    """Whether both routed the same tokens to the same experts in this layer."""
+    if len(a.layers) != len(b.layers) or a.tokens != b.tokens:
+        return False
+    mine, others = a.layers[layer], b.layers[layer]
+    return (mine.num_tokens, mine.num_experts) == (others.num_tokens, others.num_experts)

@@ -6,24 +6,27 @@ from PySide6.QtGui import QColor, QPainter, QPen
 from PySide6.QtWidgets import QWidget
 
 from moeviz.domain.metrics import (
+    TOO_FEW,
     LoadSummary,
     cv_floor,
     drop_rate,
     expert_counts,
+    floor_k,
+    fully_dropped_rate,
+    max_violation_floor,
     share_noise,
     summarise,
 )
 from moeviz.domain.routing import Ints, RoutingSnapshot
 from moeviz.view.colours import expert_colour
-from moeviz.view.panel import Panel, Pointed, Table
+from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number
 from moeviz.view.theme import Theme
 
-ENOUGH = 50  # expected assignments per expert from which on "no assignment at all" means something
-
 
 def layer_counts(snapshot: RoutingSnapshot, layer: int) -> tuple[Ints, bool]:
-    """Assignments per expert (E,), and whether they are of the training batch (else of the snapshot's own tokens)."""
+    """Assignments per expert (E,) before any drop, and whether they are of the training batch (else of the snapshot's
+    own tokens)."""
     if layer < len(snapshot.train_counts_LE):
         return snapshot.train_counts_LE[layer], True
     return expert_counts(snapshot.layers[layer]), False
@@ -32,12 +35,12 @@ def layer_counts(snapshot: RoutingSnapshot, layer: int) -> tuple[Ints, bool]:
 class Load(Panel):
     name = "load"
     uses = frozenset({"snapshot", "layer", "expert"})
-    footer_lines = 3
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
         self._counts: Ints = np.zeros(1, dtype=np.int64)
         self._training = False
+        self._k = 1
         self._summary: LoadSummary = summarise(self._counts)
         self._top = 1.0
 
@@ -45,16 +48,24 @@ class Load(Panel):
         assert self.snapshot is not None
         self._counts, self._training = layer_counts(self.snapshot, self.layer)
         self._summary = summarise(self._counts)
+        self._k = min(floor_k(self.snapshot.layers[self.layer].expert_ids_TK), self._counts.size)
         even = 1 / self._counts.size
         highest = max(float(self._summary.load_share.max()), even + 2 * self.noise)
         self._top = min(1.0, max(2 * even, nice_ceiling(highest)))
 
     @property
     def noise(self) -> float:
-        return share_noise(int(self._counts.sum()), self._counts.size)
+        """Standard deviation of a share by chance; 0 where nothing was routed: there is no band to draw."""
+        total = int(self._counts.sum())
+        return share_noise(total, self._counts.size, self._k) if total else 0.0
+
+    def lines_of_words(self, width: float) -> int:
+        routing = self.routing()
+        drops = routing is not None and routing.dropped_TK is not None
+        return 3 + drops if width >= NARROW else 5 + 2 * drops
 
     def subtitle(self) -> str:
-        return f"layer {self.layer}, {'training batch' if self._training else 'the tokens shown'}"
+        return f"layer {self.layer}, {'training batch' if self._training else 'the tokens shown'}, before drops"
 
     def frame(self, rect: QRectF) -> Frame:
         return Frame(inside(rect), 0, self._counts.size, 0, self._top)
@@ -92,29 +103,26 @@ class Load(Panel):
 
     def footer(self) -> str:
         size, total = self._counts.size, int(self._counts.sum())
-        of = "the training batch" if self._training else "the tokens shown, no training batch"
+        of = "the training batch" if self._training else "the tokens shown"
         summary = self._summary
         expert = self.pointed.get("expert")
         if expert is not None and expert < size:
             q = float(summary.load_share[expert])
-            first = f"expert {expert}: q {number(q)}, {int(self._counts[expert])} of {total} assignments ({of})"
+            first = f"expert {expert}: q {number(q)}, {int(self._counts[expert])} of {total} assignments  of {of}"
         else:
-            first = f"{total} assignments of {of}, layer {self.layer}"
+            first = f"{total} assignments of {of}"
         words = [
             first,
-            f"CV {number(summary.cv)} (by chance {number(cv_floor(total, size))})",
-            f"MaxVio {number(summary.max_violation)}",
+            "before drops",
+            f"CV {number(summary.cv)} (chance {about(cv_floor(total, size, self._k))})",
+            f"MaxVio {number(summary.max_violation)} (chance {about(max_violation_floor(total, size, self._k))})",
             f"effective experts {number(summary.effective_experts)} of {size}",
+            dead_in_words(summary),
         ]
-        if total / size >= ENOUGH:
-            dead = summary.dead_experts
-            words.append(f"⚠ dead experts {dead}" if dead else "dead experts 0")
-        else:
-            words.append("too few assignments to call an expert dead")
         routing = self.routing()
-        dropped = drop_rate(routing) if routing is not None else None
-        if dropped is not None:
-            words.append(f"dropped of the tokens shown {number(100 * dropped)} %")
+        dropped, whole = (drop_rate(routing), fully_dropped_rate(routing)) if routing is not None else (None, None)
+        if dropped is not None and whole is not None:
+            words.append(f"tokens shown: {about(100 * dropped)} % dropped, {about(100 * whole)} % wholly")
         return "  ".join(words)
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
@@ -132,6 +140,20 @@ class Load(Panel):
         batch = "training" if self._training else "shown tokens"
         pairs = zip(self._counts.tolist(), self._summary.load_share.tolist(), strict=True)
         return head, [[self.layer, e, count, q, batch] for e, (count, q) in enumerate(pairs)]
+
+
+def about(value: float) -> str:
+    """Two digits: what chance does is known no better."""
+    return number(float(f"{value:.2g}"))
+
+
+def dead_in_words(summary: LoadSummary) -> str:
+    """How many experts have no work, and how many nearly none; nothing of it where chance could do that."""
+    if not summary.can_tell_dead:
+        return f"dead experts: {TOO_FEW}"
+    nearly = summary.soft_dead_experts - summary.dead_experts
+    more = f", {nearly} nearly" if nearly else ""
+    return f"{'⚠ ' if summary.dead_experts else ''}dead experts {summary.dead_experts}{more}"
 
 
 def _thin(colour: str, alpha: int) -> QColor:
