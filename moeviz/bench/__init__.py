@@ -6,7 +6,7 @@ import os
 
 from moeviz.domain.errors import UserError
 
-BENCHES = ("gui", "startup")
+BENCHES = ("gui", "startup", "memory")
 
 
 def run(name: str, as_json: bool) -> int:

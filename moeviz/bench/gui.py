@@ -30,13 +30,14 @@ def measure() -> dict[str, float]:
         window.show()
         window.start()
 
-        def live(seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        def live(seconds: float, until: Callable[[], bool] | None = None) -> None:
             """Let the event loop run as it does in the program."""
             loop = QEventLoop()
             QTimer.singleShot(round(seconds * 1000), loop.quit)
             watch = QTimer()
-            watch.timeout.connect(lambda: loop.quit() if until() else None)
-            watch.start(5)
+            if until is not None:
+                watch.timeout.connect(lambda: loop.quit() if until() else None)
+                watch.start(5)
             loop.exec()
 
         live(60, lambda: window.snapshot is not None)

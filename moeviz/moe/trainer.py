@@ -50,7 +50,7 @@ class Trainer:
         self._batches: Batches | None = None
         self._heldout_tokens: torch.Tensor | None = None
         self._train = Traced(lambda: StepLoss(self.model), eager_calls=10)
-        self._look = Traced(lambda: Look(self.model), eager_calls=3)
+        self._look = Traced(lambda: Look(self.model), eager_calls=10)
         self._news: list[torch.Tensor] = []
         self._heldout: dict[int, float] = {}
         self._unchecked = 0

@@ -403,7 +403,8 @@ class Window(QMainWindow):
             self.repaint_panels()
         self._show_state()
         spent = (time.perf_counter() - began) * 1000
-        if self.runner.pending:
+        # an answer may have come while this tick was drawing: it is not to wait for the next frame
+        if self.runner.pending or self.runner.mailbox.waiting():
             self.timer.setInterval(ANSWER_MS)
         elif news:
             self.timer.setInterval(max(FRAME_MS, round(spent / DRAWING_SHARE)))
