@@ -1,13 +1,14 @@
 """The composition root of the window: the only place that knows the view, the engine and the models at once."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from PySide6.QtCore import QSettings
 
-from moeviz.domain.messages import MakeSession, Session, StepLog
+from moeviz.domain.messages import MakeSession, Report, Session, StepLog
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.engine.mailbox import Mailbox
@@ -25,7 +26,7 @@ def bundled_model(task: str) -> str | None:
 def make_session(settings: Settings, device: str, checkpoint: str | None) -> MakeSession:
     """A session that imports torch only when it is called, on the worker thread."""
 
-    def make() -> Session:
+    def make(report: Report) -> Session:
         from moeviz.moe.importing import import_torch
 
         import_torch()
@@ -39,10 +40,10 @@ def make_session(settings: Settings, device: str, checkpoint: str | None) -> Mak
 def make_trace(path: str) -> MakeSession:
     """A trace as a session; zarr is imported on the worker thread."""
 
-    def make() -> Session:
+    def make(report: Report) -> Session:
         from moeviz.trace.session import session
 
-        return session(path)
+        return session(path, report)
 
     return make
 
@@ -53,17 +54,24 @@ def save_trace(
     log: StepLog | None,
     snapshots: tuple[RoutingSnapshot, ...],
     marks: tuple[tuple[int, str], ...],
+    report: Report,
 ) -> str:
-    """Write what the window kept of a run; called on a thread."""
+    """Write what the window kept of a run; called on a thread. What was written before a failure is taken away."""
     from moeviz.trace.store import TraceWriter
 
-    with TraceWriter.create(path, settings.to_json(), "moeviz window") as writer:
-        for snapshot in snapshots:
+    writer = TraceWriter.create(path, settings.to_json(), "moeviz window")
+    try:
+        for done, snapshot in enumerate(snapshots):
+            report(done, len(snapshots))
             writer.append(snapshot)
         if log is not None:
             writer.add_log(log)
         for step, label in marks:
             writer.add_mark(step, label)
+        writer.close()
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return f"Saved {len(snapshots)} steps to {path}."
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from moeviz.domain.messages import Advance, Command, ModelFacts, Session, Show, Update
+from moeviz.domain.messages import Advance, Command, ModelFacts, Report, Session, Show, Update, UserError
 from moeviz.domain.settings import Settings
-from moeviz.engine.mailbox import Failure, Mailbox
+from moeviz.engine.mailbox import Failure, Mailbox, Told
 from moeviz.engine.runner import Runner
 
 FACTS = ModelFacts(1, 1, 1, "cpu", 1)
@@ -38,7 +38,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_paused_session_does_nothing_until_a_command_comes() -> None:
     seen: list[Command] = []
     runner = Runner(Mailbox())
-    runner.start(lambda: counting(seen))
+    runner.start(lambda _: counting(seen))
     wait_for(lambda: runner.idle)
     assert seen == []
     runner.send(Show())
@@ -51,7 +51,7 @@ def test_paused_session_does_nothing_until_a_command_comes() -> None:
 def test_training_advances_and_asks_for_a_snapshot_only_when_the_window_is_ready() -> None:
     seen: list[Command] = []
     runner = Runner(Mailbox())
-    runner.start(lambda: counting(seen), training=True)
+    runner.start(lambda _: counting(seen), training=True)
     wait_for(lambda: len(seen) > 50)
     runner.training = False
     wait_for(lambda: runner.idle)
@@ -62,7 +62,7 @@ def test_training_advances_and_asks_for_a_snapshot_only_when_the_window_is_ready
 
 @pytest.mark.parametrize("error", [RuntimeError("lost"), ValueError("lost"), KeyboardInterrupt("lost")])
 def test_every_exception_is_posted_with_its_traceback(error: BaseException) -> None:
-    def failing() -> Session:
+    def failing(_: Report) -> Session:
         yield update(0)
         raise error
 
@@ -79,7 +79,7 @@ def test_every_exception_is_posted_with_its_traceback(error: BaseException) -> N
 def test_close_ends_a_training_session_and_closes_the_generator() -> None:
     closed: list[bool] = []
 
-    def session() -> Session:
+    def session(_: Report) -> Session:
         try:
             while True:
                 yield None
@@ -90,3 +90,98 @@ def test_close_ends_a_training_session_and_closes_the_generator() -> None:
     runner.start(session, training=True)
     assert runner.close(2.0)
     assert closed == [True]
+
+
+def test_the_runner_pauses_by_itself_after_so_many_steps() -> None:
+    seen: list[Command] = []
+    runner = Runner(Mailbox())
+    runner.start(lambda _: counting(seen))
+    runner.train_for(7)
+    wait_for(lambda: runner.idle)
+    assert len(seen) == 7
+    assert seen[-1] == Advance(True)
+    assert runner.steps_left is None
+    runner.training = True
+    wait_for(lambda: len(seen) > 20)
+    assert runner.steps_left is None
+    assert runner.close()
+
+
+def test_a_new_session_takes_the_place_of_one_that_is_still_being_made() -> None:
+    loaded, closed = threading.Event(), []
+
+    def slow(_: Report) -> Session:
+        loaded.wait(5)
+        try:
+            yield update(1)
+        finally:
+            closed.append(True)
+
+    def quick(_: Report) -> Session:
+        answer = update(100)
+        while True:
+            command = yield answer
+            assert command == Show()
+            answer = update(200)
+
+    runner = Runner(Mailbox())
+    runner.start(slow)
+    runner.start(quick)
+    letters = []
+    wait_for(lambda: bool(letters.extend(runner.mailbox.take()) or letters))
+    runner.send(Show())
+    wait_for(lambda: runner.idle)
+    loaded.set()
+    assert runner.close(5)
+    assert [letter.step for letter in (*letters, *runner.mailbox.take())] == [100, 200]
+
+
+def test_a_new_session_that_fails_leaves_the_old_one_running() -> None:
+    def failing(report: Report) -> Session:
+        raise UserError("no such file")
+        yield
+
+    seen: list[Command] = []
+    runner = Runner(Mailbox())
+    runner.start(lambda _: counting(seen), training=True)
+    wait_for(lambda: len(seen) > 3)
+    runner.start(failing, title="Opening")
+    wait_for(lambda: runner.starting is None)
+    assert Told("no such file") in runner.mailbox.take()
+    count = len(seen)
+    wait_for(lambda: len(seen) > count)
+    assert runner.close()
+
+
+def test_work_is_reported_and_cancelled_between_two_reports() -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def errand(report: Report) -> str:
+        for i in range(10):
+            report(i, 10)
+            begun.set()
+            go.wait(5)
+        return "done"
+
+    runner = Runner(Mailbox())
+    assert runner.errand(errand, "Saving")
+    assert begun.wait(5)
+    work = runner.errand_work
+    assert work is not None
+    assert (work.title, work.done, work.total) == ("Saving", 0, 10)
+    assert not runner.errand(errand)
+    work.cancelled.set()
+    go.set()
+    wait_for(lambda: runner.idle)
+    assert runner.mailbox.take() == [Told("Saving: cancelled.")]
+    assert runner.close()
+
+
+def test_a_defect_in_an_errand_does_not_count_as_the_end_of_the_session() -> None:
+    runner = Runner(Mailbox())
+    assert runner.errand(lambda _: str(1 / 0))
+    wait_for(lambda: runner.idle)
+    [letter] = runner.mailbox.take()
+    assert isinstance(letter, Failure)
+    assert not letter.ended
+    assert runner.close()

@@ -100,6 +100,7 @@ class Update:
     mark         a label for the time axes ("k 2 → 4") at this step
     notice       a sentence for the user
     paused       the session asks to be paused
+    devices      those that this machine has, told once
     film, past, marks  what a trace recorded: snapshots, logs (one a stretch of unchanged sizes) and marks, oldest first
     """
 
@@ -113,6 +114,7 @@ class Update:
     notice: str = ""
     paused: bool = False
     saved: str = ""
+    devices: tuple[str, ...] = ()
     film: tuple[RoutingSnapshot, ...] = ()
     past: tuple[StepLog, ...] = ()
     marks: tuple[tuple[int, str], ...] = ()
@@ -120,4 +122,5 @@ class Update:
 
 
 Session = Generator[Update | None, Command, None]
-MakeSession = Callable[[], Session]
+Report = Callable[[int, int], None]  # how much is done, and of how much; UserError once the user has cancelled
+MakeSession = Callable[[Report], Session]

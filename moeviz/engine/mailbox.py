@@ -11,10 +11,11 @@ from moeviz.domain.messages import Update
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception that ended the session."""
+    """An exception; `ended`: there is no session any more."""
 
     summary: str
     details: str
+    ended: bool = True
 
 
 @dataclass(frozen=True, slots=True)

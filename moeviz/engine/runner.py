@@ -5,130 +5,241 @@ Pause is to send nothing, cancel is to close the generator; any exception is pos
 
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from moeviz.domain.messages import Advance, Command, MakeSession, Session, Update, UserError
-from moeviz.engine.mailbox import Failure, Mailbox, Told
+from moeviz.domain.messages import Advance, Command, MakeSession, Report, Session, Update, UserError
+from moeviz.engine.mailbox import Failure, Letter, Mailbox, Told
 
 
-class Runner:
-    """Owns the worker thread from `start` to `close`. All methods are called from the window's thread."""
+class Work:
+    """One long piece of work on a thread: how far it is, and whether it is to end before that."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        self.mailbox = mailbox
-        self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        self._training = threading.Event()
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._errand: threading.Thread | None = None
-        self.advances = 0  # training steps driven since this runner was made
-        self._sent = self._answered = 0  # letters into the inbox, and those dealt with
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.began = time.monotonic()
+        self.done, self.total = 0, 0  # a total of 0: not known
+        self.cancelled = threading.Event()
 
-    # ---- from the window
-    def start(self, make_session: MakeSession, *, training: bool = False) -> None:
-        """Run a session; `make_session` is called on the worker thread, so it may import and load what it likes."""
-        if self._thread is not None and self._thread.is_alive():
-            raise RuntimeError("this runner has a session already; close it first")
-        self._closing.clear()
-        self._inbox = queue.SimpleQueue()
-        self._sent, self._answered = 1, 0  # the session's first update counts as an answer
-        self.training = training
-        self._thread = threading.Thread(target=self._run, args=(make_session,), name="moeviz-runner", daemon=True)
-        self._thread.start()
+    def report(self, done: int, total: int) -> None:
+        """Called by whoever does the work, now and then; UserError once it is to end."""
+        self.done, self.total = done, total
+        if self.cancelled.is_set():
+            raise UserError(f"{self.title}: cancelled.")
+
+
+@dataclass(eq=False)
+class _Job:
+    """A session, its thread and its post box."""
+
+    make: MakeSession
+    work: Work
+    thread: threading.Thread | None = None
+    inbox: "queue.SimpleQueue[Command | None]" = field(default_factory=queue.SimpleQueue)
+    training: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+    until: int | None = None  # pause by itself when the runner has driven so many steps
+    sent: int = 1  # letters into the inbox, and those dealt with; the first update counts as an answer
+    answered: int = 0
 
     @property
     def alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return self.thread is not None and self.thread.is_alive()
+
+    def put(self, command: Command | None) -> None:
+        self.sent += 1
+        self.inbox.put(command)
+
+    def end(self) -> None:
+        self.ended.set()
+        self.work.cancelled.set()
+        self.put(None)
+
+
+class Runner:
+    """Owns the worker threads from `start` to `close`. All methods are called from the window's thread."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self.mailbox = mailbox
+        self.advances = 0  # training steps driven since this runner was made
+        self._job: _Job | None = None  # the session that commands go to
+        self._next: _Job | None = None  # one that takes its place as soon as it has something to show
+        self._swap = threading.Lock()
+        self._errand: tuple[threading.Thread, Work] | None = None
+        self._threads: list[threading.Thread] = []
+
+    # ---- from the window
+    def start(self, make_session: MakeSession, *, title: str = "", training: bool = False) -> None:
+        """Run a session; `make_session` is called on a worker thread, so it may import and load what it likes.
+
+        A session that runs already goes on until the new one has something to show; if that fails, nothing changes.
+        """
+        job = _Job(make_session, Work(title))
+        if training:
+            job.training.set()
+        self.forget_next()
+        with self._swap:
+            if self.alive:
+                self._next = job
+            else:
+                self._job = job
+        job.thread = self._thread(self._run, job)
+
+    def forget_next(self) -> None:
+        """What is being opened is wanted no more."""
+        with self._swap:
+            opening, self._next = self._next, None
+        if opening is not None:
+            opening.end()
+
+    def _thread(self, target: Callable[..., None], *arguments: object) -> threading.Thread:
+        thread = threading.Thread(target=target, args=arguments, name=f"moeviz{target.__name__}", daemon=True)
+        self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+        thread.start()
+        return thread
+
+    @property
+    def alive(self) -> bool:
+        return self._job is not None and self._job.alive
 
     @property
     def training(self) -> bool:
-        return self._training.is_set()
+        return self._job is not None and self._job.training.is_set()
 
     @training.setter
     def training(self, on: bool) -> None:
+        self._train(on, None)
+
+    def train_for(self, steps: int) -> None:
+        """Train so many steps, then pause."""
+        self._train(True, self.advances + steps)
+
+    def _train(self, on: bool, until: int | None) -> None:
+        if self._job is None:
+            return
+        self._job.until = until
         if on:
-            self._training.set()
-            self._put(None)  # wakes a paused thread
+            self._job.training.set()
+            self._job.put(None)  # wakes a paused thread
         else:
-            self._training.clear()
+            self._job.training.clear()
+
+    @property
+    def steps_left(self) -> int | None:
+        """Until training pauses by itself; None if it does not."""
+        until = self._job.until if self._job is not None and self.training else None
+        return None if until is None else max(until - self.advances, 0)
 
     @property
     def pending(self) -> bool:
         """A command is on its way, and its answer not yet posted."""
-        return self.alive and self._sent != self._answered
+        return self._job is not None and self._job.alive and self._job.sent != self._job.answered
+
+    @property
+    def starting(self) -> Work | None:
+        """The session that is being made."""
+        for job in (self._next, self._job):
+            if job is not None and job.alive and not job.answered:
+                return job.work
+        return None
+
+    @property
+    def errand_work(self) -> Work | None:
+        """The errand that is under way."""
+        return self._errand[1] if self._errand is not None and self._errand[0].is_alive() else None
 
     @property
     def idle(self) -> bool:
         """Nothing will be posted until something is sent: the window may stop looking."""
-        errand = self._errand is not None and self._errand.is_alive()
-        return not errand and not (self.alive and (self.training or self.pending))
+        opening = self._next is not None and self._next.alive
+        return not (self.errand_work or opening or (self.alive and (self.training or self.pending)))
 
     def send(self, command: Command) -> None:
         """Have the command carried out between two steps."""
-        self._put(command)
+        if self._job is not None:
+            self._job.put(command)
 
-    def _put(self, command: Command | None) -> None:
-        self._sent += 1
-        self._inbox.put(command)
-
-    def errand(self, do: Callable[[], str]) -> bool:
+    def errand(self, do: Callable[[Report], str], title: str = "") -> bool:
         """Do one thing beside the session and post the sentence that it returns; False if one is under way."""
-        if self._errand is not None and self._errand.is_alive():
+        if self.errand_work is not None:
             return False
-        self._errand = threading.Thread(target=self._do, args=(do,), name="moeviz-errand", daemon=True)
-        self._errand.start()
+        work = Work(title)
+        self._errand = self._thread(self._do, do, work), work
         return True
 
-    def _do(self, do: Callable[[], str]) -> None:
+    def close(self, timeout: float = 2.0) -> bool:
+        """End all sessions, after the step in progress, and the errand; False if they did not end in time."""
+        self.forget_next()
+        if self._job is not None:
+            self._job.end()
+        if self._errand is not None:
+            self._errand[1].cancelled.set()
+        end = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    # ---- on the worker threads
+    def _do(self, do: Callable[[Report], str], work: Work) -> None:
         try:
-            self.mailbox.post(Told(do()))
+            if sentence := do(work.report):
+                self.mailbox.post(Told(sentence))
         except UserError as error:
             self.mailbox.post(Told(str(error)))
         except Exception as error:  # noqa: BLE001 - nothing that happens here may vanish
-            self.mailbox.post(Failure(_sentence(error), traceback.format_exc()))
+            self.mailbox.post(Failure(_sentence(error), traceback.format_exc(), ended=False))
 
-    def close(self, timeout: float = 2.0) -> bool:
-        """End the session after the step in progress; False if it did not end in time."""
-        self._closing.set()
-        self._put(None)
-        threads = [thread for thread in (self._thread, self._errand) if thread is not None]
-        for thread in threads:
-            thread.join(timeout)
-        return not any(thread.is_alive() for thread in threads)
-
-    # ---- on the worker thread
-    def _run(self, make_session: MakeSession) -> None:
+    def _run(self, job: _Job) -> None:
         session: Session | None = None
         try:
-            session = make_session()
-            self._post(next(session))
-            self._answered += 1
-            while not self._closing.is_set():
+            session = job.make(job.work.report)
+            first = next(session)
+            self._take_the_place(job)
+            self._post(job, first)
+            job.answered += 1
+            while not job.ended.is_set():
                 try:
-                    command = self._inbox.get(block=not self.training)
+                    command = job.inbox.get(block=not job.training.is_set())
                 except queue.Empty:
-                    self._post(session.send(Advance(snapshot=self.mailbox.asked())))
+                    last = job.until is not None and self.advances + 1 >= job.until
+                    self._post(job, session.send(Advance(snapshot=self.mailbox.asked() or last)))
                     self.advances += 1
+                    if last:
+                        job.training.clear()
                     continue
-                if command is not None:
-                    self._post(session.send(command))
-                self._answered += 1
+                if command is not None and not job.ended.is_set():
+                    self._post(job, session.send(command))
+                job.answered += 1
         except StopIteration:
             pass
         except BaseException as error:  # noqa: BLE001 - nothing that happens here may vanish
-            self.mailbox.post(Failure(_sentence(error), traceback.format_exc()))
+            current = job is self._job
+            if not current and isinstance(error, UserError):
+                self._post(job, Told(str(error)))
+            else:
+                self._post(job, Failure(_sentence(error), traceback.format_exc(), ended=current))
         finally:
-            self._training.clear()
+            job.training.clear()
             if session is not None:
                 session.close()
 
-    def _post(self, update: Update | None) -> None:
-        if update is None:
-            return
-        if update.paused:
-            self._training.clear()
-        self.mailbox.post(update)
+    def _take_the_place(self, job: _Job) -> None:
+        """Of the session that ran so far."""
+        with self._swap:
+            if job is self._next:
+                old, self._job, self._next = self._job, job, None
+                if old is not None:
+                    old.end()
+
+    def _post(self, job: _Job, letter: Letter | None) -> None:
+        with self._swap:  # a session that was replaced has nothing more to say
+            if letter is None or job.ended.is_set():
+                return
+            if isinstance(letter, Update) and letter.paused:
+                job.training.clear()
+            self.mailbox.post(letter)
 
 
 def _sentence(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """A training run as a session: a plain generator that is sent commands and yields updates (domain/messages.py)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -23,6 +24,7 @@ from moeviz.domain.messages import (
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
 from moeviz.moe.checkpoint import load, save
+from moeviz.moe.devices import devices
 from moeviz.moe.tasks.text import load_text
 from moeviz.moe.trainer import Trainer
 
@@ -37,7 +39,7 @@ def session(
     torch.set_num_threads(1)  # more are slower on matrices this small, and far slower beside a window
     trainer, notice = _opened(checkpoint, device, probe) if checkpoint else _started(settings, device, probe)
     run = _Run(trainer, probe)
-    update: Update | None = run.update(notice=notice, reset=True)
+    update: Update | None = replace(run.update(notice=notice, reset=True), devices=devices())
     while True:
         command = yield update
         update = _carry_out(run, command)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from moeviz.domain.messages import Session, Update, UserError
+from moeviz.domain.messages import Report, Session, Update, UserError
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings, SettingsError
 from moeviz.trace.store import open_trace
@@ -11,7 +11,7 @@ FILM_BYTES = 256 * 2**20
 FILM_STEPS = 256
 
 
-def session(path: str | Path) -> Session:
+def session(path: str | Path, report: Report = lambda done, total: None) -> Session:
     """Yield the whole trace, evenly thinned to FILM_STEPS and FILM_BYTES. Raises UserError if it cannot be read."""
     trace = open_trace(path)
     if len(trace) == 0:
@@ -20,7 +20,11 @@ def session(path: str | Path) -> Session:
     fit = max(1, min(FILM_STEPS, FILM_BYTES // max(1, _size(last))))
     stride = -(-len(trace) // fit)
     kept = sorted({*range(0, len(trace), stride), len(trace) - 1})
-    film = (*(trace[i] for i in kept[:-1]), last)
+    film = []
+    for done, i in enumerate(kept[:-1]):
+        report(done, len(kept))
+        film.append(trace[i])
+    film.append(last)
     notice = f"{path}: {len(trace):,} steps"
     notice += f", of which every {stride}th is shown." if stride > 1 else "."
     update = Update(
@@ -30,7 +34,7 @@ def session(path: str | Path) -> Session:
         last,
         reset=True,
         notice=notice,
-        film=film,
+        film=tuple(film),
         past=tuple(trace.log_parts),
         marks=tuple((int(step), str(label)) for step, label in trace.marks),
     )
