@@ -1,9 +1,8 @@
 """The composition root of the window: the only place that knows the view, the engine and the models at once."""
 
-import os
 import shutil
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QSettings
@@ -75,16 +74,6 @@ def save_trace(
     return f"Saved {len(snapshots)} steps to {path}."
 
 
-def devices() -> tuple[str, ...]:
-    """What the machine may offer, told without importing torch; a choice that is not there is refused in words."""
-    found = ["cpu"]
-    if sys.platform == "darwin":
-        found.append("mps")
-    if Path("/proc/driver/nvidia/version").exists() or os.environ.get("CUDA_VISIBLE_DEVICES"):
-        found.append("cuda")
-    return tuple(found)
-
-
 def make_window(
     settings: Settings | None = None,
     *,
@@ -103,7 +92,6 @@ def make_window(
         store or memory(),
         settings=settings or Settings(),
         device=device,
-        devices=tuple(dict.fromkeys((*devices(), device))),
         checkpoint=checkpoint,
     )
 
@@ -121,21 +109,7 @@ def open_window(
     been painted: painting looks for symbols, and waits while another thread links torch."""
     settings = Settings.read(settings_file) if settings_file else None
     changed: dict[str, str | int] = {key: v for key, v in (("task", task), ("seed", seed)) if v is not None}
-    models = [path for path in paths if path.endswith(".safetensors")]
-    others = [path for path in paths if path not in models]
     if changed:
         settings = (settings or Settings()).with_values(changed)
-    window = make_window(settings, device=device, checkpoint=models[0] if models else None, store=store)
-    traces = [path for path in others if (Path(path) / "zarr.json").is_file()]
-
-    def begin() -> None:
-        # a trace takes the place of the model from the start: a session that still imports torch cannot be closed
-        if traces:
-            window.show_trace(traces[0])
-        else:
-            window.start()
-        for path in others:
-            if path not in traces:
-                window.open_path(path)
-
-    return window, begin
+    window = make_window(settings, device=device, store=store)
+    return window, partial(window.begin, paths)

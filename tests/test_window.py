@@ -1,20 +1,25 @@
 """The window, driven as a person does: on a real model that trains, small enough to be quick."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PySide6.QtCore import QSettings, Qt
-from PySide6.QtGui import QAction, QGuiApplication
-from PySide6.QtWidgets import QAbstractSpinBox, QComboBox
+from PySide6.QtGui import QAction, QColor, QGuiApplication, QImage
+from PySide6.QtWidgets import QAbstractSpinBox, QApplication, QComboBox, QInputDialog, QMenu, QMenuBar
 from pytestqt.qtbot import QtBot
 
-from moeviz.app import make_window
+from moeviz.app import make_window, memory
+from moeviz.domain.messages import OpenModel, Report, SaveModel
 from moeviz.domain.settings import Settings
 from moeviz.view.controls import explain
-from moeviz.view.memory import memory
-from moeviz.view.window import Window, short
+from moeviz.view.export_dialog import ExportDialog
+from moeviz.view.menus import numbered
+from moeviz.view.status import Progress, duration, in_words, short
+from moeviz.view.theme import THEMES
+from moeviz.view.window import Window
 
 SMALL = Settings().with_values(
     {"model.layers": 2, "model.width": 16, "model.expert_width": 16, "model.context": 32, "train.batch": 2}
@@ -78,8 +83,14 @@ def test_train_pause_step_restart(qtbot: QtBot, window: Window) -> None:
     assert window.snapshot.step == at + 1
     assert list(window.history.steps)[-1] == at + 1
     window.restart_action.trigger()
+    assert f"loses {at + 1} steps" in window.question.words.text()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.snapshot.step == at + 1
+    action(window, "Answer the question with yes").trigger()
     qtbot.waitUntil(lambda: window.snapshot is not None and window.snapshot.step == 0, timeout=WAIT)
     assert len(window.history.steps) == 0
+    window.restart_action.trigger()  # there is nothing to lose
+    assert not window.question.open
 
 
 @pytest.mark.parametrize(
@@ -147,13 +158,87 @@ def test_fewer_experts_take_k_along_and_undo_brings_both_back(qtbot: QtBot, wind
     assert window.snapshot.layers[0].k == 4
 
 
-def test_a_model_knob_restarts(qtbot: QtBot, window: Window) -> None:
+def layers(window: Window) -> int:
+    return len(window.snapshot.layers) if window.snapshot is not None else 0
+
+
+def shown(window: Window, key: str) -> object:
+    return window.controls.rows[key].field.value()  # type: ignore[attr-defined]
+
+
+def turn(window: Window, key: str, value: float) -> None:
+    window.controls.rows[key].field.setValue(value)  # type: ignore[attr-defined]
+
+
+def test_a_model_knob_restarts_an_untrained_model_at_once(qtbot: QtBot, window: Window) -> None:
+    turn(window, "model.layers", 3)
+    assert not window.question.open
+    qtbot.waitUntil(lambda: layers(window) == 3, timeout=WAIT)
+    action(window, "Undo Layers 3").trigger()
+    qtbot.waitUntil(lambda: layers(window) == 2, timeout=WAIT)
+
+
+def test_a_model_knob_asks_before_it_restarts_a_trained_model(qtbot: QtBot, window: Window) -> None:
+    train(qtbot, window, 3)
+    turn(window, "model.layers", 3)
+    assert window.question.words.text().startswith("Layers 2 → 3 starts the model anew and loses ")
+    turn(window, "model.layers", 4)  # while the question is open, it is about the newest wish
+    turn(window, "model.width", 32)
+    assert "Layers 2 → 4, Width 16 → 32" in window.question.words.text()
+    turn(window, "routing.k", 3)  # what is live acts meanwhile, and leaves the wish alone
+    train(qtbot, window, 2)
+    assert window.settings.routing.k == 3
+    assert (shown(window, "model.layers"), layers(window)) == (4, 2)
+    window.question.no.click()
+    assert shown(window, "model.layers") == 2
+    assert window.settings.model.width == 16
+    train(qtbot, window, 2)
+    assert layers(window) == 2
+    turn(window, "model.layers", 3)
+    turn(window, "model.layers", 2)  # turned back: nothing is left to ask
+    assert not window.question.open
+
+
+def test_undo_after_a_restart_brings_the_knob_back_and_says_what_it_does(qtbot: QtBot, window: Window) -> None:
     train(qtbot, window, 3)
     window.train_action.trigger()
-    window.controls.rows["model.layers"].field.setValue(3)  # type: ignore[attr-defined]
-    qtbot.waitUntil(lambda: window.snapshot is not None and len(window.snapshot.layers) == 3, timeout=WAIT)
-    assert window.snapshot is not None
-    assert window.snapshot.step == 0
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    turn(window, "model.layers", 3)
+    window.question.yes.click()
+    qtbot.waitUntil(lambda: layers(window) == 3, timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    window.step_action.trigger()
+    qtbot.waitUntil(lambda: window.at_stake == 1, timeout=WAIT)
+    action(window, "Undo Layers 3").trigger()
+    assert window.question.words.text().startswith("Undo: Layers 3 → 2 starts the model anew and loses 1 step that")
+    assert layers(window) == 3
+    window.question.yes.click()
+    qtbot.waitUntil(lambda: layers(window) == 2, timeout=WAIT)
+    assert shown(window, "model.layers") == 2
+    assert "do not come back" in window.notices.words.text()
+
+
+def test_opening_asks_only_if_something_is_lost(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    window.train_for(3)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    window.send(SaveModel(str(path)))
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    window.files.open_paths([str(path)])
+    assert not window.question.open
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert len(window.history.steps) == 0
+    window.restart()  # the file stays, the model in the window does not
+    assert "stays only in its file" in window.question.words.text()
+    window.train_for(2)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    window.files.open_paths([str(path)])
+    assert window.question.words.text() == "Opening model.safetensors loses 2 steps that are not saved."
+    qtbot.keyClick(window, Qt.Key.Key_Escape)
+    assert window.at_stake == 2
+    window.files.open_paths([str(path)])
+    window.question.yes.click()
+    qtbot.waitUntil(lambda: window.at_stake == 0, timeout=WAIT)
 
 
 def test_odd_combinations_are_explained() -> None:
@@ -193,8 +278,6 @@ def test_the_probe_is_edited_while_training(qtbot: QtBot, window: Window) -> Non
 
 
 def test_save_then_open_goes_on_with_the_same_routing(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
-    from moeviz.domain.messages import OpenModel, SaveModel
-
     train(qtbot, window, 3)
     window.train_action.trigger()
     qtbot.waitUntil(settled(window), timeout=WAIT)
@@ -202,7 +285,7 @@ def test_save_then_open_goes_on_with_the_same_routing(qtbot: QtBot, window: Wind
     qtbot.waitUntil(settled(window), timeout=WAIT)
     assert window.snapshot is not None
     saved = window.snapshot
-    assert "Saved" in window.notice.text()
+    assert "Saved" in window.notices.words.text()
     window.send(OpenModel(str(tmp_path / "model.safetensors")))
     qtbot.waitUntil(lambda: window.snapshot is not saved, timeout=WAIT)
     assert window.snapshot.step == saved.step
@@ -216,10 +299,10 @@ def test_a_damaged_checkpoint_is_told_and_the_window_goes_on(
 ) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
-    window.open_path(str(path))
-    qtbot.waitUntil(window.banner.isVisible, timeout=WAIT)
-    assert "bad.safetensors" in window.notice.text()
-    assert "Traceback" not in window.notice.text()
+    window.files.open_paths([str(path)])
+    qtbot.waitUntil(window.notices.isVisible, timeout=WAIT)
+    assert "bad.safetensors" in window.notices.words.text()
+    assert "Traceback" not in window.notices.words.text()
     train(qtbot, window, 2)
 
 
@@ -231,9 +314,9 @@ def test_a_defect_in_the_session_reaches_the_window_and_restart_mends_it(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "advance", lambda self: 1 / 0)
         window.train_action.trigger()
-        qtbot.waitUntil(window.banner.isVisible, timeout=WAIT)
-    assert "division by zero" in window.notice.text()
-    window.copy_button.click()
+        qtbot.waitUntil(window.notices.isVisible, timeout=WAIT)
+    assert "division by zero" in window.notices.words.text()
+    window.notices.copy.click()
     assert "ZeroDivisionError" in QGuiApplication.clipboard().text()
     window.restart_action.trigger()
     train(qtbot, window, 2)
@@ -256,8 +339,8 @@ def test_divergence_pauses_with_the_last_good_state_and_a_reason(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "advance", poisoned)
         qtbot.waitUntil(lambda: not window.runner.training, timeout=WAIT)
-        qtbot.waitUntil(window.banner.isVisible, timeout=WAIT)
-    assert "learning rate of 0.1" in window.notice.text()
+        qtbot.waitUntil(window.notices.isVisible, timeout=WAIT)
+    assert "learning rate of 0.1" in window.notices.words.text()
     train(qtbot, window, 2)
     assert np.isfinite(window.history.scalar("loss")[-1])
 
@@ -269,21 +352,21 @@ def test_every_plot_and_the_dashboard_export(qtbot: QtBot, window: Window, tmp_p
     qtbot.waitUntil(settled(window), timeout=WAIT)
     for name in (*window.panels, "dashboard"):
         path = tmp_path / f"{name}.{ending}"
-        window.export_to(name, str(path))
-        assert "Exported" in window.notice.text()
+        window.files.export_to(name, str(path))
+        qtbot.waitUntil(lambda p=path: window.notices.words.text() == f"Exported to {p}.", timeout=WAIT)
         assert path.stat().st_size > 50
-    window.export_to("load", str(tmp_path / "nowhere" / f"load.{ending}"))
-    assert "does not exist" in window.notice.text()
+    window.files.export_to("load", str(tmp_path / "nowhere" / f"load.{ending}"))
+    assert "does not exist" in window.notices.words.text()
 
 
 def test_settings_are_copied_and_pasted(qtbot: QtBot, window: Window) -> None:
-    window.copy_settings()
+    window.files.copy_settings()
     assert Settings.from_json(QGuiApplication.clipboard().text()) == SMALL
     QGuiApplication.clipboard().setText('{"routing.k": 99}')
-    window.paste_settings()
-    assert "routing.k is 99" in window.notice.text()
+    window.files.paste_settings()
+    assert "routing.k is 99" in window.notices.words.text()
     QGuiApplication.clipboard().setText(SMALL.with_values({"routing.k": 3}).to_json())
-    window.paste_settings()
+    window.files.paste_settings()
     qtbot.waitUntil(lambda: window.snapshot is not None and window.snapshot.layers[0].k == 3, timeout=WAIT)
 
 
@@ -300,16 +383,223 @@ def test_themes_switch_and_are_remembered(qtbot: QtBot, window: Window) -> None:
     assert window.memory.value("theme") == "light"
 
 
+def commands(menu: QMenu | QMenuBar) -> Iterator[QAction]:
+    for entry in menu.actions():
+        if isinstance(inner := entry.menu(), QMenu):  # type: ignore[attr-defined]
+            yield from commands(inner)
+        elif not entry.isSeparator():
+            yield entry
+
+
 def test_every_command_has_a_shortcut_of_its_own(window: Window) -> None:
-    keys: list[str] = []
-    for menu in window.menuBar().actions():
-        for entry in menu.menu().actions():  # type: ignore[attr-defined]
-            inner = entry.menu()  # type: ignore[attr-defined]
-            for item in inner.actions() if inner else [entry]:
-                if not item.isSeparator():
-                    assert item.shortcut().toString(), f"{item.text()} has no shortcut"
-                    keys.append(item.shortcut().toString())
+    found = list(commands(window.menuBar()))
+    keys = [command.shortcut().toString() for command in found]
+    assert len(found) > 35
+    assert not [command.text() for command in found if not command.shortcut().toString()]
     assert len(keys) == len(set(keys))
+    others = [a for a in window.findChildren(QAction) if a.shortcut().toString() and a not in found]
+    assert others == []  # every key is shown in a menu
+    assert len({numbered("Ctrl", i) for i in range(1, 21)}) == 20
+
+
+# ---- state, progress, device
+def test_training_so_many_steps_tells_the_time_left_and_pauses(qtbot: QtBot, window: Window) -> None:
+    window.train_for(100_000)
+    qtbot.waitUntil(lambda: " left" in window.status.work.text(), timeout=WAIT)
+    assert "of 100,000" in window.status.work.text()
+    assert window.status.labels["state"].text() == "Training"
+    window.status.cancel.click()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.snapshot is not None
+    step = window.snapshot.step
+    assert 0 < step < 100_000
+    assert not window.status.work.isVisible()
+    assert window.status.labels["state"].text() == "Paused"
+    window.train_for(5)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.snapshot.step == step + 5
+
+
+def test_the_number_of_steps_is_asked_for_and_remembered(
+    qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: list[int] = []
+
+    def ask(parent: object, title: str, words: str, value: int, low: int, high: int) -> tuple[int, bool]:
+        offered.append(value)
+        return 3, True
+
+    monkeypatch.setattr(QInputDialog, "getInt", ask)
+    for step in (3, 6):
+        action(window, "Train N steps…").trigger()
+        qtbot.waitUntil(lambda: window.runner.training, timeout=WAIT)
+        qtbot.waitUntil(settled(window), timeout=WAIT)
+        assert window.snapshot is not None
+        assert window.snapshot.step == step
+    assert offered == [1000, 3]
+
+
+def test_a_pause_shows_the_newest_state_in_every_panel(qtbot: QtBot, window: Window) -> None:
+    train(qtbot, window, 600)  # more than the steps that load over time lets pass before it draws again
+    window.train_action.trigger()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.snapshot is not None
+    last = window.runner.advances
+    assert window.snapshot.step == last
+    for name in ("losses", "load_over_time"):
+        assert window.panels[name].table()[1][-1][0] == last
+    assert f"step {last}" in window.panels["losses"].footer()
+    window.step_action.trigger()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.panels["load_over_time"].table()[1][-1][0] == last + 1
+
+
+def choose(box: QComboBox, text: str) -> None:
+    if box.findText(text) < 0:
+        box.addItem(text)
+    box.setCurrentText(text)
+    box.activated.emit(box.currentIndex())
+
+
+def test_the_device_box_offers_what_is_there_and_goes_back_when_refused(qtbot: QtBot, window: Window) -> None:
+    from moeviz.moe.devices import devices
+
+    box = window.device_box
+    assert tuple(box.itemText(i) for i in range(box.count())) == devices()
+    train(qtbot, window, 2)
+    choose(box, "cuda:77")
+    qtbot.waitUntil(lambda: "no device 'cuda:77'" in window.notices.words.text(), timeout=WAIT)
+    qtbot.waitUntil(lambda: window.device == "cpu", timeout=WAIT)
+    train(qtbot, window, 2)
+
+
+def test_after_a_failure_restart_uses_the_device_in_the_box(
+    qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moeviz.moe.trainer import Trainer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", lambda self: 1 / 0)
+        window.train_action.trigger()
+        qtbot.waitUntil(lambda: window.status.labels["state"].text() == "Failed", timeout=WAIT)
+    choose(window.device_box, "cuda:77")
+    window.restart_action.trigger()
+    qtbot.waitUntil(lambda: "no device 'cuda:77'" in window.notices.words.text(), timeout=WAIT)
+    choose(window.device_box, "cpu")
+    window.restart_action.trigger()
+    train(qtbot, window, 2)
+
+
+def test_closing_waits_for_a_file_that_is_being_written(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    go = threading.Event()
+
+    def slow(report: Report) -> str:
+        assert go.wait(20)
+        return "Saved."
+
+    assert window.runner.errand(slow, "Saving run.zarr")
+    window.close()
+    assert window.isVisible()
+    assert "the window closes when that is done" in window.notices.words.text()
+    window.watch()
+    go.set()
+    qtbot.waitUntil(lambda: not window.isVisible(), timeout=WAIT)
+
+
+# ---- keys
+def test_arrow_keys_walk_unless_a_widget_uses_them(qtbot: QtBot, window: Window) -> None:
+    def press(key: Qt.Key) -> None:
+        focus = QApplication.focusWidget()
+        assert focus is not None
+        qtbot.keyClick(focus, key)
+
+    row = window.controls.rows["routing.k"]
+    window.activateWindow()
+    window.setFocus()
+    qtbot.waitUntil(window.hasFocus, timeout=WAIT)
+    press(Qt.Key.Key_Right)
+    press(Qt.Key.Key_Right)
+    press(Qt.Key.Key_Down)
+    assert (window.pinned.token, window.pinned.layer) == (1, 1)
+    assert row.slider is not None
+    row.slider.setFocus()
+    press(Qt.Key.Key_Right)
+    assert window.settings.routing.k == 3
+    row.field.setFocus()
+    press(Qt.Key.Key_Up)
+    assert window.settings.routing.k == 4
+    window.controls.rows["routing.router"].field.setFocus()
+    press(Qt.Key.Key_Down)
+    assert window.settings.routing.router != "topk"
+    window.probe_line.setFocus()
+    window.probe_line.setCursorPosition(0)
+    press(Qt.Key.Key_Right)
+    assert window.probe_line.cursorPosition() == 1
+    assert (window.pinned.token, window.pinned.layer) == (1, 1)
+    press(Qt.Key.Key_Escape)  # the keys are the window's again
+    press(Qt.Key.Key_Right)
+    assert window.pinned.token == 0
+
+
+# ---- export
+def test_the_export_dialog_offers_sizes_and_remembers_them(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    panel = window.panels["load"]
+    window.memory.setValue("folder", str(tmp_path))
+    for scale, name in ((3.0, "3x, 288 dpi"), (300 / 96, "print, 300 dpi")):
+        dialog = ExportDialog("load", "png", panel.picture_size(), window.memory, window)
+        dialog.pixels.setCurrentText(name)
+        dialog.print_colours.setChecked(True)
+        wanted = tuple(round(side * scale) for side in panel.picture_size().toTuple())  # type: ignore[attr-defined]
+        assert dialog.hint.text().startswith(f"{wanted[0]:,} x {wanted[1]:,} pixels")
+        dialog.accept()
+        window.files.export_to("load", dialog.path, scale=dialog.scale, light=dialog.light)
+        qtbot.waitUntil(lambda: "Exported" in window.notices.words.text(), timeout=WAIT)
+        qtbot.waitUntil(lambda: window.runner.idle, timeout=WAIT)
+        image = QImage(str(tmp_path / "load.png"))
+        assert (image.width(), image.height()) == wanted
+        assert image.pixelColor(2, image.height() - 2) == QColor(THEMES["light"].panel)
+    again = ExportDialog("losses", "png", panel.picture_size(), window.memory, window)
+    assert (again.pixels.currentText(), again.light) == ("print, 300 dpi", True)
+    assert again.path == str(tmp_path / "losses.png")
+    again.file.setText(str(tmp_path / "load.png"))
+    assert "will be replaced" in again.hint.text()
+    again.file.setText(str(tmp_path / "load.gif"))
+    assert "must end in .png" in again.hint.text()
+
+
+def test_export_asks_and_writes(qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def accept(dialog: ExportDialog) -> int:
+        dialog.file.setText(str(tmp_path / "p.svg"))
+        dialog.accept()
+        return 1
+
+    monkeypatch.setattr(ExportDialog, "exec", accept)
+    window.panels["load"].export_requested.emit("load", "svg")
+    qtbot.waitUntil(lambda: "Exported" in window.notices.words.text(), timeout=WAIT)
+    assert (tmp_path / "p.svg").stat().st_size > 50
+
+
+def test_a_folder_that_cannot_be_written_is_told(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    (tmp_path / "load.png").mkdir()  # root may write into any folder, but not over one
+    window.files.export_to("load", str(tmp_path / "load.png"))
+    qtbot.waitUntil(lambda: "choose another" in window.notices.words.text(), timeout=WAIT)
+    assert [path.name for path in tmp_path.glob("*load*")] == ["load.png"]
+    window.files.save_run_to("/proc/run.zarr")
+    qtbot.waitUntil(lambda: "cannot be written" in window.notices.words.text(), timeout=WAIT)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.4, "59 s"), (61, "1 min 01 s"), (3599.6, "1 h 00 min"), (9000, "2 h 30 min")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_progress_is_told_with_rate_and_time_left() -> None:
+    assert in_words(Progress("Saving", 50, 200, 0, None), 2.0) == "Saving: 50 of 200, 25/s, 6 s left"
+    assert in_words(Progress("Saving", 0, 200, 0, None), 2.0) == "Saving: 0 of 200"
+    assert in_words(Progress("Reading", 0, 0, 0, None), 2.4) == "Reading, 2 s"
 
 
 def test_a_broken_memory_file_is_set_aside(tmp_path: Path) -> None:
@@ -344,15 +634,17 @@ def test_a_saved_run_opens_again_as_a_trace(qtbot: QtBot, window: Window, tmp_pa
     window.change_knobs({"routing.k": 3})
     train(qtbot, window, 5)
     path = str(tmp_path / "run.zarr")
-    window.show_trace(path)
-    assert "pause it" in window.notice.text()
     window.train_action.trigger()
     qtbot.waitUntil(settled(window), timeout=WAIT)
     last, count, marks = window.snapshot, len(window.history.snapshots), list(window.history.marks)
-    window.save_run_to(path)
-    qtbot.waitUntil(lambda: "Saved" in window.notice.text(), timeout=WAIT)
-    window.open_path(path)
+    window.files.save_run_to(path)
+    qtbot.waitUntil(lambda: "Saved" in window.notices.words.text(), timeout=WAIT)
+    window.files.open_paths([path])
+    window.question.yes.click()
     qtbot.waitUntil(lambda: window.of_trace, timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.status.labels["state"].text() == "Trace"
+    assert window.status.labels["rate"].text() == window.status.labels["device"].text() == ""
     assert last is not None
     assert window.snapshot is not None
     assert window.snapshot is not last
@@ -361,17 +653,21 @@ def test_a_saved_run_opens_again_as_a_trace(qtbot: QtBot, window: Window, tmp_pa
     assert window.history.marks == marks
     assert window.settings.routing.k == 3
     window.train_action.trigger()
-    qtbot.waitUntil(lambda: "recording" in window.notice.text(), timeout=WAIT)
+    qtbot.waitUntil(lambda: "recording" in window.notices.words.text(), timeout=WAIT)
     assert not window.runner.training
+    turn(window, "routing.k", 5)
+    assert shown(window, "routing.k") == 3
     window.restart_action.trigger()
     qtbot.waitUntil(lambda: not window.of_trace and window.snapshot is not None, timeout=WAIT)
     train(qtbot, window, 2)
 
 
-def test_a_broken_trace_is_told_and_restart_goes_on(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
-    (tmp_path / "zarr.json").write_text("{")
-    window.open_path(str(tmp_path))
-    qtbot.waitUntil(window.banner.isVisible, timeout=WAIT)
-    assert "Traceback" not in window.notice.text()
-    window.restart_action.trigger()
+def test_a_broken_trace_is_told_and_the_run_goes_on(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
     train(qtbot, window, 2)
+    (tmp_path / "zarr.json").write_text("{")
+    window.files.open_paths([str(tmp_path)])
+    window.question.yes.click()
+    qtbot.waitUntil(window.notices.isVisible, timeout=WAIT)
+    assert "Traceback" not in window.notices.words.text()
+    train(qtbot, window, 2)
+    assert window.runner.training

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from PySide6.QtCore import QMarginsF, QPoint, QRectF, QSize, QSizeF
 from PySide6.QtGui import QColor, QImage, QPageSize, QPainter, QPdfWriter
@@ -24,38 +25,62 @@ def export(widget: QWidget, path: str | Path, *, theme: Theme | None = None, sca
     """Write a panel, or all panels within a widget, as the ending of the path says: png, svg, pdf or csv.
 
     `theme`: of the picture, else the panels' own; `scale`: pixels of a PNG for each pixel of the window.
+    UserError with one sentence if there is nothing to write, or the disk refuses.
     """
+    painted(widget, path, theme=theme, scale=scale)()
+
+
+def painted(widget: QWidget, path: str | Path, *, theme: Theme | None = None, scale: float = 2.0) -> Callable[[], None]:
+    """Like export, but only paints now; what it returns writes the file, and may be called on another thread."""
     path = Path(path)
     ending = path.suffix.lower().lstrip(".")
     panels = _panels(widget)
-    write: dict[str, Callable[[Path], None]] = {
-        "png": lambda out: _write_png(widget, panels, out, theme, scale),
+    paint: dict[str, Callable[[Path], None]] = {
+        "png": lambda out: _write_pdf(widget, panels, out, theme),
         "svg": lambda out: _write_svg(widget, panels, out, theme),
         "pdf": lambda out: _write_pdf(widget, panels, out, theme),
         "csv": lambda out: _write_csv(panels, out),
     }
-    if ending not in write:
+    if ending not in paint:
         raise UserError(f"{path.name} must end in one of {', '.join('.' + e for e in ENDINGS)}.")
     if not path.parent.is_dir():
         raise UserError(f"The folder {path.parent} does not exist: make it first, or choose another.")
-    temporary: Path | None = None
+    size = _size(widget)
+    pixels = QSize(round(size.width() * scale), round(size.height() * scale)) if ending == "png" else None
+    draft = _on_disk(path, lambda: _draft(path))
+    _on_disk(path, lambda: paint[ending](draft), draft)
+
+    def write() -> None:
+        if pixels is not None:
+            _on_disk(path, lambda: _rasterise(draft, pixels, scale), draft)
+        _on_disk(path, lambda: _move(draft, path), draft)
+
+    return write
+
+
+def _draft(path: Path) -> Path:
+    """Beside the target, for a rename cannot cross file systems; the old file stays until the new one is whole."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    return Path(name)
+
+
+def _move(draft: Path, path: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    draft.chmod(0o666 & ~mask)
+    draft.replace(path)
+
+
+def _on_disk(path: Path, do: Callable[[], Any], draft: Path | None = None) -> Any:
+    """Do it; if that fails, take the draft away, and say in one sentence what the disk said."""
     try:
-        # beside the target, so that the rename cannot cross file systems; the old file stays until the new one is whole
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        write[ending](temporary)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"Cannot write {path} ({error.strerror or error}): choose another folder.") from None
-    except BaseException:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        return do()
+    except BaseException as error:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(f"Cannot write {path} ({error.strerror or error}): choose another folder.") from None
         raise
 
 
@@ -122,23 +147,21 @@ def _write_svg(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | 
     painter.end()
 
 
-def _write_png(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | None, scale: float) -> None:
+def _rasterise(draft: Path, size: QSize, scale: float) -> None:
+    """Put the PNG of a PDF in its place."""
     import pypdfium2 as pdfium  # 8 MB that the window does without
 
-    size = _size(widget)
-    with tempfile.TemporaryDirectory() as folder:
-        pdf = Path(folder) / "picture.pdf"
-        _write_pdf(widget, panels, pdf, theme)
-        document = pdfium.PdfDocument(pdf)
-        try:
-            bitmap = document[0].render(scale=scale * DPI / 72, rev_byteorder=False, force_bitmap_format=4)
-            pixels = bitmap.to_numpy().copy()
-        finally:
-            document.close()
+    document = pdfium.PdfDocument(draft.read_bytes())
+    try:
+        bitmap = document[0].render(scale=scale * DPI / 72, rev_byteorder=False, force_bitmap_format=4)
+        pixels = bitmap.to_numpy().copy()
+    finally:
+        document.close()
     image = QImage(pixels.data, pixels.shape[1], pixels.shape[0], pixels.strides[0], QImage.Format.Format_RGB32)
-    wanted = QSize(round(size.width() * scale), round(size.height() * scale))
+    image.setDotsPerMeterX(round(scale * DPI / 0.0254))
+    image.setDotsPerMeterY(round(scale * DPI / 0.0254))
     # a page in points may round up to one pixel more
-    if not image.copy(0, 0, wanted.width(), wanted.height()).save(str(path)):
+    if not image.copy(0, 0, size.width(), size.height()).save(str(draft)):
         raise OSError("the file cannot be written")
 
 

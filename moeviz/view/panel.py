@@ -125,7 +125,8 @@ class Panel(QWidget):
             self.snapshot = snapshot
             self._changed("snapshot")
 
-    def show_history(self, history: History | None) -> None:
+    def show_history(self, history: History | None, *, settled: bool = False) -> None:
+        """`settled`: no more comes for now, so nothing may be put off."""
         revision = history.revision if history else -1
         if history is not self.history or revision != self._revision:
             self.history, self._revision = history, revision

@@ -3,29 +3,24 @@ shows what the mailbox holds; it never computes."""
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
-from PySide6.QtCore import QByteArray, QSettings, QSignalBlocker, Qt, QTimer
+from PySide6.QtCore import QByteArray, QEvent, QObject, QSettings, QSignalBlocker, Qt, QTimer
 from PySide6.QtGui import (
-    QAction,
-    QActionGroup,
     QCloseEvent,
     QDragEnterEvent,
     QDropEvent,
-    QGuiApplication,
-    QKeySequence,
+    QKeyEvent,
     QUndoCommand,
     QUndoStack,
 )
 from PySide6.QtWidgets import (
+    QAbstractSlider,
+    QAbstractSpinBox,
     QApplication,
     QComboBox,
-    QDockWidget,
-    QFileDialog,
-    QHBoxLayout,
+    QInputDialog,
     QLabel,
     QLineEdit,
     QMainWindow,
@@ -41,16 +36,15 @@ from moeviz.domain.messages import (
     Command,
     MakeSession,
     ModelFacts,
-    OpenModel,
     Prepare,
+    Report,
     Restart,
-    SaveModel,
     SetDevice,
     SetKnobs,
     SetProbe,
+    Show,
     StepLog,
     Update,
-    UserError,
 )
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.selection import Selection
@@ -60,18 +54,24 @@ from moeviz.engine.runner import Runner
 from moeviz.view import theme as themes
 from moeviz.view.controls import Controls
 from moeviz.view.dashboard import make_panels
-from moeviz.view.export import export
-from moeviz.view.panel import Panel
-from moeviz.view.theme import GRID, THEMES
+from moeviz.view.docks import lay_out, make_dock
+from moeviz.view.files import Files, kind_of, sort_paths
+from moeviz.view.menus import make_menus
+from moeviz.view.notices import Notices, Question
+from moeviz.view.status import Progress, Status
+from moeviz.view.theme import THEMES
 
 FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
 DRAWING_SHARE = 0.08  # of the time, at most: drawing holds the interpreter, and training waits for it
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
+MOST_STEPS = 10_000_000
 SaveTrace = Callable[
-    [str, Settings, StepLog | None, tuple[RoutingSnapshot, ...], tuple[tuple[int, str], ...]], str
+    [str, Settings, StepLog | None, tuple[RoutingSnapshot, ...], tuple[tuple[int, str], ...], Report], str
 ]  # returns what to tell the user
-PICTURES = "Pictures (*.png *.svg *.pdf);;Numbers (*.csv)"
+LOADING = "Loading the model"
+ARROWS = {Qt.Key.Key_Left, Qt.Key.Key_Right, Qt.Key.Key_Up, Qt.Key.Key_Down, Qt.Key.Key_End}
+TAKE_ARROWS = (QAbstractSlider, QAbstractSpinBox, QComboBox, QLineEdit)
 
 
 class Window(QMainWindow):
@@ -89,13 +89,13 @@ class Window(QMainWindow):
         *,
         settings: Settings,
         device: str,
-        devices: tuple[str, ...],
         checkpoint: str | None,
     ) -> None:
         super().__init__()
         self.runner, self.memory, self.make_session = runner, memory, make_session
         self.make_trace, self.save_trace = make_trace, save_trace
-        self.settings, self.device = settings, device
+        self.settings = settings  # of the running model
+        self.wanted: dict[str, Value] = {}  # knobs that would start the model anew, while the question is open
         self.of_trace = False  # what is shown is a recording
         self.checkpoint = checkpoint
         self.history = History()
@@ -104,6 +104,12 @@ class Window(QMainWindow):
         self.snapshot: RoutingSnapshot | None = None
         self.facts: ModelFacts | None = None
         self.undo = QUndoStack(self)
+        self._failed = False
+        self._safe_step = 0  # what was trained up to here lies in a file
+        self._left_out = ""  # what the command line named and is not used
+        self._goal = (0, 0.0)  # steps to train, and when that began
+        self._asked = ("", 0.0)  # what the session was asked for, and when
+        self._closing = False
         self._rate = (0.0, 0.0)
         self._frames: list[float] = []
         self._seen = (time.perf_counter(), 0)
@@ -119,34 +125,60 @@ class Window(QMainWindow):
         for panel in self.panels.values():
             panel.hovered.connect(self._hover)
             panel.clicked.connect(self._click)
-            panel.export_requested.connect(self.export_panel)
-        self.docks = {name: _dock(panel.plot.title, panel, name) for name, panel in self.panels.items()}
-        self.docks["controls"] = _dock("Knobs", self.controls, "controls")
-        self._make_banner(devices)
+        self.docks = {name: make_dock(panel.plot.title, panel, name) for name, panel in self.panels.items()}
+        self.docks["controls"] = make_dock("Knobs", self.controls, "controls")
+        self.files = Files(self)
+        self._make_bar(device)
+        self.addToolBarBreak()
+        self.notices = Notices()
+        self.addToolBar(self.notices)
+        self.addToolBarBreak()
+        self.question = Question()
+        self.addToolBar(self.question)
+        # the docks are all there is: a centre with any width would part them
+        centre = QWidget()
+        centre.setMaximumSize(0, 0)
+        self.setCentralWidget(centre)
         self._make_timeline()
-        self._make_menus()
-        self._make_status()
-        self._default_layout()
+        actions = make_menus(self)
+        self.train_action, self.step_action, self.restart_action = (actions[n] for n in ("train", "step", "restart"))
+        self.train_button.setDefaultAction(self.train_action)
+        self.step_button.setDefaultAction(self.step_action)
+        self.restart_button.setDefaultAction(self.restart_action)
+        for action, changed, able in (
+            (actions["undo"], self.undo.undoTextChanged, self.undo.canUndoChanged),
+            (actions["redo"], self.undo.redoTextChanged, self.undo.canRedoChanged),
+        ):
+            action.setEnabled(False)
+            able.connect(action.setEnabled)
+            title = action.text()
+            changed.connect(lambda text, a=action, t=title: a.setText(f"{t} {text}".strip()))
+        for panel in self.panels.values():
+            panel.export_requested.connect(self.files.export)
+        self.status = Status()
+        self.setStatusBar(self.status)
+        self.reset_layout()
         self._recall()
         self.set_theme(self.theme.name)
 
         # no button is to be pressed by a key that a person means for the window
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setFocus()
+        for dock in self.docks.values():  # a floating one is a window of its own
+            dock.installEventFilter(self)
         self.timer = QTimer(self)
         self.timer.setInterval(FRAME_MS)
         self.timer.timeout.connect(self.collect)
+        self._show_state()
 
     # ---- making the window
-    def _make_banner(self, devices: tuple[str, ...]) -> None:
+    def _make_bar(self, device: str) -> None:
         bar = self.addToolBar("Bar")
         bar.setObjectName("bar")
         bar.setMovable(False)
-        self.train_button = QToolButton()
-        bar.addWidget(self.train_button)
-        self.step_button, self.restart_button = QToolButton(), QToolButton()
-        bar.addWidget(self.step_button)
-        bar.addWidget(self.restart_button)
+        self.train_button, self.step_button, self.restart_button = QToolButton(), QToolButton(), QToolButton()
+        for button in (self.train_button, self.step_button, self.restart_button):
+            bar.addWidget(button)
         bar.addSeparator()
         self.layer_box = QComboBox()
         self.layer_box.setToolTip("The MoE layer that the token panels show (Up and Down arrow keys)")
@@ -156,10 +188,9 @@ class Window(QMainWindow):
         bar.addWidget(self.layer_box)
         bar.addSeparator()
         self.device_box = QComboBox()
-        self.device_box.addItems(list(devices))
-        self.device_box.setCurrentText(self.device)
+        self.device_box.addItem(device)
         self.device_box.setToolTip("Where the model runs; a running model moves along")
-        self.device_box.activated.connect(lambda: self.send(SetDevice(self.device_box.currentText())))
+        self.device_box.activated.connect(lambda: self._move())
         bar.addWidget(QLabel("Device "))
         bar.addWidget(self.device_box)
         bar.addSeparator()
@@ -169,32 +200,6 @@ class Window(QMainWindow):
         self.probe_line.setAccessibleName("Probe text")
         self.probe_line.returnPressed.connect(lambda: self.send(SetProbe(self.probe_line.text().replace("↵", "\n"))))
         bar.addWidget(self.probe_line)
-
-        self.banner = QWidget()
-        self.banner.setObjectName("banner")
-        line = QHBoxLayout(self.banner)
-        line.setContentsMargins(GRID, GRID // 2, GRID, GRID // 2)
-        self.notice = QLabel()
-        self.notice.setWordWrap(True)
-        self.notice.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        line.addWidget(self.notice, 1)
-        self.copy_button = QToolButton()
-        self.copy_button.setText("Copy details")
-        self.copy_button.clicked.connect(self._copy_details)
-        line.addWidget(self.copy_button)
-        close = QToolButton()
-        close.setText("Dismiss")
-        line.addWidget(close)
-        self.addToolBarBreak()
-        self.notices = self.addToolBar("Notices")
-        self.notices.setObjectName("notices")
-        self.notices.setMovable(False)
-        self.notices.addWidget(self.banner)
-        close.clicked.connect(self.notices.hide)
-        # the docks are all there is: a centre with any width would part them
-        centre = QWidget()
-        centre.setMaximumSize(0, 0)
-        self.setCentralWidget(centre)
 
     def _make_timeline(self) -> None:
         bar = QToolBar("Timeline")
@@ -213,110 +218,14 @@ class Window(QMainWindow):
         bar.addWidget(self.timeline)
         bar.addWidget(self.when)
 
-    def _action(self, title: str, keys: str, run: Callable[[], object], *, checkable: bool = False) -> QAction:
-        action = QAction(title, self)
-        action.setShortcut(QKeySequence(keys))
-        action.setCheckable(checkable)
-        action.triggered.connect(lambda *_: run())
-        self.addAction(action)
-        return action
+    def reset_layout(self) -> None:
+        lay_out(self, self.docks)
 
-    def _make_menus(self) -> None:
-        bar = self.menuBar()
-        file = bar.addMenu("&File")
-        file.addAction(self._action("Open model…", "Ctrl+O", self.open_model))
-        file.addAction(self._action("Save model…", "Ctrl+S", self.save_model))
-        file.addAction(self._action("Open own text file…", "Ctrl+T", self.open_text_file))
-        file.addAction(self._action("Open own text folder…", "Ctrl+Shift+T", self.open_text_folder))
-        file.addAction(self._action("Open trace…", "Ctrl+Shift+E", self.open_trace))
-        file.addAction(self._action("Save run as trace…", "Ctrl+Alt+S", self.save_run))
-        file.addSeparator()
-        file.addAction(self._action("Open settings…", "Ctrl+Shift+O", self.open_settings))
-        file.addAction(self._action("Save settings…", "Ctrl+Shift+S", self.save_settings))
-        file.addSeparator()
-        file.addAction(self._action("Export dashboard…", "Ctrl+E", lambda: self.export_panel("dashboard", "pdf")))
-        self.print_action = self._action("Export in light print colours", "Ctrl+Shift+L", lambda: None, checkable=True)
-        file.addAction(self.print_action)
-        plots = file.addMenu("Export plot")
-        for i, (name, panel) in enumerate(self.panels.items(), 1):
-            plots.addAction(self._action(f"{panel.plot.title}…", f"Ctrl+{i}", partial(self.export_panel, name, "pdf")))
-        file.addSeparator()
-        file.addAction(self._action("Quit", "Ctrl+Q", lambda: self.window().close()))
+    def event(self, event: QEvent) -> bool:
+        return _is_for_widget(event) or super().event(event)
 
-        edit = bar.addMenu("&Edit")
-        for action, keys in (
-            (self.undo.createUndoAction(self, "Undo"), "Ctrl+Z"),
-            (self.undo.createRedoAction(self, "Redo"), "Ctrl+Shift+Z"),
-        ):
-            action.setShortcut(QKeySequence(keys))
-            edit.addAction(action)
-        edit.addSeparator()
-        edit.addAction(self._action("Copy settings", "Ctrl+Shift+C", self.copy_settings))
-        edit.addAction(self._action("Paste settings", "Ctrl+Shift+V", self.paste_settings))
-
-        run = bar.addMenu("&Run")
-        self.train_action = self._action("Train", "Space", self.toggle_training, checkable=True)
-        self.step_action = self._action("One step", ".", self.one_step)
-        self.restart_action = self._action("Restart with the seed", "R", self.restart)
-        for action in (self.train_action, self.step_action, self.restart_action):
-            run.addAction(action)
-        self.train_button.setDefaultAction(self.train_action)
-        self.step_button.setDefaultAction(self.step_action)
-        self.restart_button.setDefaultAction(self.restart_action)
-
-        go = bar.addMenu("&Go")
-        for title, keys, part, by in (
-            ("Next token", "Right", "token", 1),
-            ("Previous token", "Left", "token", -1),
-            ("Next layer", "Down", "layer", 1),
-            ("Previous layer", "Up", "layer", -1),
-        ):
-            go.addAction(self._action(title, keys, partial(self.walk, part, by)))
-        go.addAction(self._action("Back to the newest step", "End", self.follow))
-        go.addAction(self._action("Let go of the selection", "Esc", self.let_go))
-
-        view = bar.addMenu("&View")
-        for i, dock in enumerate(self.docks.values(), 1):
-            toggle = dock.toggleViewAction()
-            toggle.setShortcut(QKeySequence(f"Alt+{i}"))
-            view.addAction(toggle)
-        view.addSeparator()
-        view.addAction(self._action("Reset layout", "Ctrl+Shift+R", self._default_layout))
-        group = QActionGroup(self)
-        for name in THEMES:
-            keys = f"Ctrl+Alt+{name[0].upper()}"
-            action = self._action(f"{name.capitalize()} theme", keys, partial(self.set_theme, name), checkable=True)
-            action.setChecked(name == self.theme.name)
-            group.addAction(action)
-            view.addAction(action)
-
-    def _make_status(self) -> None:
-        self.status: dict[str, QLabel] = {}
-        for name in ("state", "step", "rate", "parameters", "flops", "device", "frames"):
-            label = QLabel()
-            self.status[name] = label
-            self.statusBar().addWidget(label)
-        self.status["state"].setText("Loading the model…")
-
-    def _default_layout(self) -> None:
-        left, right = Qt.DockWidgetArea.LeftDockWidgetArea, Qt.DockWidgetArea.RightDockWidgetArea
-        across, down = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
-        d = self.docks
-        for dock in d.values():
-            dock.setFloating(False)
-            dock.show()
-        self.addDockWidget(left, d["controls"])
-        self.addDockWidget(right, d["tokens"])
-        self.splitDockWidget(d["tokens"], d["tokens_experts"], down)
-        self.splitDockWidget(d["tokens_experts"], d["load"], down)
-        self.splitDockWidget(d["tokens_experts"], d["gate_weights"], across)
-        self.splitDockWidget(d["gate_weights"], d["layers_experts"], across)
-        self.splitDockWidget(d["load"], d["losses"], across)
-        self.splitDockWidget(d["losses"], d["load_over_time"], across)
-        self.resizeDocks([d["controls"], d["tokens"]], [272, 1168], across)
-        self.resizeDocks([d["tokens"], d["tokens_experts"], d["load"]], [160, 330, 330], down)
-        self.resizeDocks([d["tokens_experts"], d["gate_weights"], d["layers_experts"]], [560, 320, 280], across)
-        self.resizeDocks([d["load"], d["losses"], d["load_over_time"]], [380, 390, 390], across)
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        return _is_for_widget(event)
 
     # ---- what is remembered
     def _recall(self) -> None:
@@ -324,8 +233,16 @@ class Window(QMainWindow):
         if isinstance(state, QByteArray):
             self.restoreState(state, LAYOUT_VERSION)
         self.notices.hide()
+        self.question.hide()
 
     def closeEvent(self, event: QCloseEvent) -> None:
+        if self.runner.errand_work and not self._closing:
+            self._closing = True
+            self.tell(
+                f"{self.runner.errand_work.title}: the window closes when that is done; close it again to give that up."
+            )
+            event.ignore()
+            return
         self.memory.setValue("layout", self.saveState(LAYOUT_VERSION))
         self.memory.setValue("theme", self.theme.name)
         self.memory.sync()
@@ -338,58 +255,207 @@ class Window(QMainWindow):
         app = QApplication.instance()
         assert isinstance(app, QApplication)
         themes.apply(app, self.theme)
-        self.banner.setStyleSheet(
-            f"#banner {{ background: {self.theme.raised}; border-bottom: 1px solid {self.theme.warn}; }}"
-        )
+        self.notices.wear(self.theme)
+        self.question.wear(self.theme)
         for panel in self.panels.values():
             panel.apply_theme(self.theme)
 
     # ---- talking with the runner
-    def start(self) -> None:
-        """Start the session; called once the window has been painted."""
-        self.runner.start(self.make_session(self.settings, self.device, self.checkpoint))
-        self.timer.start()
+    def begin(self, paths: list[str]) -> None:
+        """Start with what the command line names, else with the model that the window was made for."""
+        opening = sort_paths(paths)
+        self._left_out = opening.left_out
+        if opening.shown and self.checkpoint is None:
+            self._left_out += " Its own settings hold, not those of the command line."
+        if opening.shown and kind_of(opening.shown) == "trace":
+            self.files.open_trace(opening.shown)
+            return
+        self.checkpoint = opening.shown or self.checkpoint
+        try:
+            settings = Settings.read(opening.settings) if opening.settings else self.settings
+            if opening.text:
+                settings = settings.with_values({"data.path": opening.text})
+        except SettingsError as error:
+            self._left_out = f"{error} {self._left_out}".strip()
+        else:
+            if opening.settings or opening.text:
+                self.settings, self.checkpoint = settings, None
+        self._show_knobs()
+        self.start()
 
-    def send(self, command: Command) -> None:
+    def start(self, make: MakeSession | None = None, title: str = LOADING) -> None:
+        """Start a session, or the first one; what runs now goes on until the new one can be shown."""
+        self._failed = False
+        self.runner.start(make or self.make_session(self.settings, self.device, self.checkpoint), title=title)
+        self._show_state()
+        self.watch()
+
+    @property
+    def device(self) -> str:
+        """The one in the box: where the model runs, or where the next one will."""
+        return self.device_box.currentText()
+
+    @property
+    def has_model(self) -> bool:
+        """There is a model that takes commands, if only after it has been loaded."""
+        return self.runner.alive and not self.of_trace
+
+    def watch(self) -> None:
+        """Something will come of what was just sent: look often."""
+        self.timer.start(ANSWER_MS)
+
+    def send(self, command: Command, title: str = "") -> None:
+        """Have the session do something; `title` is shown if it takes long."""
         if not self.runner.alive:
             self.tell("The model is not running; press Restart to start it anew.")
             return
+        self._asked = (title or "Working", time.monotonic())
         self.runner.send(command)
-        self.timer.start(ANSWER_MS)
+        self.watch()
 
     def toggle_training(self) -> None:
+        self._goal = (0, 0.0)
+        if self.runner.training:
+            self.pause()
+            return
         if not self.runner.alive:
             self.restart()
-        self.runner.training = not self.runner.training
+        self.runner.training = True
         self._show_state()
         self.timer.start()
+
+    def pause(self) -> None:
+        """Stop after the step in progress, and show the newest state."""
+        self.runner.training = False
+        self.send(Show())
+        self._show_state()
 
     def one_step(self) -> None:
         self.runner.training = False
         self.send(Step(snapshot=True))
         self._show_state()
 
-    def restart(self) -> None:
-        if self.of_trace:
-            self.runner.close()
-        if self.runner.alive:
-            self.send(Restart())
-        else:  # a failure ended the session: begin a new one with what was set
-            self.runner.start(self.make_session(self.settings, self.device, None))
-            self.timer.start()
+    def ask_steps(self) -> None:
+        last = int(str(self.memory.value("steps", 1000)))
+        steps, fine = QInputDialog.getInt(self, "Train N steps", "Steps to train, then pause", last, 1, MOST_STEPS)
+        if fine:
+            self.memory.setValue("steps", steps)
+            self.train_for(steps)
 
-    def change_knobs(self, values: dict[str, Value]) -> None:
+    def train_for(self, steps: int) -> None:
+        """Train so many steps, then pause."""
+        if not self.runner.alive:
+            self.restart()
+        self._goal = (steps, time.monotonic())
+        self.runner.train_for(steps)
+        self._show_state()
+        self.timer.start()
+
+    def restart(self) -> None:
+        what = f"Restart with seed {self.settings.seed}"
+        if self.has_model:
+            self.if_not_replaced(what, lambda: self.send(Restart(), "Starting the model anew"))
+        else:  # a recording is shown, or a failure ended the session: begin a new one with what was set
+            self.start(self.make_session(self.settings, self.device, None))
+
+    def _move(self) -> None:
+        """To the device that was chosen; without a model the choice holds for the next one."""
+        if self.has_model:
+            self.send(SetDevice(self.device), f"Moving to {self.device}")
+
+    # ---- what must not be lost
+    @property
+    def at_stake(self) -> int:
+        """Steps trained that no file holds."""
+        return self.snapshot.step - self._safe_step if self.snapshot is not None and self.has_model else 0
+
+    def if_not_lost(self, what: str, yes: str, then: Callable[[], object]) -> None:
+        """Do what shows something else; ask first if that loses a trained state."""
+        steps = self.at_stake
+        if steps:
+            self._ask(f"{what} loses {_steps(steps)} that {_are(steps)} not saved.", yes, then)
+        else:
+            then()
+
+    def if_not_replaced(self, what: str, then: Callable[[], object], otherwise: Callable[[], object] = bool) -> None:
+        """Do what starts the model anew; ask first if it has been trained at all."""
+        steps = self.at_stake
+        if steps:
+            sentence = f"{what} starts the model anew and loses {_steps(steps)} that {_are(steps)} not saved."
+        elif self.has_model and self.snapshot is not None and self.snapshot.step:
+            sentence = f"{what} starts a new model; this one, at step {self.snapshot.step:,}, stays only in its file."
+        else:
+            then()
+            return
+        self._ask(sentence, "Restart", then, otherwise)
+
+    def _ask(self, sentence: str, yes: str, then: Callable[[], object], otherwise: Callable[[], object] = bool) -> None:
+        if otherwise != self._keep:
+            self._keep()  # one question at a time
+        self.question.ask(sentence, yes, then, "Keep", otherwise)
+
+    # ---- knobs
+    def change_knobs(self, values: Mapping[str, Value]) -> None:
+        """What the user asks for. Live knobs act at once; those that start a trained model anew wait for an answer."""
+        if self.of_trace:
+            self.tell("A trace is a recording and cannot be changed; Restart trains a model with its settings.")
+            self._show_knobs()
+            return
+        flat = self.settings.flat()
+        if all(KNOBS[key].live for key in values):
+            self.undo.push(KnobChange(self, values))
+            return
+        wanted = {key: value for key, value in {**self.wanted, **values}.items() if value != flat[key]}
+        if not wanted:
+            self._keep()
+            return
+        self.wanted = wanted
+        self._show_knobs()
+        self.if_not_replaced(changes(flat, wanted), self._take_wanted, self._keep)
+
+    def _take_wanted(self) -> None:
+        values, self.wanted = self.wanted, {}
         self.undo.push(KnobChange(self, values))
 
-    def send_knobs(self, values: dict[str, Value]) -> None:
+    def _keep(self) -> None:
+        """The answer is no: the knobs go back to what the model has."""
+        self.wanted = {}
+        self.question.hide()
+        self._show_knobs()
+
+    def send_knobs(self, values: Mapping[str, Value]) -> None:
         self.settings = self.settings.with_values(values)
-        self.controls.show_settings(self.settings)
-        self.send(SetKnobs(values))
+        self._show_knobs()
+        title = f"Reading {values['data.path'] or 'the built-in text'}" if "data.path" in values else "Working"
+        self.send(SetKnobs(values), title)
+
+    def _show_knobs(self) -> None:
+        """What the model has, but for what the open question asks about."""
+        try:
+            shown = self.settings.with_values(self.wanted)
+        except SettingsError:  # the settings have changed meanwhile, and do not go together with it any more
+            self.wanted = {}
+            self.question.hide()
+            shown = self.settings
+        self.controls.show_settings(shown)
+
+    def undo_change(self, forward: bool) -> None:
+        """Undo or redo; ask first where that starts a trained model anew."""
+        do = self.undo.redo if forward else self.undo.undo
+        command = self.undo.command(self.undo.index() - (not forward))
+        if not isinstance(command, KnobChange):
+            return
+        values = command.new if forward else command.old
+        if all(KNOBS[key].live for key in values):
+            do()
+        else:
+            self.if_not_replaced(f"{'Redo' if forward else 'Undo'}: {changes(self.settings.flat(), values)}", do)
 
     # ---- showing what came
     def collect(self) -> None:
         """One tick: take the news, show them, and ask for more."""
         began = time.perf_counter()
+        idle = self.runner.idle  # before the news are taken: what comes after is for the next tick
         news = self.runner.mailbox.take()
         for letter in news:
             if isinstance(letter, Failure):
@@ -399,18 +465,20 @@ class Window(QMainWindow):
             else:
                 self._take(letter)
         if any(isinstance(letter, Update) for letter in news):
-            self.show_all()
+            self.show_all(settled=not self.runner.training)
             self.repaint_panels()
         self._show_state()
         spent = (time.perf_counter() - began) * 1000
         # an answer may have come while this tick was drawing: it is not to wait for the next frame
-        if self.runner.pending or self.runner.mailbox.waiting():
+        if self.runner.pending or self.runner.starting or self.runner.mailbox.waiting():
             self.timer.setInterval(ANSWER_MS)
         elif news:
             self.timer.setInterval(max(FRAME_MS, round(spent / DRAWING_SHARE)))
-        if self.runner.idle and not self.runner.mailbox.waiting():
+        if idle and not self.runner.mailbox.waiting():
             self.timer.stop()
         self.runner.mailbox.ask()
+        if self._closing and not self.runner.errand_work:
+            self.window().close()
 
     def repaint_panels(self) -> None:
         """Paint now rather than later, so that a tick knows what its drawing cost."""
@@ -422,6 +490,8 @@ class Window(QMainWindow):
         if update.reset:
             self.history.clear()
             self._seen = (time.perf_counter(), update.step)
+            self._safe_step = update.step
+            self._failed = False
         for log in (*update.past, *([update.log] if update.log else [])):
             self.history.extend(log)
         if update.mark:
@@ -430,7 +500,7 @@ class Window(QMainWindow):
             self.follow()
             self.of_trace = bool(update.film)
             if not self.of_trace:
-                self.runner.send(Prepare())
+                self.send(Prepare(), "Reading the text")
         for step, label in update.marks:
             self.history.add_mark(step, label)
         for past in update.film[:-1]:
@@ -440,13 +510,25 @@ class Window(QMainWindow):
             self.history.add_snapshot(update.snapshot)
             self._frames.append(time.perf_counter())
         if update.saved:
+            self._safe_step = update.step
             self.tell(f"Saved to {update.saved}.")
-        if update.notice:
-            self.tell(update.notice)
+        left_out, self._left_out = self._left_out, ""
+        if update.notice or left_out:
+            self.tell(f"{update.notice} {left_out}".strip())
         self.facts = update.facts
+        if update.devices:
+            self._show_devices(update.devices)
+        if update.reset and self.question.open:
+            self._keep()
         if update.settings != self.settings or update.notice or update.reset:  # a refused knob goes back too
             self.settings = update.settings
-            self.controls.show_settings(update.settings)
+            self._show_knobs()
+
+    def _show_devices(self, devices: tuple[str, ...]) -> None:
+        now = self.device
+        self.device_box.clear()
+        self.device_box.addItems(list(dict.fromkeys((*devices, now))))
+        self.device_box.setCurrentText(now)
 
     def follow(self) -> None:
         """Show the newest step from now on."""
@@ -476,7 +558,8 @@ class Window(QMainWindow):
         here = self.shown
         self.when.setText(f"step {here.step:,}" + (" (newest)" if following else "") if here else "")
 
-    def show_all(self) -> None:
+    def show_all(self, *, settled: bool = False) -> None:
+        """`settled`: nothing more comes for now, so that every panel shows all there is."""
         self._show_timeline()
         if self.snapshot is not None:
             names = [layer.name for layer in self.snapshot.layers]
@@ -490,48 +573,65 @@ class Window(QMainWindow):
                 self.probe_line.setCursorPosition(0)
         for panel in self.panels.values():
             panel.show_snapshot(self.shown)
-            panel.show_history(self.history)
+            panel.show_history(self.history, settled=settled)
 
     def _show_state(self) -> None:
-        training = self.runner.training
+        training, facts, now = self.runner.training, self.facts, time.perf_counter()
         self.train_action.setChecked(training)
         self.train_action.setText("Pause" if training else "Train")
-        facts, now = self.facts, time.perf_counter()
-        if not facts:
-            return
-        state = "Training" if training else "Paused" if self.runner.alive else "Stopped"
+        if facts is not None and self.has_model and not (self.runner.pending or self.runner.starting):
+            self.device_box.setCurrentText(facts.device)  # a choice that was refused goes back
+        self.status.labels["state"].setText(self._state(training))
+        self.status.show_progress(self._progress())
         step = self.snapshot.step if self.snapshot else 0
+        self.status.labels["step"].setText(f"step {step:,}" if self.snapshot else "")
         then, at = self._seen
         if now - then > 1 or not training:
             rate = (step - at) / (now - then) if training and step >= at else 0.0
             self._frames = [t for t in self._frames if now - t < 2]
             self._rate = (rate, len(self._frames) / 2)
             self._seen = (now, step)
-        steps_a_second, frames = self._rate
-        self.status["state"].setText(state)
-        self.status["step"].setText(f"step {step:,}")
-        tokens = steps_a_second * facts.tokens_per_step
-        self.status["rate"].setText(f"{short(steps_a_second)} steps/s · {short(tokens)} tokens/s")
-        share = facts.active_parameters / facts.total_parameters
-        self.status["parameters"].setText(
-            f"{short(facts.active_parameters)} of {short(facts.total_parameters)} parameters active ({share:.0%})"
-        )
-        self.status["flops"].setText(f"{short(facts.flops_per_token)} FLOP/token")
-        self.status["device"].setText(facts.device)
-        self.status["frames"].setText(f"{frames:.0f} frames/s" if training else "")
+        self.status.show_facts(facts, *self._rate)
+
+    def _state(self, training: bool) -> str:
+        """What is shown, in a word."""
+        starting = self.runner.starting
+        if starting is not None and self.snapshot is None:
+            return f"{starting.title}…"
+        if self._failed:
+            return "Failed"
+        if self.of_trace:
+            return "Trace"
+        return "Training" if training else "Paused" if self.runner.alive else ""
+
+    def _progress(self) -> Progress | None:
+        """The longest-lasting work that is under way."""
+        errand, starting, left = self.runner.errand_work, self.runner.starting, self.runner.steps_left
+        for work in (errand, starting):
+            if work is not None and work.title and (work.total or self.snapshot is not None):
+                cancel = work.cancelled.set if work is errand or work.total else None
+                return Progress(work.title, work.done, work.total, work.began, cancel)
+        title, began = self._asked
+        if self.runner.pending and title:
+            return Progress(title, 0, 0, began, None)
+        if left is not None:
+            steps, began = self._goal
+            return Progress("Training steps", steps - left, steps, began, self.pause)
+        return None
 
     def tell(self, sentence: str, details: str = "") -> None:
         """Say something in the window; the window goes on."""
-        self.notice.setText(sentence)
-        self.copy_button.setVisible(bool(details))
-        self._details = details
-        self.notices.show()
+        self.notices.tell(sentence, details)
 
     def _fail(self, failure: Failure) -> None:
-        self.tell(f"The model stopped: {failure.summary} Press Restart to start it anew.", failure.details)
-
-    def _copy_details(self) -> None:
-        QGuiApplication.clipboard().setText(self._details)
+        if not failure.ended:
+            self.tell(failure.summary, failure.details)
+            return
+        self._failed = True
+        prefix = "The model stopped: " if self.snapshot is not None else ""
+        self.tell(
+            f"{prefix}{failure.summary} Press Restart to start it anew. {self._left_out}".strip(), failure.details
+        )
 
     # ---- the selection
     def _hover(self, pointed: dict[str, int]) -> None:
@@ -548,6 +648,11 @@ class Window(QMainWindow):
             self.layer_box.setCurrentIndex(selection.layer)
 
     def let_go(self) -> None:
+        """Of the question, of the widget that has the keys, and of the selection."""
+        if self.question.open:
+            self.question.answer(False)
+        elif not self.hasFocus():
+            self.setFocus()
         self.select(Selection(self.pinned.layer))
 
     def walk(self, part: str, by: int) -> None:
@@ -565,178 +670,70 @@ class Window(QMainWindow):
             for panel in self.panels.values():
                 panel.show_selection(selection)
 
-    # ---- files
-    def _ask_open(self, title: str, filters: str) -> str:
-        return QFileDialog.getOpenFileName(self, title, str(self.memory.value("folder", "")), filters)[0]
-
-    def _ask_save(self, title: str, name: str, filters: str) -> str:
-        start = str(Path(str(self.memory.value("folder", ""))) / name)
-        path = QFileDialog.getSaveFileName(self, title, start, filters)[0]
-        if path:
-            self.memory.setValue("folder", str(Path(path).parent))
-        return path
-
-    def open_model(self) -> None:
-        if path := self._ask_open("Open model", "Models (*.safetensors)"):
-            self.send(OpenModel(path))
-
-    def save_model(self) -> None:
-        if path := self._ask_save("Save model", "model.safetensors", "Models (*.safetensors)"):
-            self.send(SaveModel(path))
-
-    def open_trace(self) -> None:
-        if path := QFileDialog.getExistingDirectory(self, "Open a trace (a .zarr folder)"):
-            self.show_trace(path)
-
-    def show_trace(self, path: str) -> None:
-        """Show a recording in place of the model; what was not saved of the run is gone, so training must be paused."""
-        if self.runner.training:
-            self.tell("Training is running; pause it, save the run if you want to keep it, then open the trace.")
-            return
-        self.runner.close()
-        self.runner.start(self.make_trace(path))
-        self.timer.start(ANSWER_MS)
-
-    def save_run(self) -> None:
-        if path := self._ask_save("Save run as trace", "trace.zarr", "Traces (*.zarr)"):
-            self.save_run_to(path)
-
-    def save_run_to(self, path: str) -> None:
-        """Write the kept history as a trace, on a thread, from a copy that training does not touch."""
-        history, settings = self.history, self.settings
-        write = partial(self.save_trace, path, settings, history.log(), tuple(history.snapshots), tuple(history.marks))
-        if not self.runner.errand(write):
-            self.tell("The last file is still being written; try again in a moment.")
-        self.timer.start(ANSWER_MS)
-
-    def open_text_file(self) -> None:
-        if path := self._ask_open("Open own text", "All files (*)"):
-            self.change_knobs({"data.path": path})
-
-    def open_text_folder(self) -> None:
-        if path := QFileDialog.getExistingDirectory(self, "Open a folder of own text"):
-            self.change_knobs({"data.path": path})
-
-    def open_settings(self) -> None:
-        if path := self._ask_open("Open settings", "Settings (*.json)"):
-            self._use_settings(lambda: Settings.read(path))
-
-    def save_settings(self) -> None:
-        if path := self._ask_save("Save settings", "settings.json", "Settings (*.json)"):
-            try:
-                Path(path).write_text(self.settings.to_json(), encoding="utf-8")
-            except OSError as error:
-                self.tell(f"Cannot write the settings to {path}: {error.strerror}; choose another folder.")
-
-    def copy_settings(self) -> None:
-        QGuiApplication.clipboard().setText(self.settings.to_json())
-
-    def paste_settings(self) -> None:
-        self._use_settings(lambda: Settings.from_json(QGuiApplication.clipboard().text()))
-
-    def _use_settings(self, read: Callable[[], Settings]) -> None:
-        try:
-            wanted = read().flat()
-        except SettingsError as error:
-            self.tell(str(error))
-            return
-        have = self.settings.flat()
-        changed = {key: value for key, value in wanted.items() if value != have[key]}
-        if changed:
-            self.change_knobs(changed)
-
-    def open_path(self, path: str) -> None:
-        """Whatever a person drops on the window."""
-        if path.endswith(".safetensors"):
-            self.send(OpenModel(path))
-        elif path.endswith(".json") and Path(path).is_file() and Path(path).stat().st_size < 100_000:
-            self._use_settings(lambda: Settings.read(path))
-        elif (Path(path) / "zarr.json").is_file():
-            self.show_trace(path)
-        elif (Path(path) / "model.safetensors").is_file():
-            self.send(OpenModel(path))
-        else:
-            self.change_knobs({"data.path": path})
-
+    # ---- what is dropped
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         if event.mimeData().hasUrls():
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        for url in event.mimeData().urls()[:1]:
-            self.open_path(url.toLocalFile())
-
-    def export_panel(self, name: str, ending: str) -> None:
-        if path := self._ask_save("Export", f"{name}.{ending}", f"{ending.upper()} (*.{ending});;{PICTURES}"):
-            self.export_to(name, path)
-
-    def export_to(self, name: str, path: str) -> None:
-        """Write one panel, or the dashboard, to a file; its ending says what kind."""
-        colours = THEMES["light"] if self.print_action.isChecked() else None
-        target: QWidget = self if name == "dashboard" else self.panels[name]
-        try:
-            export(target, path, theme=colours)
-        except UserError as error:
-            self.tell(str(error))
-        else:
-            self.tell(f"Exported to {path}.")
+        self.files.open_paths([url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()])
 
 
 class KnobChange(QUndoCommand):
     """A change of knobs, undone by sending the old values."""
 
-    def __init__(self, window: Window, values: dict[str, Value]) -> None:
-        names = ", ".join(f"{KNOBS[key].title} {value}" for key, value in values.items())
-        super().__init__(names)
-        self._window, self._new = window, values
+    def __init__(self, window: Window, values: Mapping[str, Value]) -> None:
+        super().__init__(", ".join(f"{KNOBS[key].title} {value}" for key, value in values.items()))
+        self._window, self.new = window, values
         flat = window.settings.flat()
-        self._old = {key: flat[key] for key in values}
+        self.old = {key: flat[key] for key in values}
+        self._lost = 0 if all(KNOBS[key].live for key in values) else window.at_stake
 
     def redo(self) -> None:
-        self._window.send_knobs(self._new)
+        self._window.send_knobs(self.new)
 
     def undo(self) -> None:
-        self._window.send_knobs(self._old)
+        self._window.send_knobs(self.old)
+        if self._lost:
+            titles = ", ".join(KNOBS[key].title for key in self.old)
+            self._window.tell(
+                f"{titles}: as before. The model starts anew; the {_steps(self._lost)} that the change cost do not "
+                "come back."
+            )
 
     def id(self) -> int:
         return 1
 
     def mergeWith(self, other: QUndoCommand) -> bool:
         """Dragging a slider is one change, not a hundred."""
-        if not isinstance(other, KnobChange) or set(other._new) != set(self._new) or len(self._new) != 1:
+        if not isinstance(other, KnobChange) or set(other.new) != set(self.new) or len(self.new) != 1:
             return False
-        self._new = other._new
+        if not all(KNOBS[key].live for key in self.new):
+            return False
+        self.new = other.new
         return True
 
 
-def _dock(title: str, widget: QWidget, name: str) -> QDockWidget:
-    dock = QDockWidget(title)
-    dock.setObjectName(f"dock_{name}")
-    if isinstance(widget, Panel):
-        dock.setTitleBarWidget(_title_bar(dock, widget))
-    dock.setWidget(widget)
-    return dock
+def _is_for_widget(event: QEvent) -> bool:
+    """Arrow keys walk tokens and layers, unless the widget that has the focus uses them itself."""
+    if event.type() == QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent) and event.key() in ARROWS:
+        event.setAccepted(isinstance(QApplication.focusWidget(), TAKE_ARROWS))
+        return event.isAccepted()
+    return False
 
 
-def _title_bar(dock: QDockWidget, panel: Panel) -> QWidget:
-    """The panel's own header serves as the dock's: one title, and the place to drag it by."""
-    layout = panel.layout()
-    assert layout is not None
-    layout.removeItem(panel.header)
-    panel.header.setParent(None)
-    bar = QWidget()
-    bar.setLayout(panel.header)
-    close = QToolButton()
-    close.setText("✕")
-    close.setToolTip("Close this panel; it comes back from the View menu. Double-click the title to float it.")
-    close.clicked.connect(dock.close)
-    panel.header.addWidget(close)
-    return bar
+def changes(flat: Mapping[str, Value], values: Mapping[str, Value]) -> str:
+    """As in "Layers 3 → 4"."""
+    return ", ".join(f"{KNOBS[key].title} {_shown(flat[key])} → {_shown(value)}" for key, value in values.items())
 
 
-def short(number: float) -> str:
-    """Three significant digits with k, M, G."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
+def _shown(value: Value) -> str:
+    return (value or "built-in") if isinstance(value, str) else f"{value:g}"
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step{'s' if count != 1 else ''}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

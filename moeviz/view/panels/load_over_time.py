@@ -44,13 +44,14 @@ class LoadOverTime(Panel):
         if before != (earlier_step(self.snapshot, self._steps), self.layer, self.snapshot is None):
             self.invalidate()
 
-    def show_history(self, history: History | None) -> None:
-        if history is not None and history is self.history and self._steps.size and len(history.marks) == self._marks:
+    def show_history(self, history: History | None, *, settled: bool = False) -> None:
+        same = history is not None and history is self.history and len(history.marks) == self._marks
+        if same and history is not None and self._steps.size and not settled:
             grown = int(history.steps[-1] - self._steps[-1]) if history.steps.size else -1
             # a few pixels' worth of new steps at a time: reading and drawing all curves is the dearest of all panels
             if 0 <= grown < (self._steps[-1] - self._steps[0]) / FINEST:
                 return
-        super().show_history(history)
+        super().show_history(history, settled=settled)
         self._marks = len(history.marks) if history is not None else 0
 
     def subtitle(self) -> str:

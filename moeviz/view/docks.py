@@ -1,0 +1,55 @@
+"""The docks of the panels, and how they lie at first."""
+
+from collections.abc import Mapping
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QDockWidget, QMainWindow, QToolButton, QWidget
+
+from moeviz.view.panel import Panel
+
+LEFT, RIGHT = Qt.DockWidgetArea.LeftDockWidgetArea, Qt.DockWidgetArea.RightDockWidgetArea
+ACROSS, DOWN = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
+
+
+def make_dock(title: str, widget: QWidget, name: str) -> QDockWidget:
+    dock = QDockWidget(title)
+    dock.setObjectName(f"dock_{name}")
+    if isinstance(widget, Panel):
+        dock.setTitleBarWidget(_title_bar(dock, widget))
+    dock.setWidget(widget)
+    return dock
+
+
+def _title_bar(dock: QDockWidget, panel: Panel) -> QWidget:
+    """The panel's own header serves as the dock's: one title, and the place to drag it by."""
+    layout = panel.layout()
+    assert layout is not None
+    layout.removeItem(panel.header)
+    panel.header.setParent(None)
+    bar = QWidget()
+    bar.setLayout(panel.header)
+    close = QToolButton()
+    close.setText("✕")
+    close.setToolTip("Close this panel; it comes back from the View menu. Double-click the title to float it.")
+    close.clicked.connect(dock.close)
+    panel.header.addWidget(close)
+    return bar
+
+
+def lay_out(window: QMainWindow, d: Mapping[str, QDockWidget]) -> None:
+    """All docks in their first places."""
+    for dock in d.values():
+        dock.setFloating(False)
+        dock.show()
+    window.addDockWidget(LEFT, d["controls"])
+    window.addDockWidget(RIGHT, d["tokens"])
+    window.splitDockWidget(d["tokens"], d["tokens_experts"], DOWN)
+    window.splitDockWidget(d["tokens_experts"], d["load"], DOWN)
+    window.splitDockWidget(d["tokens_experts"], d["gate_weights"], ACROSS)
+    window.splitDockWidget(d["gate_weights"], d["layers_experts"], ACROSS)
+    window.splitDockWidget(d["load"], d["losses"], ACROSS)
+    window.splitDockWidget(d["losses"], d["load_over_time"], ACROSS)
+    window.resizeDocks([d["controls"], d["tokens"]], [272, 1168], ACROSS)
+    window.resizeDocks([d["tokens"], d["tokens_experts"], d["load"]], [160, 330, 330], DOWN)
+    window.resizeDocks([d["tokens_experts"], d["gate_weights"], d["layers_experts"]], [560, 320, 280], ACROSS)
+    window.resizeDocks([d["load"], d["losses"], d["load_over_time"]], [380, 390, 390], ACROSS)

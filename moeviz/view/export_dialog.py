@@ -1,0 +1,102 @@
+"""Asks how to export a picture: which file, how many pixels, which colours. What was chosen is there the next time."""
+
+from pathlib import Path
+
+from PySide6.QtCore import QSettings, QSize
+from PySide6.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDialog,
+    QDialogButtonBox,
+    QFileDialog,
+    QGridLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QWidget,
+)
+
+from moeviz.view.export import DPI
+from moeviz.view.theme import GRID
+
+PICTURES = "Pictures (*.png *.svg *.pdf);;Numbers (*.csv)"
+SCALES = {"1x, 96 dpi": 1.0, "2x, 192 dpi": 2.0, "3x, 288 dpi": 3.0, "print, 300 dpi": 300 / DPI, "4x, 384 dpi": 4.0}
+
+
+class ExportDialog(QDialog):
+    """`path`, `scale` (pixels of a PNG for each pixel of the window) and `light` once it was accepted."""
+
+    def __init__(self, name: str, ending: str, size: QSize, memory: QSettings, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Export")
+        self._memory, self._size = memory, size
+        folder = Path(str(memory.value("folder", "")) or Path.home())
+        self.file = QLineEdit(str(folder / f"{name}.{ending}"))
+        self.file.setMinimumWidth(360)
+        self.file.textChanged.connect(self._explain)
+        choose = QPushButton("Choose…")
+        choose.setAutoDefault(False)
+        choose.clicked.connect(self._choose)
+        self.pixels = QComboBox()
+        self.pixels.addItems(list(SCALES))
+        self.pixels.setCurrentText(str(memory.value("export/pixels", "2x, 192 dpi")))
+        self.pixels.currentTextChanged.connect(self._explain)
+        self.print_colours = QCheckBox("Light print colours")
+        self.print_colours.setChecked(str(memory.value("export/light", "false")) == "true")
+        self.hint = QLabel()
+        self.hint.setObjectName("hint")
+        self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Save | QDialogButtonBox.StandardButton.Cancel)
+        self.buttons.accepted.connect(self.accept)
+        self.buttons.rejected.connect(self.reject)
+        grid = QGridLayout(self)
+        grid.setContentsMargins(2 * GRID, 2 * GRID, 2 * GRID, 2 * GRID)
+        grid.setSpacing(GRID)
+        for row, (title, field) in enumerate((("File", self.file), ("PNG size", self.pixels))):
+            label = QLabel(title)
+            label.setBuddy(field)
+            grid.addWidget(label, row, 0)
+            grid.addWidget(field, row, 1)
+        grid.addWidget(choose, 0, 2)
+        grid.addWidget(self.print_colours, 2, 1)
+        grid.addWidget(self.hint, 3, 1, 1, 2)
+        grid.addWidget(self.buttons, 4, 0, 1, 3)
+        self._explain()
+
+    @property
+    def path(self) -> str:
+        return self.file.text().strip()
+
+    @property
+    def scale(self) -> float:
+        return SCALES[self.pixels.currentText()]
+
+    @property
+    def light(self) -> bool:
+        return self.print_colours.isChecked()
+
+    def accept(self) -> None:
+        self._memory.setValue("folder", str(Path(self.path).parent))
+        self._memory.setValue("export/pixels", self.pixels.currentText())
+        self._memory.setValue("export/light", "true" if self.light else "false")
+        super().accept()
+
+    def _choose(self) -> None:
+        options = QFileDialog.Option.DontConfirmOverwrite  # the hint tells it
+        if path := QFileDialog.getSaveFileName(self, "Export", self.path, PICTURES, options=options)[0]:
+            self.file.setText(path)
+
+    def _explain(self) -> None:
+        """What will be there after Save."""
+        ending = Path(self.path).suffix.lower()
+        self.pixels.setEnabled(ending == ".png")
+        self.print_colours.setEnabled(ending != ".csv")
+        size = self._size * self.scale
+        words = {
+            ".png": f"{size.width():,} x {size.height():,} pixels",
+            ".svg": "Vectors with real text",
+            ".pdf": "Vectors with real text",
+            ".csv": "The numbers behind the picture",
+        }.get(ending, "The name must end in .png, .svg, .pdf or .csv")
+        if Path(self.path).is_file():
+            words += "; the file is there already and will be replaced"
+        self.hint.setText(words + ".")

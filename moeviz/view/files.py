@@ -1,0 +1,224 @@
+"""Whatever of the window reads or writes a file: the dialogs, what is dropped, what the command line names."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QFileDialog, QWidget
+
+from moeviz.domain.messages import OpenModel, Report, SaveModel, UserError
+from moeviz.domain.settings import Settings, SettingsError
+from moeviz.view.export import painted
+from moeviz.view.export_dialog import ExportDialog
+from moeviz.view.panel import Panel
+from moeviz.view.theme import THEMES
+
+if TYPE_CHECKING:
+    from moeviz.view.window import Window
+
+Kind = Literal["model", "trace", "settings", "text"]
+BUSY = "The last file is still being written; try again in a moment."
+SETTINGS_BYTES = 100_000  # a larger JSON file is somebody's text
+
+
+def kind_of(path: str) -> Kind:
+    """What a file or folder is, by its name and what lies in it; whether it can be used is found when it is read."""
+    place = Path(path)
+    if place.suffix == ".safetensors" or (place / "model.safetensors").is_file():
+        return "model"
+    if place.suffix == ".zarr" or (place / "zarr.json").is_file():
+        return "trace"
+    if place.suffix == ".json" and place.is_file() and place.stat().st_size < SETTINGS_BYTES:
+        return "settings"
+    return "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What to do with several paths: one trace or model, or else settings and a text; `left_out`: what is not used."""
+
+    shown: str = ""
+    settings: str = ""
+    text: str = ""
+    left_out: str = ""
+
+
+def sort_paths(paths: Iterable[str]) -> Opening:
+    """The first trace or model is shown; without one, the first settings file and the first text are used."""
+    kinds = [(kind_of(path), path) for path in paths]
+    shown = next((path for kind, path in kinds if kind in ("model", "trace")), "")
+    settings = "" if shown else next((path for kind, path in kinds if kind == "settings"), "")
+    text = "" if shown else next((path for kind, path in kinds if kind == "text"), "")
+    rest = [Path(path).name for _, path in kinds if path not in (shown, settings, text)]
+    if not rest:
+        return Opening(shown, settings, text)
+    why = f"one trace or model is shown, here {Path(shown).name}" if shown else "one file of a kind is used"
+    return Opening(shown, settings, text, f"Left out: {', '.join(rest)}; {why}.")
+
+
+class Files:
+    """The files of one window."""
+
+    def __init__(self, window: "Window") -> None:
+        self.window = window
+        self.memory = window.memory
+
+    # ---- dialogs
+    def _ask_open(self, title: str, filters: str) -> str:
+        return self._remembered(QFileDialog.getOpenFileName(self.window, title, self._folder(), filters)[0])
+
+    def _ask_folder(self, title: str) -> str:
+        return self._remembered(QFileDialog.getExistingDirectory(self.window, title, self._folder()))
+
+    def _ask_save(self, title: str, name: str, filters: str) -> str:
+        start = str(Path(self._folder()) / name)
+        return self._remembered(QFileDialog.getSaveFileName(self.window, title, start, filters)[0])
+
+    def _folder(self) -> str:
+        return str(self.memory.value("folder", ""))
+
+    def _remembered(self, path: str) -> str:
+        if path:
+            self.memory.setValue("folder", str(Path(path).parent))
+        return path
+
+    # ---- opening
+    def open_paths(self, paths: list[str]) -> None:
+        """Whatever a person drops on the window."""
+        opening = sort_paths(paths)
+        if opening.left_out:
+            self.window.tell(opening.left_out)
+        if opening.shown:
+            (self.open_trace if kind_of(opening.shown) == "trace" else self.open_model)(opening.shown)
+        if opening.settings:
+            self.use_settings(lambda: Settings.read(opening.settings))
+        if opening.text:
+            self.open_text(opening.text)
+
+    def ask_model(self) -> None:
+        if path := self._ask_open("Open model", "Models (*.safetensors)"):
+            self.open_model(path)
+
+    def open_model(self, path: str) -> None:
+        self.window.if_not_lost(f"Opening {Path(path).name}", "Open", lambda: self._open_model(path))
+
+    def _open_model(self, path: str) -> None:
+        window, title = self.window, f"Opening {Path(path).name}"
+        if window.has_model:
+            window.runner.forget_next()  # what was asked for last is what is wanted
+            window.send(OpenModel(path), title)
+        else:
+            window.start(window.make_session(window.settings, window.device, path), title)
+
+    def ask_trace(self) -> None:
+        if path := self._ask_folder("Open a trace (a .zarr folder)"):
+            self.open_trace(path)
+
+    def open_trace(self, path: str) -> None:
+        """Show a recording in place of the model, once it could be read."""
+        title = f"Opening {Path(path).name}"
+        self.window.if_not_lost(title, "Open", lambda: self.window.start(self.window.make_trace(path), title))
+
+    def ask_text_file(self) -> None:
+        if path := self._ask_open("Open own text", "All files (*)"):
+            self.open_text(path)
+
+    def ask_text_folder(self) -> None:
+        if path := self._ask_folder("Open a folder of own text"):
+            self.open_text(path)
+
+    def open_text(self, path: str) -> None:
+        """Train on it; a recording makes way for a new model."""
+        window = self.window
+        if window.has_model:
+            window.change_knobs({"data.path": path})
+        else:
+            settings = window.settings.with_values({"data.path": path})
+            window.start(window.make_session(settings, window.device, None), f"Reading {Path(path).name}")
+
+    # ---- saving
+    def save_model(self) -> None:
+        if path := self._ask_save("Save model", "model.safetensors", "Models (*.safetensors)"):
+            self.window.send(SaveModel(path), f"Saving {Path(path).name}")
+
+    def save_run(self) -> None:
+        if path := self._ask_save("Save run as trace", "trace.zarr", "Traces (*.zarr)"):
+            self.save_run_to(path)
+
+    def save_run_to(self, path: str) -> None:
+        """Write the kept history as a trace, on a thread, from a copy that training does not touch."""
+        window, history = self.window, self.window.history
+        film, marks = tuple(history.snapshots), tuple(history.marks)
+        if not film:
+            window.tell("There is nothing to save yet: open a model or a trace first.")
+            return
+        self._errand(partial(window.save_trace, path, window.settings, history.log(), film, marks), "Saving", path)
+
+    def _errand(self, do: Callable[[Report], str], verb: str, path: str) -> None:
+        if not self.window.runner.errand(do, f"{verb} {Path(path).name}"):
+            self.window.tell(BUSY)
+        self.window.watch()
+
+    # ---- settings
+    def ask_settings(self) -> None:
+        if path := self._ask_open("Open settings", "Settings (*.json)"):
+            self.use_settings(lambda: Settings.read(path))
+
+    def save_settings(self) -> None:
+        if path := self._ask_save("Save settings", "settings.json", "Settings (*.json)"):
+            try:
+                Path(path).write_text(self.window.settings.to_json(), encoding="utf-8")
+            except OSError as error:
+                self.window.tell(f"Cannot write the settings to {path}: {error.strerror}; choose another folder.")
+            else:
+                self.window.tell(f"Saved to {path}.")
+
+    def copy_settings(self) -> None:
+        QGuiApplication.clipboard().setText(self.window.settings.to_json())
+
+    def paste_settings(self) -> None:
+        self.use_settings(lambda: Settings.from_json(QGuiApplication.clipboard().text()))
+
+    def use_settings(self, read: Callable[[], Settings]) -> None:
+        try:
+            wanted = read().flat()
+        except SettingsError as error:
+            self.window.tell(str(error))
+            return
+        have = self.window.settings.flat()
+        changed = {key: value for key, value in wanted.items() if value != have[key]}
+        if changed:
+            self.window.change_knobs(changed)
+
+    # ---- pictures
+    def export(self, name: str, ending: str) -> None:
+        """Ask how, then write one panel or the dashboard."""
+        target = self._target(name)
+        size = target.picture_size() if isinstance(target, Panel) else target.size()
+        dialog = ExportDialog(name, ending, size, self.memory, self.window)
+        if dialog.exec():
+            self.export_to(name, dialog.path, scale=dialog.scale, light=dialog.light)
+        dialog.deleteLater()
+
+    def export_to(self, name: str, path: str, *, scale: float = 2.0, light: bool = False) -> None:
+        """Paint now and write on a thread, for many pixels take their time; the ending says what kind."""
+        if self.window.runner.errand_work:
+            self.window.tell(BUSY)
+            return
+        try:
+            write = painted(self._target(name), path, theme=THEMES["light"] if light else None, scale=scale)
+        except UserError as error:
+            self.window.tell(str(error))
+            return
+
+        def do(_: Report) -> str:
+            write()
+            return f"Exported to {path}."
+
+        self._errand(do, "Exporting", path)
+
+    def _target(self, name: str) -> QWidget:
+        return self.window if name == "dashboard" else self.window.panels[name]

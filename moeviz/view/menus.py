@@ -1,0 +1,124 @@
+"""Every command of the window as data: its menu, title, keys and what it does."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from PySide6.QtGui import QAction, QActionGroup, QKeySequence
+from PySide6.QtWidgets import QMenu
+
+from moeviz.view.theme import THEMES
+
+if TYPE_CHECKING:
+    from moeviz.view.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A command; `name` is how the window finds its action again."""
+
+    title: str
+    keys: str
+    run: Callable[[], object]
+    name: str = ""
+    checkable: bool = False
+
+
+def menus(window: "Window") -> dict[str, list[Item | None]]:
+    """All menus but those of panels; None is a line between two groups."""
+    files = window.files
+    return {
+        "&File": [
+            Item("Open model…", "Ctrl+O", files.ask_model),
+            Item("Save model…", "Ctrl+S", files.save_model),
+            None,
+            Item("Open own text file…", "Ctrl+T", files.ask_text_file),
+            Item("Open own text folder…", "Ctrl+Shift+T", files.ask_text_folder),
+            None,
+            Item("Open trace…", "Ctrl+Shift+E", files.ask_trace),
+            Item("Save run as trace…", "Ctrl+Alt+S", files.save_run),
+            None,
+            Item("Open settings…", "Ctrl+Shift+O", files.ask_settings),
+            Item("Save settings…", "Ctrl+Shift+S", files.save_settings),
+            None,
+            Item("Export dashboard…", "Ctrl+E", partial(files.export, "dashboard", "pdf")),
+            None,
+            Item("Quit", "Ctrl+Q", lambda: window.window().close()),
+        ],
+        "&Edit": [
+            Item("Undo", "Ctrl+Z", partial(window.undo_change, False), "undo"),
+            Item("Redo", "Ctrl+Shift+Z", partial(window.undo_change, True), "redo"),
+            None,
+            Item("Copy settings", "Ctrl+Shift+C", files.copy_settings),
+            Item("Paste settings", "Ctrl+Shift+V", files.paste_settings),
+        ],
+        "&Run": [
+            Item("Train", "Space", window.toggle_training, "train", checkable=True),
+            Item("One step", ".", window.one_step, "step"),
+            Item("Train N steps…", "Ctrl+N", window.ask_steps),
+            Item("Restart with the seed", "R", window.restart, "restart"),
+            None,
+            Item("Answer the question with yes", "Ctrl+Return", partial(window.question.answer, True), "yes"),
+        ],
+        "&Go": [
+            Item("Next token", "Right", partial(window.walk, "token", 1)),
+            Item("Previous token", "Left", partial(window.walk, "token", -1)),
+            Item("Next layer", "Down", partial(window.walk, "layer", 1)),
+            Item("Previous layer", "Up", partial(window.walk, "layer", -1)),
+            None,
+            Item("Back to the newest step", "End", window.follow),
+            Item("Let go of the selection", "Esc", window.let_go),
+        ],
+    }
+
+
+def numbered(modifier: str, i: int) -> str:
+    """Keys of the i-th of a row of commands, from 1: ten digits, then the same with Shift."""
+    return f"{modifier}+{'Shift+' if i > 10 else ''}{i % 10}"
+
+
+def make_menus(window: "Window") -> dict[str, QAction]:
+    """Fill the menu bar; returns the actions that have a name."""
+    bar, named = window.menuBar(), {}
+    made: dict[str, QMenu] = {}
+    for title, items in menus(window).items():
+        made[title] = menu = bar.addMenu(title)
+        for item in items:
+            if item is None:
+                menu.addSeparator()
+                continue
+            action = make_action(window, item)
+            menu.addAction(action)
+            if item.name:
+                named[item.name] = action
+    plots = QMenu("Export plot", made["&File"])
+    for i, (name, panel) in enumerate(window.panels.items(), 1):
+        export = partial(window.files.export, name, "pdf")
+        plots.addAction(make_action(window, Item(f"{panel.plot.title}…", numbered("Ctrl", i), export)))
+    made["&File"].insertMenu(made["&File"].actions()[-2], plots)
+    view = bar.addMenu("&View")
+    for i, dock in enumerate(window.docks.values(), 1):
+        toggle = dock.toggleViewAction()
+        toggle.setShortcut(QKeySequence(numbered("Alt", i)))
+        view.addAction(toggle)
+    view.addSeparator()
+    view.addAction(make_action(window, Item("Reset layout", "Ctrl+Shift+R", window.reset_layout)))
+    group = QActionGroup(window)
+    for name in THEMES:
+        keys = f"Ctrl+Alt+{name[0].upper()}"
+        item = Item(f"{name.capitalize()} theme", keys, partial(window.set_theme, name), checkable=True)
+        action = make_action(window, item)
+        action.setChecked(name == window.theme.name)
+        group.addAction(action)
+        view.addAction(action)
+    return named
+
+
+def make_action(window: "Window", item: Item) -> QAction:
+    action = QAction(item.title, window)
+    action.setShortcut(QKeySequence(item.keys))
+    action.setCheckable(item.checkable)
+    action.triggered.connect(lambda *_: item.run())
+    window.addAction(action)
+    return action

@@ -1,0 +1,92 @@
+"""The bars under the main bar: what there is to tell, and a question that stops nothing while it waits."""
+
+from collections.abc import Callable
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QToolBar, QToolButton, QWidget
+
+from moeviz.view.theme import GRID, Theme
+
+
+class _Bar(QToolBar):
+    """A sentence with buttons after it."""
+
+    def __init__(self, title: str, name: str) -> None:
+        super().__init__(title)
+        self.setObjectName(name)
+        self.setMovable(False)
+        self.toggleViewAction().setVisible(False)  # it comes and goes by itself
+        self.banner = QWidget()
+        self.banner.setObjectName("banner")
+        self._line = QHBoxLayout(self.banner)
+        self._line.setContentsMargins(GRID, GRID // 2, GRID, GRID // 2)
+        self.words = QLabel()
+        self.words.setWordWrap(True)
+        self.words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._line.addWidget(self.words, 1)
+        self.addWidget(self.banner)
+        self.hide()
+
+    def _button(self, text: str, run: Callable[[], object]) -> QToolButton:
+        button = QToolButton()
+        button.setText(text)
+        button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        button.clicked.connect(lambda: run())
+        self._line.addWidget(button)
+        return button
+
+    def wear(self, theme: Theme) -> None:
+        self.banner.setStyleSheet(f"#banner {{ background: {theme.raised}; border-bottom: 1px solid {theme.warn}; }}")
+
+
+class Notices(_Bar):
+    """What went wrong or was done, until it is dismissed or something newer is told."""
+
+    def __init__(self) -> None:
+        super().__init__("Notices", "notices")
+        self._details = ""
+        self.copy = self._button("Copy details", lambda: QGuiApplication.clipboard().setText(self._details))
+        self._button("Dismiss", self.hide)
+
+    def tell(self, sentence: str, details: str = "") -> None:
+        self.words.setText(sentence)
+        self._details = details
+        self.copy.setVisible(bool(details))
+        self.show()
+
+
+class Question(_Bar):
+    """One question at a time; a newer one takes the place of an older one, whose answer is then no."""
+
+    def __init__(self) -> None:
+        super().__init__("Question", "question")
+        self._then: Callable[[], object] = bool
+        self._else: Callable[[], object] = bool
+        self.yes = self._button("", lambda: self.answer(True))
+        self.no = self._button("", lambda: self.answer(False))
+        self.yes.setToolTip("Ctrl+Enter")
+        self.no.setToolTip("Esc")
+
+    def ask(
+        self,
+        sentence: str,
+        yes: str,
+        then: Callable[[], object],
+        no: str = "Keep",
+        otherwise: Callable[[], object] = bool,
+    ) -> None:
+        self.words.setText(sentence)
+        self.yes.setText(yes)
+        self.no.setText(no)
+        self._then, self._else = then, otherwise
+        self.show()
+
+    @property
+    def open(self) -> bool:
+        return not self.isHidden()
+
+    def answer(self, yes: bool) -> None:
+        if self.open:
+            self.hide()
+            (self._then if yes else self._else)()

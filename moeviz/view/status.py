@@ -1,0 +1,105 @@
+"""The status bar: what is shown and how fast it runs; long work with its rate, the time left, a way to end it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QLabel, QProgressBar, QStatusBar, QToolButton
+
+from moeviz.domain.messages import ModelFacts
+
+SHORTEST = 0.4  # s; shorter work is not worth a word
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Work under way; a total of 0 is not known. `cancel` is None where it cannot be ended."""
+
+    title: str
+    done: int
+    total: int
+    began: float
+    cancel: Callable[[], object] | None
+
+
+class Status(QStatusBar):
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizeGripEnabled(False)
+        self.labels: dict[str, QLabel] = {}
+        for name in ("state", "step", "rate", "parameters", "flops", "device", "frames"):
+            self.labels[name] = QLabel()
+            self.addWidget(self.labels[name])
+        self.work = QLabel()
+        self.bar = QProgressBar()
+        self.bar.setFixedSize(120, 8)
+        self.bar.setTextVisible(False)
+        self.cancel = QToolButton()
+        self.cancel.setText("Cancel")
+        self.cancel.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.cancel.clicked.connect(lambda: self._cancel())
+        self._cancel: Callable[[], object] = bool
+        for widget in (self.work, self.bar, self.cancel):
+            self.addPermanentWidget(widget)
+        self.show_progress(None)
+
+    def show_facts(self, facts: ModelFacts | None, steps_a_second: float, frames: float) -> None:
+        """Of the model, with the rates; nothing of a recording."""
+        words = dict.fromkeys(("rate", "parameters", "flops", "device", "frames"), "")
+        if facts is not None:
+            share = facts.active_parameters / facts.total_parameters
+            active, total = short(facts.active_parameters), short(facts.total_parameters)
+            words["parameters"] = f"{active} of {total} parameters active ({share:.0%})"
+            words["flops"] = f"{short(facts.flops_per_token)} FLOP/token"
+            words["device"] = facts.device
+            if steps_a_second:
+                tokens = steps_a_second * facts.tokens_per_step
+                words["rate"] = f"{short(steps_a_second)} steps/s · {short(tokens)} tokens/s"
+                words["frames"] = f"{frames:.0f} frames/s"
+        for name, text in words.items():
+            self.labels[name].setText(text)
+
+    def show_progress(self, progress: Progress | None) -> None:
+        shown = progress is not None and (
+            progress.total > 0 or progress.done > 0 or time.monotonic() - progress.began > SHORTEST
+        )
+        if progress is not None and shown:
+            self.work.setText(in_words(progress, time.monotonic() - progress.began))
+            self.bar.setRange(0, progress.total)
+            self.bar.setValue(progress.done)
+            self._cancel = progress.cancel or bool
+            self.cancel.setVisible(progress.cancel is not None)
+        else:
+            self.cancel.hide()
+        self.work.setVisible(shown)
+        self.bar.setVisible(shown)
+
+
+def in_words(progress: Progress, seconds: float) -> str:
+    """How far, how fast, and how long it takes from now, as far as that is known."""
+    if not progress.total:
+        return f"{progress.title}, {seconds:.0f} s"
+    words = f"{progress.title}: {progress.done:,} of {progress.total:,}"
+    if not progress.done or seconds < SHORTEST:
+        return words
+    rate = progress.done / seconds
+    return f"{words}, {short(rate)}/s, {duration((progress.total - progress.done) / rate)} left"
+
+
+def duration(seconds: float) -> str:
+    """In the unit that a person would use."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def short(number: float) -> str:
+    """Three significant digits with k, M, G."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"

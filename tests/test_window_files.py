@@ -1,0 +1,374 @@
+"""Files in the window: own text of every kind, several paths at once, traces and models while torch is still loading."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QMimeData, QPointF, QSettings, Qt, QUrl
+from PySide6.QtGui import QDropEvent
+from PySide6.QtWidgets import QFileDialog
+from pytestqt.qtbot import QtBot
+from test_panels import make_snapshot
+from test_window import SMALL, WAIT, action, settled, shown, train, turn
+
+from moeviz import app
+from moeviz.domain.messages import MakeSession, Report, Session, UserError
+from moeviz.domain.settings import Settings
+from moeviz.view.files import Opening, kind_of, sort_paths
+from moeviz.view.window import Window
+
+ENOUGH = "The quick brown fox jumps over the lazy dog.\n" * 200
+
+
+@pytest.fixture
+def empty(qtbot: QtBot, tmp_path: Path) -> Iterator[Window]:
+    """A window before anything was started."""
+    window = app.make_window(SMALL, store=QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat))
+    qtbot.addWidget(window)
+    window.resize(1280, 720)
+    window.show()
+    yield window
+    window.close()
+    assert not window.runner.alive
+
+
+@pytest.fixture
+def window(qtbot: QtBot, empty: Window) -> Window:
+    empty.begin([])
+    qtbot.waitUntil(lambda: empty.snapshot is not None, timeout=WAIT)
+    return empty
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> str:
+    path = tmp_path / "run.zarr"
+    snapshots = tuple(make_snapshot(step=step) for step in range(0, 30, 10))
+    app.save_trace(str(path), SMALL, None, snapshots, ((10, "k 2 → 4"),), lambda done, total: None)
+    return str(path)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    from moeviz.domain.messages import Advance, SaveModel
+
+    path = tmp_path / "small.safetensors"
+    session = app.make_session(SMALL, "cpu", None)(lambda done, total: None)
+    next(session)
+    for command in (*[Advance(False)] * 3, SaveModel(str(path))):
+        session.send(command)
+    session.close()
+    return str(path)
+
+
+def drop(window: Window, *paths: Path | str) -> None:
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
+    actions, buttons, keys = Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    window.dropEvent(QDropEvent(QPointF(9, 9), actions, data, buttons, keys))
+
+
+def told(window: Window) -> str:
+    return window.notices.words.text() if not window.notices.isHidden() else ""
+
+
+# ---- what a path is
+def test_paths_are_told_apart(tmp_path: Path, trace: str) -> None:
+    (tmp_path / "s.json").write_text("{}")
+    (tmp_path / "corpus.json").write_text(" " * 200_000)
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "model.safetensors").touch()
+    (tmp_path / "texts").mkdir()
+    names = ["run.zarr", "s.json", "corpus.json", "saved", "texts", "gone.zarr", "gone.safetensors", "gone.txt"]
+    kinds = ["trace", "settings", "text", "model", "text", "trace", "model", "text"]
+    assert [kind_of(str(tmp_path / name)) for name in names] == kinds
+
+
+def test_of_several_paths_one_is_shown_and_the_rest_explained(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text("{}")
+    settings = str(tmp_path / "s.json")
+    assert sort_paths([]) == Opening()
+    assert sort_paths([settings, "a.txt"]) == Opening(settings=settings, text="a.txt")
+    assert sort_paths(["a.txt", "b.txt"]) == Opening(
+        text="a.txt", left_out="Left out: b.txt; one file of a kind is used."
+    )
+    both = sort_paths(["a.txt", "m.safetensors", "r.zarr", settings])
+    assert both.shown == "m.safetensors"
+    assert both.settings == both.text == ""
+    assert both.left_out == "Left out: a.txt, r.zarr, s.json; one trace or model is shown, here m.safetensors."
+
+
+# ---- the command line
+def test_a_trace_on_the_command_line(qtbot: QtBot, empty: Window, trace: str, model: str) -> None:
+    empty.begin([trace, model])
+    qtbot.waitUntil(lambda: empty.of_trace, timeout=WAIT)
+    qtbot.waitUntil(settled(empty), timeout=WAIT)
+    assert empty.snapshot is not None
+    assert empty.snapshot.step == 20
+    assert "3 steps" in told(empty)
+    assert "Left out: small.safetensors" in told(empty)
+    assert empty.status.labels["state"].text() == "Trace"
+    assert not any("Loading" in label.text() for label in empty.status.labels.values())
+
+
+def test_a_model_on_the_command_line(qtbot: QtBot, empty: Window, model: str) -> None:
+    empty.begin([model])
+    qtbot.waitUntil(lambda: empty.snapshot is not None, timeout=WAIT)
+    assert empty.snapshot is not None
+    assert empty.snapshot.step == 3
+    train(qtbot, empty, 2)
+
+
+def test_settings_and_text_on_the_command_line(qtbot: QtBot, empty: Window, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(SMALL.with_values({"routing.k": 3}).to_json())
+    (tmp_path / "own.txt").write_text(ENOUGH)
+    (tmp_path / "other.txt").write_text(ENOUGH)
+    empty.begin([str(tmp_path / name) for name in ("own.txt", "s.json", "other.txt")])
+    qtbot.waitUntil(lambda: empty.snapshot is not None, timeout=WAIT)
+    assert (empty.settings.routing.k, empty.settings.data.path) == (3, str(tmp_path / "own.txt"))
+    assert shown(empty, "routing.k") == 3
+    assert "Left out: other.txt" in told(empty)
+
+
+def test_bad_settings_on_the_command_line_are_told_and_the_model_comes(
+    qtbot: QtBot, empty: Window, tmp_path: Path
+) -> None:
+    (tmp_path / "s.json").write_text('{"routing.k": 99}')
+    empty.begin([str(tmp_path / "s.json")])
+    qtbot.waitUntil(lambda: empty.snapshot is not None, timeout=WAIT)
+    assert "routing.k is 99" in told(empty)
+    assert empty.settings == SMALL
+
+
+@pytest.mark.parametrize("name", ["gone.safetensors", "gone.zarr"])
+def test_a_missing_file_on_the_command_line_is_told(qtbot: QtBot, empty: Window, tmp_path: Path, name: str) -> None:
+    empty.begin([str(tmp_path / name)])
+    qtbot.waitUntil(lambda: name in told(empty), timeout=WAIT)
+    qtbot.waitUntil(settled(empty), timeout=WAIT)
+    assert "Press Restart" in told(empty)
+    assert empty.status.labels["state"].text() == "Failed"
+    empty.restart_action.trigger()
+    assert empty.status.labels["state"].text() == "Loading the model…"
+    qtbot.waitUntil(lambda: empty.snapshot is not None, timeout=WAIT)
+    train(qtbot, empty, 2)
+
+
+def test_run_window_begins_with_the_paths(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    begun: list[list[str]] = []
+
+    def begin(window: Window, paths: list[str]) -> None:
+        begun.append(paths)
+        assert window.settings.seed == 7
+        window.close()
+
+    monkeypatch.setattr(Window, "begin", begin)
+    monkeypatch.setattr(app.platformdirs, "user_config_dir", lambda name: str(tmp_path))
+    assert app.run_window(["a.txt"], seed=7) == 0
+    assert begun == [["a.txt"]]
+
+
+# ---- while torch is being imported
+@dataclass
+class Slow:
+    """Sessions that are not made before `loaded` is set."""
+
+    loaded: threading.Event = field(default_factory=threading.Event)
+
+    def make_session(self, settings: Settings, device: str, checkpoint: str | None) -> MakeSession:
+        def make(report: Report) -> Session:
+            assert self.loaded.wait(20)
+            return app.make_session(settings, device, checkpoint)(report)
+
+        return make
+
+
+@pytest.fixture
+def slow(empty: Window) -> Iterator[Slow]:
+    slow = Slow()
+    empty.make_session = slow.make_session
+    yield slow
+    slow.loaded.set()
+
+
+def test_a_trace_opens_while_the_model_is_being_loaded(qtbot: QtBot, empty: Window, slow: Slow, trace: str) -> None:
+    empty.begin([])
+    assert empty.status.labels["state"].text() == "Loading the model…"
+    drop(empty, trace)
+    qtbot.waitUntil(lambda: empty.of_trace, timeout=WAIT)
+    slow.loaded.set()
+    qtbot.waitUntil(settled(empty), timeout=WAIT)
+    assert empty.status.labels["state"].text() == "Trace"
+    empty.restart_action.trigger()
+    qtbot.waitUntil(lambda: not empty.of_trace, timeout=WAIT)
+    train(qtbot, empty, 2)
+
+
+def test_what_was_asked_for_last_is_shown(
+    qtbot: QtBot, empty: Window, slow: Slow, trace: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = threading.Event()
+    make_trace = empty.make_trace
+
+    def late(path: str) -> MakeSession:
+        def make(report: Report) -> Session:
+            assert read.wait(20)
+            return make_trace(path)(report)
+
+        return make
+
+    empty.make_trace = late
+    empty.begin([])
+    drop(empty, trace)
+    drop(empty, model)
+    turn(empty, "routing.k", 3)
+    slow.loaded.set()
+    read.set()
+    qtbot.waitUntil(lambda: empty.snapshot is not None and empty.snapshot.step == 3, timeout=WAIT)
+    qtbot.waitUntil(settled(empty), timeout=WAIT)
+    assert not empty.of_trace
+    assert empty.settings.routing.k == 3
+
+
+def test_a_broken_trace_while_loading_leaves_the_model_to_come(
+    qtbot: QtBot, empty: Window, slow: Slow, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.zarr").mkdir()
+    empty.begin([])
+    drop(empty, tmp_path / "bad.zarr")
+    qtbot.waitUntil(lambda: "bad.zarr is not a trace" in told(empty), timeout=WAIT)
+    slow.loaded.set()
+    qtbot.waitUntil(lambda: empty.snapshot is not None, timeout=WAIT)
+    train(qtbot, empty, 2)
+
+
+def test_a_model_and_a_text_open_while_a_trace_is_shown(
+    qtbot: QtBot, empty: Window, trace: str, model: str, tmp_path: Path
+) -> None:
+    empty.begin([trace])
+    qtbot.waitUntil(lambda: empty.of_trace, timeout=WAIT)
+    drop(empty, model)
+    qtbot.waitUntil(lambda: not empty.of_trace, timeout=WAIT)
+    assert empty.snapshot is not None
+    assert empty.snapshot.step == 3
+    drop(empty, trace)
+    qtbot.waitUntil(lambda: empty.of_trace, timeout=WAIT)
+    (tmp_path / "own.txt").write_text(ENOUGH)
+    drop(empty, tmp_path / "own.txt")
+    qtbot.waitUntil(lambda: not empty.of_trace, timeout=WAIT)
+    assert empty.settings.data.path.endswith("own.txt")
+    train(qtbot, empty, 2)
+
+
+def test_opening_a_long_trace_tells_how_far_it_is_and_can_be_cancelled(
+    qtbot: QtBot, window: Window, trace: str
+) -> None:
+    go = threading.Event()
+
+    def long(path: str) -> MakeSession:
+        def make(report: Report) -> Session:
+            for i in range(1000):
+                report(i, 1000)
+                if i == 10:
+                    assert go.wait(20)
+            raise UserError("nobody cancelled")
+            yield
+
+        return make
+
+    window.make_trace = long
+    drop(window, trace)
+    qtbot.waitUntil(lambda: "Opening run.zarr: 10 of 1,000" in window.status.work.text(), timeout=WAIT)
+    assert window.status.bar.isVisible()
+    window.status.cancel.click()
+    go.set()
+    qtbot.waitUntil(lambda: told(window) == "Opening run.zarr: cancelled.", timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert not window.status.work.isVisible()
+    train(qtbot, window, 2)
+
+
+# ---- own text
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "own.txt is empty; give a text file"),
+        (b"too short", "holds 9 characters; training needs at least 2,000"),
+        (b"\0\1\2" * 5000, "own.txt is not a text file"),
+        (ENOUGH.encode() + "é".encode("latin-1") * 9, f"is not valid UTF-8 (byte {len(ENOUGH)})"),
+    ],
+    ids=["empty", "short", "binary", "wrong encoding"],
+)
+@pytest.mark.parametrize("way", ["menu", "drop"])
+def test_a_text_that_cannot_be_used_is_told(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str, way: str
+) -> None:
+    path = tmp_path / "own.txt"
+    path.write_bytes(content)
+    if way == "menu":
+        monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
+        action(window, "Open own text file…").trigger()
+    else:
+        drop(window, path)
+    qtbot.waitUntil(lambda: said in told(window), timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.settings.data.path == ""
+    assert window.controls.rows["data.path"].field.text() == ""  # type: ignore[attr-defined]
+    train(qtbot, window, 2)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_text_file_of_ones_own_is_trained_on(qtbot: QtBot, window: Window, tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "own.txt"
+    path.write_text(ENOUGH + "Ünïcödé ✓", encoding=encoding)
+    drop(window, path)
+    qtbot.waitUntil(lambda: window.settings.data.path == str(path) and window.runner.idle, timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert "fox" in window.probe_line.text()
+    train(qtbot, window, 2)
+
+
+@pytest.mark.parametrize("way", ["menu", "drop"])
+def test_a_folder_of_texts_tells_what_it_leaves_out(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text(ENOUGH)
+    (folder / "b.txt").write_text(ENOUGH.upper())
+    (folder / "c.png").write_bytes(b"\x89PNG\0\0")
+    if way == "menu":
+        monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(folder))
+        action(window, "Open own text folder…").trigger()
+    else:
+        drop(window, folder)
+    qtbot.waitUntil(lambda: "c.png is not a text file, so it is left out" in told(window), timeout=WAIT)
+    assert window.settings.data.path == str(folder)
+    train(qtbot, window, 2)
+
+
+def test_a_folder_without_text_is_told(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    drop(window, tmp_path / "nothing")
+    qtbot.waitUntil(lambda: "holds no text that can be used" in told(window), timeout=WAIT)
+    train(qtbot, window, 2)
+
+
+def test_of_a_huge_text_the_first_part_is_used(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moeviz.moe.tasks import own
+
+    monkeypatch.setattr(own, "MAX_BYTES", 5_000_000)
+    path = tmp_path / "huge.txt"
+    path.write_text(ENOUGH * 1000)
+    drop(window, path)
+    qtbot.waitUntil(lambda: "Only the first 5 MB of" in told(window), timeout=WAIT)
+    train(qtbot, window, 2)
+
+
+def test_a_text_that_disappears_is_told(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    drop(window, tmp_path / "gone.txt")
+    qtbot.waitUntil(lambda: "There is no file or folder" in told(window), timeout=WAIT)
+    assert window.settings.data.path == ""
+    train(qtbot, window, 2)
