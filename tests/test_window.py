@@ -28,7 +28,8 @@ WAIT = 20_000
 
 
 @pytest.fixture
-def window(qtbot: QtBot, tmp_path: Path) -> Iterator[Window]:
+def window(qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_in_text: object) -> Iterator[Window]:
+    monkeypatch.setattr("moeviz.moe.training.load_text", built_in_text)
     store = QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat)
     window = make_window(SMALL, store=store)
     qtbot.addWidget(window)

@@ -1,4 +1,4 @@
-"""Files in the window: own text of every kind, several paths at once, traces and models while torch is still loading."""
+"""Files in the window: own text of every kind, several paths, traces and models while torch is still loading."""
 
 import threading
 from collections.abc import Iterator
@@ -23,8 +23,9 @@ ENOUGH = "The quick brown fox jumps over the lazy dog.\n" * 200
 
 
 @pytest.fixture
-def empty(qtbot: QtBot, tmp_path: Path) -> Iterator[Window]:
+def empty(qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_in_text: object) -> Iterator[Window]:
     """A window before anything was started."""
+    monkeypatch.setattr("moeviz.moe.training.load_text", built_in_text)
     window = app.make_window(SMALL, store=QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat))
     qtbot.addWidget(window)
     window.resize(1280, 720)

@@ -45,8 +45,7 @@ def painted(widget: QWidget, path: str | Path, *, theme: Theme | None = None, sc
         raise UserError(f"{path.name} must end in one of {', '.join('.' + e for e in ENDINGS)}.")
     if not path.parent.is_dir():
         raise UserError(f"The folder {path.parent} does not exist: make it first, or choose another.")
-    size = _size(widget)
-    pixels = QSize(round(size.width() * scale), round(size.height() * scale)) if ending == "png" else None
+    pixels = pixels_of(_size(widget), scale) if ending == "png" else None
     draft = _on_disk(path, lambda: _draft(path))
     _on_disk(path, lambda: paint[ending](draft), draft)
 
@@ -56,6 +55,11 @@ def painted(widget: QWidget, path: str | Path, *, theme: Theme | None = None, sc
         _on_disk(path, lambda: _move(draft, path), draft)
 
     return write
+
+
+def pixels_of(size: QSize, scale: float) -> QSize:
+    """Of a PNG."""
+    return QSize(round(size.width() * scale), round(size.height() * scale))
 
 
 def _draft(path: Path) -> Path:

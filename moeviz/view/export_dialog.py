@@ -16,7 +16,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from moeviz.view.export import DPI
+from moeviz.view.export import DPI, pixels_of
 from moeviz.view.theme import GRID
 
 PICTURES = "Pictures (*.png *.svg *.pdf);;Numbers (*.csv)"
@@ -90,7 +90,7 @@ class ExportDialog(QDialog):
         ending = Path(self.path).suffix.lower()
         self.pixels.setEnabled(ending == ".png")
         self.print_colours.setEnabled(ending != ".csv")
-        size = self._size * self.scale
+        size = pixels_of(self._size, self.scale)
         words = {
             ".png": f"{size.width():,} x {size.height():,} pixels",
             ".svg": "Vectors with real text",

@@ -143,7 +143,8 @@ def apply(app: QApplication, theme: Theme) -> None:
         app.setStyle("Fusion")
     app.setFont(sans(BODY))
     app.setPalette(palette(theme))
-    app.setStyleSheet(stylesheet(theme))
+    if app.styleSheet() != stylesheet(theme):  # every widget is styled again
+        app.setStyleSheet(stylesheet(theme))
 
 
 def palette(theme: Theme) -> QPalette:
