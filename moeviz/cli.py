@@ -157,6 +157,11 @@ def _render_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token", type=int, metavar="N", help="the token that is selected")
     parser.add_argument("--theme", default="dark", choices=("dark", "light"))
     parser.add_argument("--size", type=_size, default=(1440, 900), metavar="WxH", help="in pixels (default 1440x900)")
+    sharper = parser.add_mutually_exclusive_group()
+    sharper.add_argument("--scale", type=_scale, metavar="X", help="of a png: X times as many pixels, 0.5 to 8")
+    sharper.add_argument(
+        "--dpi", type=_dpi, dest="scale", metavar="N", help="the same as --scale N/96, as in --dpi 300"
+    )
 
 
 def _render(args: argparse.Namespace) -> int:
@@ -167,6 +172,7 @@ def _render(args: argparse.Namespace) -> int:
         ("--task", "--steps", args.steps is not None and not (args.task or args.settings)),
         ("--model", "--text and --file", (args.text is not None or args.file) and not args.model),
         ("--task or --model", "--set", args.changes and args.trace),
+        ("a .png", "--scale (or --dpi)", args.scale is not None and Path(args.out).suffix.lower() != ".png"),
     ):
         if value:
             raise UserError(f"{option} needs {needs}.")
@@ -194,6 +200,7 @@ def _render(args: argparse.Namespace) -> int:
         from moeviz.view.render import render_plot
 
         look: dict[str, Any] = {"theme": args.theme, "size": args.size, "layer": args.layer, "token": args.token}
+        look["scale"] = args.scale or 1.0
         render_plot(args.out, plot=args.plot, snapshot=snapshot, history=history, **look)
     print(args.out)
     return 0
@@ -349,6 +356,20 @@ def _size(text: str) -> tuple[int, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no size, write it as in 1440x900") from None
     return width, height
+
+
+def _scale(text: str, unit: float = 1.0) -> float:
+    try:
+        scale = float(text) / unit
+    except ValueError:
+        scale = 0.0
+    if not 0.5 <= scale <= 8:
+        raise argparse.ArgumentTypeError(f"{text!r} is not possible, give {0.5 * unit:g} to {8 * unit:g}")
+    return scale
+
+
+def _dpi(text: str) -> float:
+    return _scale(text, 96.0)
 
 
 class _Files:

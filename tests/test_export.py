@@ -157,6 +157,16 @@ def test_render_writes_every_plot_in_the_size_asked_for(qapp, tmp_path, plot):
     assert (image.width(), image.height()) == (640, 480)
 
 
+def test_render_writes_as_many_pixels_as_asked_for(qapp, tmp_path):
+    sizes = []
+    for scale in (1.0, 300 / 96):
+        out = tmp_path / f"{scale}.png"
+        render_plot(out, plot="load", snapshot=make_snapshot(), size=(400, 240), scale=scale)
+        image = QImage(str(out))
+        sizes.append((image.width(), image.height(), round(image.dotsPerMeterX() * 0.0254)))
+    assert sizes == [(400, 240, 96), (1250, 750, 300)]
+
+
 def test_render_refuses_what_it_cannot_do(qapp, tmp_path):
     snapshot = make_snapshot()
     for said, options in (
@@ -165,6 +175,7 @@ def test_render_refuses_what_it_cannot_do(qapp, tmp_path):
         ("There is no layer 3: choose one from 0 to 2", {"layer": 3}),
         ("There is no token 500", {"token": 500}),
         ("is not possible", {"size": (1, 1)}),
+        ("19200x8000 is not possible", {"size": (2400, 1000), "scale": 8.0}),
         ("Losses: No history", {"plot": "losses"}),
     ):
         with pytest.raises(UserError, match=said):

@@ -19,7 +19,7 @@ from PySide6.QtWidgets import (
 )
 
 from moeviz.domain.settings import KNOBS, TYPES, Knob, Settings, SettingsError, Value
-from moeviz.view.theme import GRID
+from moeviz.view.theme import BODY, GRID, sans
 
 GROUPS = {
     "main": "",
@@ -52,6 +52,8 @@ class Controls(QScrollArea):
             if title:
                 head = QLabel(title)
                 head.setObjectName("group")
+                head.setFont(sans(BODY, bold=True))
+                head.setContentsMargins(0, GRID // 2, 0, 0)
                 grid.addWidget(head, line, 0, 1, 3)
                 line += 1
             for key in [key for key, knob in KNOBS.items() if knob.group == group]:
@@ -76,6 +78,7 @@ class Controls(QScrollArea):
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setMinimumWidth(288)
+        self.setMaximumWidth(400)  # on a wide screen the room is for the panels
         self.show_settings(self.settings)
 
     def show_settings(self, settings: Settings) -> None:

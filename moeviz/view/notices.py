@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QGuiApplication
+from PySide6.QtGui import QGuiApplication, QResizeEvent
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QToolBar, QToolButton, QWidget
 
 from moeviz.view.theme import GRID, Theme
@@ -20,13 +20,32 @@ class _Bar(QToolBar):
         self.banner = QWidget()
         self.banner.setObjectName("banner")
         self._line = QHBoxLayout(self.banner)
-        self._line.setContentsMargins(GRID, GRID // 2, GRID, GRID // 2)
+        self._line.setContentsMargins(GRID, 0, GRID, 0)
         self.words = QLabel()
         self.words.setWordWrap(True)
         self.words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._line.addWidget(self.words, 1)
         self.addWidget(self.banner)
         self.hide()
+
+    def say(self, sentence: str) -> None:
+        self.words.setText(sentence)
+        self.show()
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        """As high as the words need at this width: a tool bar does not ask a label that wraps."""
+        layout = self.banner.layout()
+        assert layout is not None
+        layout.activate()
+        beside = sum(button.sizeHint().width() + GRID for button in self.banner.findChildren(QToolButton))
+        room = max(self.width() - beside - 6 * GRID, 100)
+        buttons = max(button.sizeHint().height() for button in self.banner.findChildren(QToolButton))
+        self.banner.setFixedHeight(max(self.words.heightForWidth(room), buttons) + GRID)
 
     def _button(self, text: str, run: Callable[[], object]) -> QToolButton:
         button = QToolButton()
@@ -37,7 +56,12 @@ class _Bar(QToolBar):
         return button
 
     def wear(self, theme: Theme) -> None:
-        self.banner.setStyleSheet(f"#banner {{ background: {theme.raised}; border-bottom: 1px solid {theme.warn}; }}")
+        self.banner.setStyleSheet(
+            f"#banner {{ background: {theme.raised}; border-left: 4px solid {theme.warn}; }}"
+            f"QToolButton {{ color: {theme.text}; border: 1px solid {theme.line}; padding: 2px 8px; }}"
+            f"QToolButton:hover, QToolButton:focus {{ border-color: {theme.accent}; }}"
+        )
+        self._fit()
 
 
 class Notices(_Bar):
@@ -50,10 +74,9 @@ class Notices(_Bar):
         self._button("Dismiss", self.hide)
 
     def tell(self, sentence: str, details: str = "") -> None:
-        self.words.setText(sentence)
         self._details = details
         self.copy.setVisible(bool(details))
-        self.show()
+        self.say(sentence)
 
 
 class Question(_Bar):
@@ -76,11 +99,10 @@ class Question(_Bar):
         no: str = "Keep",
         otherwise: Callable[[], object] = bool,
     ) -> None:
-        self.words.setText(sentence)
         self.yes.setText(yes)
         self.no.setText(no)
         self._then, self._else = then, otherwise
-        self.show()
+        self.say(sentence)
 
     @property
     def open(self) -> bool:

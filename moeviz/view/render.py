@@ -26,8 +26,12 @@ def render_plot(
     size: tuple[int, int] = (1440, 900),
     layer: int = 0,
     token: int | None = None,
+    scale: float = 1.0,
 ) -> None:
-    """Write one plot, or the dashboard, to `out`; its ending says png, svg, pdf or csv. A PNG has `size` pixels."""
+    """Write one plot, or the dashboard, to `out`; its ending says png, svg, pdf or csv.
+
+    A PNG has `size` pixels, `scale` times as many on each side for sharper print: texts and lines grow along.
+    """
     out = Path(out)
     if plot not in BY_NAME:
         raise UserError(f"{plot!r} is not a plot: choose one of {', '.join(BY_NAME)}.")
@@ -40,8 +44,9 @@ def render_plot(
         raise UserError(f"There is no layer {layer}: choose one from 0 to {layers - 1}.")
     if snapshot and token is not None and not 0 <= token < snapshot.num_tokens:
         raise UserError(f"There is no token {token}: choose one from 0 to {snapshot.num_tokens - 1}.")
-    if min(size) < 64 or max(size) > 16_384:
-        raise UserError(f"A picture of {size[0]}x{size[1]} is not possible: choose 64 to 16384 pixels a side.")
+    wide, high = (round(side * scale) for side in size)
+    if min(size) < 64 or max(wide, high) > 16_384:
+        raise UserError(f"A picture of {wide}x{high} is not possible: choose 64 to 16384 pixels a side.")
     app = QApplication.instance()
     if app is None:
         os.environ["QT_QPA_PLATFORM"] = "offscreen"
@@ -62,6 +67,6 @@ def render_plot(
     if isinstance(view, Panel) and view.lack():
         raise UserError(f"{view.plot.title}: {view.lack()}")
     try:
-        export(view, out, scale=1.0)
+        export(view, out, scale=scale)
     finally:
         view.deleteLater()

@@ -8,7 +8,9 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QLabel, QProgressBar, QStatusBar, QToolButton
 
 from moeviz.domain.messages import ModelFacts
+from moeviz.view.theme import GRID
 
+WIDE = ("parameters", "flops", "frames")
 SHORTEST = 0.4  # s; shorter work is not worth a word
 
 
@@ -27,10 +29,12 @@ class Status(QStatusBar):
     def __init__(self) -> None:
         super().__init__()
         self.setSizeGripEnabled(False)
+        self.setContentsMargins(GRID, 0, GRID, 0)
         self.labels: dict[str, QLabel] = {}
         for name in ("state", "step", "rate", "parameters", "flops", "device", "frames"):
             self.labels[name] = QLabel()
             self.addWidget(self.labels[name])
+        self.labels["state"].setMinimumWidth(self.fontMetrics().horizontalAdvance("Training") + GRID)
         self.work = QLabel()
         self.bar = QProgressBar()
         self.bar.setFixedSize(120, 8)
@@ -58,7 +62,14 @@ class Status(QStatusBar):
                 words["rate"] = f"{short(steps_a_second)} steps/s · {short(tokens)} tokens/s"
                 words["frames"] = f"{frames:.0f} frames/s"
         for name, text in words.items():
-            self.labels[name].setText(text)
+            self.put(name, text)
+
+    def put(self, name: str, text: str) -> None:
+        """A label only grows, so that what stands after it does not jump with every number."""
+        label = self.labels[name]
+        label.setText(text)
+        if name != "state":
+            label.setMinimumWidth(max(label.minimumWidth(), label.sizeHint().width()) if text else 0)
 
     def show_progress(self, progress: Progress | None) -> None:
         shown = progress is not None and (
@@ -72,6 +83,8 @@ class Status(QStatusBar):
             self.cancel.setVisible(progress.cancel is not None)
         else:
             self.cancel.hide()
+        for name in WIDE:  # make room
+            self.labels[name].setVisible(not shown)
         self.work.setVisible(shown)
         self.bar.setVisible(shown)
 

@@ -59,7 +59,7 @@ from moeviz.view.files import Files, kind_of, sort_paths
 from moeviz.view.menus import make_menus
 from moeviz.view.notices import Notices, Question
 from moeviz.view.status import Progress, Status
-from moeviz.view.theme import THEMES
+from moeviz.view.theme import GRID, THEMES
 
 FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
@@ -145,6 +145,7 @@ class Window(QMainWindow):
         self.train_button.setDefaultAction(self.train_action)
         self.step_button.setDefaultAction(self.step_action)
         self.restart_button.setDefaultAction(self.restart_action)
+        self.train_button.setMinimumWidth(8 * GRID)  # the bar must not move when Train becomes Pause
         for action, changed, able in (
             (actions["undo"], self.undo.undoTextChanged, self.undo.canUndoChanged),
             (actions["redo"], self.undo.redoTextChanged, self.undo.canRedoChanged),
@@ -581,10 +582,10 @@ class Window(QMainWindow):
         self.train_action.setText("Pause" if training else "Train")
         if facts is not None and self.has_model and not (self.runner.pending or self.runner.starting):
             self.device_box.setCurrentText(facts.device)  # a choice that was refused goes back
-        self.status.labels["state"].setText(self._state(training))
+        self.status.put("state", self._state(training))
         self.status.show_progress(self._progress())
         step = self.snapshot.step if self.snapshot else 0
-        self.status.labels["step"].setText(f"step {step:,}" if self.snapshot else "")
+        self.status.put("step", f"step {step:,}" if self.snapshot else "")
         then, at = self._seen
         if now - then > 1 or not training:
             rate = (step - at) / (now - then) if training and step >= at else 0.0

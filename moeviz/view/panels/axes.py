@@ -15,7 +15,7 @@ from shiboken6 import VoidPtr
 from moeviz.view.theme import Theme, fitted, put, width_of
 
 Array = npt.NDArray[np.float64]
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 6.0, 32.0  # room for ticks and labels of the axes
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 12.0, 6.0, 32.0  # room for ticks and labels of the axes
 
 
 def number(value: float) -> str:
@@ -161,9 +161,13 @@ def draw_y_axis(
 
 
 def _linear_ticks(frame: Frame) -> list[float]:
-    """Three or more where the range has no two round numbers at the usual distance."""
-    count = max(2, int(frame.rect.height() / 36))
-    return next(t for n in (count, 3, 4, 5, 6, 8, 10) if len(t := nice_ticks(frame.y0, frame.y1, n)) > 2 or n == 10)
+    return _ticks(frame.y0, frame.y1, int(frame.rect.height() / 36), 3)
+
+
+def _ticks(low: float, high: float, count: int, least: int) -> list[float]:
+    """About `count`; more where the range has fewer than `least` round numbers at that distance."""
+    counts = (max(count, 2), 3, 4, 5, 6, 8, 10)
+    return next(t for n in counts if len(t := nice_ticks(low, high, n)) >= least or n == counts[-1])
 
 
 def _draw_upright(painter: QPainter, rect: QRectF, theme: Theme, label: str) -> None:
@@ -183,7 +187,7 @@ def _draw_upright(painter: QPainter, rect: QRectF, theme: Theme, label: str) -> 
 
 def draw_x_axis(painter: QPainter, frame: Frame, theme: Theme, label: str) -> None:
     rect = frame.rect
-    ticks = nice_ticks(frame.x0, frame.x1, max(2, int(rect.width() / 90)))
+    ticks = _ticks(frame.x0, frame.x1, int(rect.width() / 64), 2)
     painter.setPen(QColor(theme.line))
     painter.drawLine(QLineF(rect.left(), rect.bottom(), rect.right(), rect.bottom()))
     painter.drawLines([QLineF(frame.x(t), rect.bottom(), frame.x(t), rect.bottom() + 3) for t in ticks])

@@ -23,6 +23,7 @@ NO_HISTORY = "No history of training batches yet: it grows while a model trains.
 class LoadOverTime(Panel):
     name = "load_over_time"
     uses = frozenset({"history", "layer", "expert"})
+    footer_lines = 2
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
@@ -127,7 +128,7 @@ class LoadOverTime(Panel):
     def footer(self) -> str:
         points = self._bins[1].size if self._bins else self._steps.size
         steps = max(1, round((self._steps[-1] - self._steps[0] + 1) / points))
-        mean = f", each point the mean of about {steps} steps" if steps > 1 else ""
+        mean = f"  a point: mean of {steps} steps" if steps > 1 else ""
         words = f"layer {self._row}, training batches{mean}"
         expert = self.pointed.get("expert", self.selection.expert)
         if expert is not None and expert < self._shares.shape[1]:

@@ -34,6 +34,7 @@ PIXELS_A_POINT = 4
 class Losses(Panel):
     name = "losses"
     uses = frozenset({"history"})
+    footer_lines = 2
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
