@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import platformdirs
 from PySide6.QtCore import QSettings
 
 from moeviz.domain.messages import MakeSession, Report, Session, StepLog
@@ -12,6 +13,7 @@ from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.engine.mailbox import Mailbox
 from moeviz.engine.runner import Runner
+from moeviz.keeper import Keeper
 from moeviz.view.memory import memory
 from moeviz.view.window import Window
 
@@ -80,8 +82,9 @@ def make_window(
     device: str = "cpu",
     checkpoint: str | None = None,
     store: QSettings | None = None,
+    runs: Path | None = None,
 ) -> Window:
-    """The whole window, not yet shown; without settings it begins with the bundled model."""
+    """The whole window, not yet shown; without settings it begins with the bundled model. It keeps its run in `runs`."""
     if settings is None and checkpoint is None:
         checkpoint = bundled_model("text")
     return Window(
@@ -89,6 +92,7 @@ def make_window(
         make_session,
         make_trace,
         save_trace,
+        Keeper(runs or Path(platformdirs.user_state_dir("moeviz")) / "runs"),
         store or memory(),
         settings=settings or Settings(),
         device=device,

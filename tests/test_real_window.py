@@ -24,7 +24,13 @@ def screen(tmp_path: Path) -> Iterator[dict[str, str]]:
     os.close(write)
     with os.fdopen(read) as pipe:
         display = pipe.readline().strip()
-    yield {**os.environ, "DISPLAY": f":{display}", "QT_QPA_PLATFORM": "xcb", "XDG_CONFIG_HOME": str(tmp_path)}
+    yield {
+        **os.environ,
+        "DISPLAY": f":{display}",
+        "QT_QPA_PLATFORM": "xcb",
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "XDG_STATE_HOME": str(tmp_path),
+    }
     server.terminate()
     server.wait(10)
 

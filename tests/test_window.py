@@ -11,11 +11,12 @@ from PySide6.QtGui import QAction, QColor, QGuiApplication, QImage
 from PySide6.QtWidgets import QAbstractSpinBox, QApplication, QComboBox, QInputDialog, QMenu, QMenuBar
 from pytestqt.qtbot import QtBot
 
-from moeviz.app import make_window, memory
+from moeviz.app import make_window
 from moeviz.domain.messages import OpenModel, Report, SaveModel
 from moeviz.domain.settings import Settings
 from moeviz.view.controls import explain
 from moeviz.view.export_dialog import ExportDialog
+from moeviz.view.memory import memory
 from moeviz.view.menus import numbered
 from moeviz.view.status import Progress, duration, in_words, short
 from moeviz.view.theme import THEMES
@@ -31,7 +32,7 @@ WAIT = 20_000
 def window(qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_in_text: object) -> Iterator[Window]:
     monkeypatch.setattr("moeviz.moe.training.load_text", built_in_text)
     store = QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat)
-    window = make_window(SMALL, store=store)
+    window = make_window(SMALL, store=store, runs=tmp_path / "runs")
     qtbot.addWidget(window)
     window.resize(1280, 720)
     window.show()

@@ -1,5 +1,7 @@
 """Files in the window: own text of every kind, several paths, traces and models while torch is still loading."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from test_window import SMALL, WAIT, action, settled, shown, train, turn
 from moeviz import app
 from moeviz.domain.messages import MakeSession, Report, Session, UserError
 from moeviz.domain.settings import Settings
+from moeviz.keeper import Keeper
 from moeviz.view.files import Opening, kind_of, sort_paths
 from moeviz.view.window import Window
 
@@ -26,7 +29,9 @@ ENOUGH = "The quick brown fox jumps over the lazy dog.\n" * 200
 def empty(qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_in_text: object) -> Iterator[Window]:
     """A window before anything was started."""
     monkeypatch.setattr("moeviz.moe.training.load_text", built_in_text)
-    window = app.make_window(SMALL, store=QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat))
+    window = app.make_window(
+        SMALL, store=QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat), runs=tmp_path / "runs"
+    )
     qtbot.addWidget(window)
     window.resize(1280, 720)
     window.show()
@@ -287,6 +292,64 @@ def test_opening_a_long_trace_tells_how_far_it_is_and_can_be_cancelled(
     qtbot.waitUntil(settled(window), timeout=WAIT)
     assert not window.status.work.isVisible()
     train(qtbot, window, 2)
+
+
+# ---- a run that a crash would take
+CRASH = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_panels import make_snapshot
+from moeviz.domain.settings import Settings
+from moeviz.keeper import Keeper
+keeper = Keeper(Path(sys.argv[1]))
+for step in (10, 20):
+    keeper.keep(1, Settings(), make_snapshot(step=step), [], [(step, "k 2 → 4")])
+os._exit(9)
+"""
+
+
+def test_a_run_is_kept_while_it_trains_and_gone_when_the_window_closes(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moeviz.trace.store import open_trace
+
+    monkeypatch.setattr("moeviz.view.window.KEEP_SECONDS", 0.05)
+    runs = tmp_path / "runs"
+    train(qtbot, window, 5)
+    qtbot.waitUntil(lambda: any(path.suffix == ".zarr" for path in runs.glob("*")), timeout=WAIT)
+    [first] = runs.glob("*.zarr")
+    qtbot.waitUntil(lambda: (first / "zarr.json").exists() and len(open_trace(first)) > 3, timeout=WAIT)
+    kept = open_trace(first)
+    assert kept.log is not None
+    assert kept.log.steps_S[-1] >= kept[-1].step - 1 > 0
+    assert Keeper(runs).left() == []  # it is ours, and we are alive
+    window.restart()
+    window.question.yes.click()
+    qtbot.waitUntil(lambda: any(path != first for path in runs.glob("*.zarr")), timeout=WAIT)
+    qtbot.waitUntil(lambda: not first.exists(), timeout=WAIT)
+    window.close()
+    assert list(runs.iterdir()) == []
+
+
+def test_after_a_crash_the_kept_run_is_offered_once(qtbot: QtBot, empty: Window, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    tests = str(Path(__file__).parent)
+    for _ in range(4):
+        done = subprocess.run([sys.executable, "-c", CRASH, str(runs), tests], check=False, timeout=60)
+        assert done.returncode == 9
+    empty.begin([])
+    qtbot.waitUntil(lambda: empty.snapshot is not None, timeout=WAIT)
+    assert len(list(runs.glob("*.zarr"))) == 3  # the oldest is gone
+    assert "The last run ended without closing" in empty.question.words.text()
+    empty.question.yes.click()
+    qtbot.waitUntil(lambda: empty.of_trace, timeout=WAIT)
+    assert empty.snapshot is not None
+    assert empty.snapshot.step == 20
+    assert empty.history.marks == [(10, "k 2 → 4"), (20, "k 2 → 4")]
+    empty.question.hide()
+    empty.begin([])
+    assert not empty.question.open
 
 
 # ---- own text

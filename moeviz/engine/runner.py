@@ -68,6 +68,7 @@ class Runner:
         self._next: _Job | None = None  # one that takes its place as soon as it has something to show
         self._swap = threading.Lock()
         self._errand: tuple[threading.Thread, Work] | None = None
+        self._beside: threading.Thread | None = None
         self._threads: list[threading.Thread] = []
 
     # ---- from the window
@@ -168,6 +169,16 @@ class Runner:
         work = Work(title)
         self._errand = self._thread(self._do, do, work), work
         return True
+
+    def beside(self, do: Callable[[], None]) -> None:
+        """Do something small that nobody waits for; left out while the last one is under way."""
+
+        def silently(_: Report) -> str:
+            do()
+            return ""
+
+        if self._beside is None or not self._beside.is_alive():
+            self._beside = self._thread(self._do, silently, Work(""))
 
     def close(self, timeout: float = 2.0) -> bool:
         """End all sessions, after the step in progress, and the errand; False if they did not end in time."""

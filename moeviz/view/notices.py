@@ -86,6 +86,7 @@ class Question(_Bar):
         super().__init__("Question", "question")
         self._then: Callable[[], object] = bool
         self._else: Callable[[], object] = bool
+        self.lasting = False
         self.yes = self._button("", lambda: self.answer(True))
         self.no = self._button("", lambda: self.answer(False))
         self.yes.setToolTip("Ctrl+Enter")
@@ -98,7 +99,11 @@ class Question(_Bar):
         then: Callable[[], object],
         no: str = "Keep",
         otherwise: Callable[[], object] = bool,
+        *,
+        lasting: bool = False,
     ) -> None:
+        """`lasting`: it makes sense whichever model is shown."""
+        self.lasting = lasting
         self.yes.setText(yes)
         self.no.setText(no)
         self._then, self._else = then, otherwise

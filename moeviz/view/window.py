@@ -3,8 +3,11 @@ shows what the mailbox holds; it never computes."""
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 from PySide6.QtCore import QByteArray, QEvent, QObject, QSettings, QSignalBlocker, Qt, QTimer
 from PySide6.QtGui import (
@@ -70,6 +73,26 @@ SaveTrace = Callable[
     [str, Settings, StepLog | None, tuple[RoutingSnapshot, ...], tuple[tuple[int, str], ...], Report], str
 ]  # returns what to tell the user
 LOADING = "Loading the model"
+KEEP_SECONDS = 30.0  # how much of a run a crash may cost; keeping costs a tenth of a second
+
+
+class Keeper(Protocol):
+    """Keeps a run on disk while it trains (moeviz/keeper.py)."""
+
+    def left(self) -> list[Path]: ...
+
+    def keep(
+        self,
+        run: int,
+        settings: Settings,
+        snapshot: RoutingSnapshot,
+        logs: Sequence[StepLog],
+        marks: Sequence[tuple[int, str]],
+    ) -> None: ...
+
+    def close(self) -> None: ...
+
+
 ARROWS = {Qt.Key.Key_Left, Qt.Key.Key_Right, Qt.Key.Key_Up, Qt.Key.Key_Down, Qt.Key.Key_End}
 TAKE_ARROWS = (QAbstractSlider, QAbstractSpinBox, QComboBox, QLineEdit)
 
@@ -85,6 +108,7 @@ class Window(QMainWindow):
         make_session: Callable[[Settings, str, str | None], MakeSession],
         make_trace: Callable[[str], MakeSession],
         save_trace: SaveTrace,
+        keeper: Keeper,
         memory: QSettings,
         *,
         settings: Settings,
@@ -93,7 +117,7 @@ class Window(QMainWindow):
     ) -> None:
         super().__init__()
         self.runner, self.memory, self.make_session = runner, memory, make_session
-        self.make_trace, self.save_trace = make_trace, save_trace
+        self.make_trace, self.save_trace, self.keeper = make_trace, save_trace, keeper
         self.settings = settings  # of the running model
         self.wanted: dict[str, Value] = {}  # knobs that would start the model anew, while the question is open
         self.of_trace = False  # what is shown is a recording
@@ -110,6 +134,9 @@ class Window(QMainWindow):
         self._goal = (0, 0.0)  # steps to train, and when that began
         self._asked = ("", 0.0)  # what the session was asked for, and when
         self._closing = False
+        self._run = 0  # which of the runs so far
+        self._kept_at, self._unkept = time.monotonic(), list[StepLog]()
+        self._kept_marks = 0
         self._rate = (0.0, 0.0)
         self._frames: list[float] = []
         self._seen = (time.perf_counter(), 0)
@@ -248,7 +275,8 @@ class Window(QMainWindow):
         self.memory.setValue("theme", self.theme.name)
         self.memory.sync()
         self.timer.stop()
-        self.runner.close(2.0)
+        if self.runner.close(2.0):
+            self.keeper.close()
         event.accept()
 
     def set_theme(self, name: str) -> None:
@@ -265,6 +293,7 @@ class Window(QMainWindow):
     def begin(self, paths: list[str]) -> None:
         """Start with what the command line names, else with the model that the window was made for."""
         opening = sort_paths(paths)
+        self._offer_kept()
         self._left_out = opening.left_out
         if opening.shown and self.checkpoint is None:
             self._left_out += " Its own settings hold, not those of the command line."
@@ -283,6 +312,26 @@ class Window(QMainWindow):
                 self.settings, self.checkpoint = settings, None
         self._show_knobs()
         self.start()
+
+    def _offer_kept(self) -> None:
+        """Once: the routing of a run that ended with a crash."""
+        left = [str(path) for path in self.keeper.left()]
+        if left and left[0] != self.memory.value("offered"):
+            self.memory.setValue("offered", left[0])
+            sentence = f"The last run ended without closing; its routing is kept in {left[0]}."
+            self.question.ask(
+                sentence, "Open its trace", lambda: self.files.open_trace(left[0]), "Dismiss", lasting=True
+            )
+
+    def _keep_run(self) -> None:
+        """Now and then, on a thread."""
+        now = time.monotonic()
+        if not self.runner.training or self.of_trace:
+            self._kept_at = max(self._kept_at, now - KEEP_SECONDS / 2)  # a run of a few steps is not worth it
+        elif self.snapshot is not None and now - self._kept_at > KEEP_SECONDS:
+            logs, marks = self._unkept, self.history.marks[self._kept_marks :]
+            self._kept_at, self._unkept, self._kept_marks = now, [], len(self.history.marks)
+            self.runner.beside(partial(self.keeper.keep, self._run, self.settings, self.snapshot, logs, marks))
 
     def start(self, make: MakeSession | None = None, title: str = LOADING) -> None:
         """Start a session, or the first one; what runs now goes on until the new one can be shown."""
@@ -469,6 +518,7 @@ class Window(QMainWindow):
             self.show_all(settled=not self.runner.training)
             self.repaint_panels()
         self._show_state()
+        self._keep_run()
         spent = (time.perf_counter() - began) * 1000
         # an answer may have come while this tick was drawing: it is not to wait for the next frame
         if self.runner.pending or self.runner.starting or self.runner.mailbox.waiting():
@@ -493,8 +543,11 @@ class Window(QMainWindow):
             self._seen = (time.perf_counter(), update.step)
             self._safe_step = update.step
             self._failed = False
+            self._run += 1
+            self._unkept, self._kept_marks = [], 0
         for log in (*update.past, *([update.log] if update.log else [])):
             self.history.extend(log)
+            self._unkept.append(log)
         if update.mark:
             self.history.add_mark(update.step, update.mark)
         if update.reset:
@@ -519,7 +572,7 @@ class Window(QMainWindow):
         self.facts = update.facts
         if update.devices:
             self._show_devices(update.devices)
-        if update.reset and self.question.open:
+        if update.reset and self.question.open and not self.question.lasting:
             self._keep()
         if update.settings != self.settings or update.notice or update.reset:  # a refused knob goes back too
             self.settings = update.settings

@@ -1,0 +1,99 @@
+"""Keeps the window's run on disk while it trains, so that a crash does not take it: a trace that is removed when the
+window closes. A trace that is still there, with nobody's lock on it, is of a run that ended without closing.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from PySide6.QtCore import QLockFile
+
+from moeviz.domain.messages import StepLog
+from moeviz.domain.routing import RoutingSnapshot
+from moeviz.domain.settings import Settings
+
+MOST_LEFT = 3  # traces of crashed runs, the newest
+MOST_LOGS = 64  # at a time
+MOST_BYTES = 256 * 2**20  # of one run; what comes after is not kept
+
+
+class Keeper:
+    """`keep` is called on one thread at a time; the others before or after."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._path: Path | None = None
+        self._lock: QLockFile | None = None
+        self._writer: object = None
+        self._run = -1
+        self._bytes = 0
+
+    def left(self) -> list[Path]:
+        """Traces of runs that ended without closing, the newest first; older ones than MOST_LEFT are removed."""
+        found = sorted(self.folder.glob("*.zarr"), key=lambda path: path.name, reverse=True)
+        free = [path for path in found if self._nobodys(path)]
+        for path in free[MOST_LEFT:]:
+            self.remove(path)
+        return [path for path in free[:MOST_LEFT] if (path / "zarr.json").is_file()]
+
+    def keep(
+        self,
+        run: int,
+        settings: Settings,
+        snapshot: RoutingSnapshot,
+        logs: Sequence[StepLog],
+        marks: Sequence[tuple[int, str]],
+    ) -> None:
+        """Append to the trace of this run; with another `run` the one before is removed. UserError if the disk refuses.
+
+        Of many logs only some are kept, evenly: a short one holds a few steps of the run.
+        """
+        from moeviz.trace.store import TraceWriter
+
+        if run != self._run:
+            self.close()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._path = self.folder / f"{time.strftime('%Y-%m-%d %H-%M-%S')}-{time.time_ns() % 10**9:09}.zarr"
+            self._lock = _lock_of(self._path)
+            self._lock.tryLock(0)
+            self._run, self._bytes = run, 0
+            self._writer = TraceWriter.create(self._path, settings.to_json(), "moeviz window, kept while it ran")
+        writer = self._writer
+        assert isinstance(writer, TraceWriter)
+        if self._bytes > MOST_BYTES:
+            return
+        writer.append(snapshot)
+        for log in logs[:: len(logs) // MOST_LOGS + 1]:
+            writer.add_log(log)
+        for step, label in marks:
+            writer.add_mark(step, label)
+        writer.flush()
+        self._bytes += sum(layer.num_tokens * (layer.num_experts * 8 + layer.k * 8) for layer in snapshot.layers)
+
+    def close(self) -> None:
+        """The run ended as it should: nothing of it stays."""
+        path, self._path, self._writer, self._run = self._path, None, None, -1
+        if path is not None:
+            shutil.rmtree(path, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.unlock()
+            self._lock = None
+
+    def remove(self, path: Path) -> None:
+        shutil.rmtree(path, ignore_errors=True)
+        _lock_of(path).removeStaleLockFile()
+
+    def _nobodys(self, path: Path) -> bool:
+        if path == self._path:
+            return False
+        lock = _lock_of(path)
+        free = lock.tryLock(0)
+        lock.unlock()
+        return free
+
+
+def _lock_of(path: Path) -> QLockFile:
+    lock = QLockFile(str(path.with_suffix(".lock")))
+    lock.setStaleLockTime(0)  # a run may take days; whose process is gone is stale all the same
+    return lock
