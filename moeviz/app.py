@@ -84,7 +84,8 @@ def make_window(
     store: QSettings | None = None,
     runs: Path | None = None,
 ) -> Window:
-    """The whole window, not yet shown; without settings it begins with the bundled model. It keeps its run in `runs`."""
+    """The whole window, not yet shown; without settings it begins with the bundled model. `runs`: a folder of its own
+    for what it keeps of a run while it trains."""
     if settings is None and checkpoint is None:
         checkpoint = bundled_model("text")
     return Window(
