@@ -581,6 +581,20 @@ def test_export_asks_and_writes(qtbot: QtBot, window: Window, tmp_path: Path, mo
     assert (tmp_path / "p.svg").stat().st_size > 50
 
 
+def test_the_dashboard_is_exported_without_knobs_and_bars(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    docks = [dock.geometry() for name, dock in window.docks.items() if name != "controls"]
+    wide = max(dock.right() for dock in docks) - min(dock.left() for dock in docks) + 1 + 8
+    high = max(dock.bottom() for dock in docks) - min(dock.top() for dock in docks) + 1 + 8
+    window.files.export_to("dashboard", str(tmp_path / "all.png"), scale=1.0)
+    qtbot.waitUntil(lambda: (tmp_path / "all.png").exists() and window.runner.idle, timeout=WAIT)
+    image = QImage(str(tmp_path / "all.png"))
+    assert (image.width(), image.height()) == (wide, high)
+    for name in window.panels:
+        window.docks[name].hide()
+    window.files.export("dashboard", "pdf")
+    assert window.notices.words.text() == "There is no plot to export: show one first."
+
+
 def test_a_folder_that_cannot_be_written_is_told(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
     (tmp_path / "load.png").mkdir()  # root may write into any folder, but not over one
     window.files.export_to("load", str(tmp_path / "load.png"))

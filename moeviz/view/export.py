@@ -8,15 +8,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import QMarginsF, QPoint, QRectF, QSize, QSizeF
+from PySide6.QtCore import QMarginsF, QPoint, QRect, QRectF, QSize, QSizeF
 from PySide6.QtGui import QColor, QImage, QPageSize, QPainter, QPdfWriter
 from PySide6.QtSvg import QSvgGenerator
-from PySide6.QtWidgets import QWidget
+from PySide6.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 from moeviz.domain.messages import UserError
 from moeviz.view.dashboard import merged_table
 from moeviz.view.panel import ENDINGS, Panel
-from moeviz.view.theme import Theme
+from moeviz.view.theme import GRID, Theme
 
 DPI = 96  # one unit of the painter is one pixel of the window
 
@@ -45,7 +45,7 @@ def painted(widget: QWidget, path: str | Path, *, theme: Theme | None = None, sc
         raise UserError(f"{path.name} must end in one of {', '.join('.' + e for e in ENDINGS)}.")
     if not path.parent.is_dir():
         raise UserError(f"The folder {path.parent} does not exist: make it first, or choose another.")
-    pixels = pixels_of(_size(widget), scale) if ending == "png" else None
+    pixels = pixels_of(_frame(widget, panels).size(), scale) if ending == "png" else None
     draft = _on_disk(path, lambda: _draft(path))
     _on_disk(path, lambda: paint[ending](draft), draft)
 
@@ -92,36 +92,57 @@ def _panels(widget: QWidget) -> list[Panel]:
     """The panels to paint, in reading order; those hidden in the window are left out."""
     if isinstance(widget, Panel):
         return [widget]
-    found = [panel for panel in widget.findChildren(Panel) if not panel.isHidden() and panel.isVisibleTo(widget)]
+    found = [
+        panel
+        for panel in widget.findChildren(Panel)
+        if not panel.isHidden() and panel.isVisibleTo(widget) and panel.window() is widget.window()  # none that floats
+    ]
     if not found:
         raise UserError("There is no plot to export: show one first.")
-    return sorted(found, key=lambda panel: (_place(panel, widget).y(), _place(panel, widget).x()))
+    return sorted(found, key=lambda panel: (_box(panel, widget).y(), _box(panel, widget).x()))
 
 
-def _place(panel: Panel, widget: QWidget) -> QPoint:
-    return panel.mapTo(widget, QPoint(0, 0))
+def _box(panel: Panel, widget: QWidget) -> QRect:
+    """Where a panel lies in the widget; in a dock it has the place of its title bar too."""
+    dock = panel.parentWidget()
+    box = dock if isinstance(dock, QDockWidget) else panel
+    return QRect(box.mapTo(widget, QPoint(0, 0)), box.size())
 
 
-def _size(widget: QWidget) -> QSize:
-    return widget.picture_size() if isinstance(widget, Panel) else widget.size()
+def _frame(widget: QWidget, panels: list[Panel]) -> QRect:
+    """What of the widget a picture shows: of a window the panels, without knobs and bars."""
+    if isinstance(widget, Panel):
+        return QRect(QPoint(0, 0), widget.picture_size())
+    if not isinstance(widget, QMainWindow):
+        return widget.rect()
+    united = QRect()
+    for panel in panels:
+        united = united.united(_box(panel, widget))
+    return united.adjusted(-GRID // 2, -GRID // 2, GRID // 2, GRID // 2)
+
+
+def picture_size(widget: QWidget) -> QSize:
+    """Of the picture of a panel, or of all panels within a widget, at scale 1."""
+    return _frame(widget, _panels(widget)).size()
 
 
 def _paint(painter: QPainter, widget: QWidget, panels: list[Panel], theme: Theme | None) -> None:
-    size = _size(widget)
+    frame = _frame(widget, panels)
+    whole = QRectF(0, 0, frame.width(), frame.height())
     painter.setRenderHint(QPainter.RenderHint.LosslessImageRendering)  # else a PDF gets its heat maps as JPEG
     with ExitStack() as stack:
         for panel in panels:
             stack.enter_context(panel.themed(theme))
-        painter.fillRect(QRectF(0, 0, size.width(), size.height()), QColor(panels[0].theme.window))
+        painter.fillRect(whole, QColor(panels[0].theme.window))
         for panel in panels:
             if panel is widget:
-                panel.paint_picture(painter, QRectF(0, 0, size.width(), size.height()))
+                panel.paint_picture(painter, whole)
             else:
-                panel.paint_picture(painter, QRectF(_place(panel, widget), panel.size()))
+                panel.paint_picture(painter, QRectF(_box(panel, widget).translated(-frame.topLeft())))
 
 
 def _write_pdf(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | None) -> None:
-    size = _size(widget)
+    size = _frame(widget, panels).size()
     writer = QPdfWriter(str(path))
     writer.setResolution(DPI)
     points = QSizeF(size.width() * 72 / DPI, size.height() * 72 / DPI)
@@ -137,7 +158,7 @@ def _write_pdf(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | 
 
 
 def _write_svg(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | None) -> None:
-    size = _size(widget)
+    size = _frame(widget, panels).size()
     generator = QSvgGenerator()
     generator.setFileName(str(path))
     generator.setResolution(DPI)

@@ -11,9 +11,8 @@ from PySide6.QtWidgets import QFileDialog, QWidget
 
 from moeviz.domain.messages import OpenModel, Report, SaveModel, UserError
 from moeviz.domain.settings import Settings, SettingsError
-from moeviz.view.export import painted
+from moeviz.view.export import painted, picture_size
 from moeviz.view.export_dialog import ExportDialog
-from moeviz.view.panel import Panel
 from moeviz.view.theme import THEMES
 
 if TYPE_CHECKING:
@@ -196,8 +195,11 @@ class Files:
     # ---- pictures
     def export(self, name: str, ending: str) -> None:
         """Ask how, then write one panel or the dashboard."""
-        target = self._target(name)
-        size = target.picture_size() if isinstance(target, Panel) else target.size()
+        try:
+            size = picture_size(self._target(name))
+        except UserError as error:
+            self.window.tell(str(error))
+            return
         dialog = ExportDialog(name, ending, size, self.memory, self.window)
         if dialog.exec():
             self.export_to(name, dialog.path, scale=dialog.scale, light=dialog.light)

@@ -239,7 +239,7 @@ class Panel(QWidget):
             at.setX(at.x() + self._title.fontMetrics().horizontalAdvance(self.plot.title) + GRID)
             painter.setFont(sans(SMALL))
             painter.setPen(QColor(self.theme.muted))
-            painter.drawText(at, self.subtitle())
+            painter.drawText(at, fitted(self.subtitle(), rect.right() - at.x() - GRID))
         self.paint_body(painter, rect.adjusted(0, HEADER, 0, 0))
 
     @contextmanager
