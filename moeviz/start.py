@@ -55,7 +55,7 @@ def run_window(
     frame.painted.connect(lambda: QTimer.singleShot(TURN_MS, fill))
     frame.show()
     code = app.exec()
-    if filled and filled[0].runner.alive:
+    if filled and filled[0].runner.busy:
         # closed while torch was still being imported: that cannot be interrupted, nothing of the user's is at stake,
         # and an interpreter that ends under such a thread aborts
         sys.stderr.flush()

@@ -160,18 +160,15 @@ def test_a_missing_file_on_the_command_line_is_told(qtbot: QtBot, empty: Window,
     train(qtbot, empty, 2)
 
 
-def test_run_window_begins_with_the_paths(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    begun: list[list[str]] = []
-
-    def begin(window: Window, paths: list[str]) -> None:
-        begun.append(paths)
-        assert window.settings.seed == 7
-        window.close()
-
-    monkeypatch.setattr(Window, "begin", begin)
-    monkeypatch.setattr(app.platformdirs, "user_config_dir", lambda name: str(tmp_path))
-    assert app.run_window(["a.txt"], seed=7) == 0
-    assert begun == [["a.txt"]]
+def test_the_command_line_reaches_the_window(qtbot: QtBot, tmp_path: Path, trace: str) -> None:
+    store = QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat)
+    window, begin = app.open_window([trace], seed=7, store=store)
+    qtbot.addWidget(window)
+    assert window.settings.seed == 7
+    begin()
+    qtbot.waitUntil(lambda: window.of_trace, timeout=WAIT)
+    assert "Its own settings hold, not those of the command line." in told(window)
+    window.close()
 
 
 # ---- while torch is being imported

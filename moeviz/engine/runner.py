@@ -106,6 +106,11 @@ class Runner:
         return self._job is not None and self._job.alive
 
     @property
+    def busy(self) -> bool:
+        """Some thread is still there, if only that of a session that nobody wants any more."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    @property
     def training(self) -> bool:
         return self._job is not None and self._job.training.is_set()
 
@@ -190,7 +195,7 @@ class Runner:
         end = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not self.busy
 
     # ---- on the worker threads
     def _do(self, do: Callable[[Report], str], work: Work) -> None:
