@@ -250,7 +250,7 @@ def output_orthogonality(
 
 def score_variance(scores_TE: Tensor, valid_T: Tensor | None = None) -> Tensor:
     """- mean_e Var_n(s_ne), population variance over the tokens, in [-1/4, 0] for scores in [0, 1] (Guo et al. 2025,
-    L_v, divided by N). 0 when every token has the same scores; -(E - 1)/E^2 when tokens are sure (s one-hot) and even."""
+    L_v, divided by N). 0 when all tokens have the same scores; -(E - 1)/E^2 for sure (one-hot) and even tokens."""
     away_TE = scores_TE - _mean(scores_TE, valid_T)
     return -_mean(away_TE.square(), valid_T).mean()
 
