@@ -337,7 +337,7 @@ class RoutingSettings:
         0.75,
         "τ of experts",
         "Null experts count τ in the heterogeneous balance loss, experts that compute 1; with a capacity factor, an "
-        "expert that computes has τ times the capacity of a null expert. 0.75 in MoE++; less sends more to null experts.",
+        "expert that computes has τ times the capacity of a null expert. 0.75 in MoE++; less sends more to null ones.",
         low=0.1,
         high=1.0,
         group="router",
@@ -346,8 +346,8 @@ class RoutingSettings:
     slots: int = _knob(
         1,
         "Slots",
-        "Inputs of each expert in a sequence, each a mixture of its tokens. 1 is customary (Puigcerver 2023) with as many "
-        "experts as they have; E·slots = context costs as much as one expert a token.",
+        "Inputs of each expert in a sequence, each a mixture of its tokens. 1 is customary, with many experts "
+        "(Puigcerver 2023); E·slots = context costs as much as one expert a token.",
         low=1,
         high=64,
         group="router",
@@ -501,8 +501,8 @@ class Settings:
             )
         if not self.routing.k <= experts // groups * kept <= experts:
             raise SettingsError(
-                f"routing.topk_groups is {kept}: that many of {groups} groups of {experts // groups} experts cannot hold "
-                f"the {self.routing.k} of routing.k; change routing.topk_groups, routing.groups or routing.k."
+                f"routing.topk_groups is {kept}: that many of {groups} groups of {experts // groups} experts cannot "
+                f"hold the {self.routing.k} of routing.k; change routing.topk_groups, routing.groups or routing.k."
             )
 
     def applies(self, key: str) -> bool:

@@ -1,4 +1,5 @@
-"""A run in one safetensors file: parameters, the routers' state, AdamW's moments, and as metadata the settings, vocabulary and step.
+"""A run in one safetensors file: parameters, the routers' state, AdamW's moments, and as metadata the settings,
+vocabulary and step.
 
 No random state is kept: the randomness of a step is a function of the seed and the step's number (batches.py).
 Safetensors holds numbers only, so opening a stranger's file cannot run code; pickles are refused.

@@ -11,7 +11,7 @@ from moeviz.moe.routers.null import NullRouter
 
 class SharedExperts(nn.Module):
     """n experts that every token uses, as one SwiGLU of width n F: gate_up_proj (2nF, D), gate half first, down_proj
-    (D, nF). With a gate (1, D) the output is multiplied by sigmoid(gate x) (Qwen2-MoE); without one it is not (DeepSeek).
+    (D, nF). With a gate (1, D) the output is multiplied by sigmoid(gate x) (Qwen2-MoE); without it is not (DeepSeek).
     """
 
     def __init__(
@@ -55,7 +55,9 @@ class MoELayer(nn.Module):
         self.keep_outputs = False
         self.experts = Experts(router.num_ffn, d_model, d_ff, down_scale=down_scale, generator=generator)
         self.shared = (
-            SharedExperts(d_model, shared_experts * d_ff, shared_gate, down_scale, generator) if shared_experts else None
+            SharedExperts(d_model, shared_experts * d_ff, shared_gate, down_scale, generator)
+            if shared_experts
+            else None
         )
 
     def forward(
@@ -107,7 +109,8 @@ class MoELayer(nn.Module):
 
     def _run(self, x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.keep_outputs:
-            return self.experts(x_TD, ids_TK, weights_TK), None
+            y_TD: Tensor = self.experts(x_TD, ids_TK, weights_TK)
+            return y_TD, None
         ones = torch.ones_like(weights_TK).view(-1, 1)
         outputs = self.experts(x_TD.repeat_interleave(ids_TK.shape[1], 0), ids_TK.reshape(-1, 1), ones)
         outputs_TKD = outputs.view(*ids_TK.shape, -1)
@@ -121,5 +124,5 @@ class MoELayer(nn.Module):
         experts_S = torch.arange(num_slots, device=x_TD.device) // (num_slots // self.router.num_ffn)
         ids = experts_S.repeat(sequences)[:, None]
         outputs = self.experts(slots_BSD.flatten(0, 1), ids, torch.ones_like(ids, dtype=x_TD.dtype))
-        y_BCD = combine_BCS.to(x_TD.dtype) @ outputs.view(slots_BSD.shape)
+        y_BCD: Tensor = combine_BCS.to(x_TD.dtype) @ outputs.view(slots_BSD.shape)
         return y_BCD.flatten(0, 1)

@@ -53,9 +53,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """x + attention(norm x), then x + moe(norm x)."""
 
-    def __init__(
-        self, settings: Settings, vocabulary: dict[str, Option], generator: torch.Generator | None
-    ) -> None:
+    def __init__(self, settings: Settings, vocabulary: dict[str, Option], generator: torch.Generator | None) -> None:
         super().__init__()
         sizes, routing = settings.model, settings.routing
         # branches start small, so that the sum over the layers starts at the size of one

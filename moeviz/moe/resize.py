@@ -49,8 +49,8 @@ def resize_experts(
     num_experts: int,
     generator: torch.Generator | None = None,
 ) -> tuple[Resized, ...]:
-    """Give every layer `num_experts` experts that compute. AdamW's moments and the routers' state go along. The router's
-    k must fit the new number.
+    """Give every layer `num_experts` experts that compute. AdamW's moments and the routers' state go along. The
+    router's k must fit the new number.
 
     Everything new is computed before anything is changed, so a failure (out of memory) leaves the model as it was.
     """

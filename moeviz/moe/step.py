@@ -19,8 +19,8 @@ from moeviz.moe.layer import MoELayer
 from moeviz.moe.losses import expert_counts, layer_mean
 from moeviz.moe.model import CharModel
 from moeviz.moe.routers import Router, RoutingTensors
+from moeviz.moe.routers.dynamic import ReluRouter
 from moeviz.moe.routers.null import NullRouter
-from moeviz.moe.routers.topk import load_probability
 
 SCALARS = ("loss", "cross_entropy", "balance", "z")  # of every step; the terms in use follow
 
@@ -41,9 +41,10 @@ def _importance(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Ten
 
 
 def _load(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
-    assert routing.noisy_TE is not None and routing.noise_std is not None
+    assert routing.noisy_TE is not None
+    assert routing.noise_std is not None
     k = routing.expert_ids_TK.shape[1]
-    return losses.load_cv2(load_probability(routing.logits_TE, routing.noisy_TE, routing.noise_std, k))
+    return losses.load_cv2(losses.load_probability(routing.logits_TE, routing.noisy_TE, routing.noise_std, k))
 
 
 def _sequence(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
@@ -156,7 +157,9 @@ class StepLoss(nn.Module):
             others.append(term)
             weight = coefficients[2 + place]
             if name == "relu_l1":
-                weight = weight * self.model.layers[0].router.l1
+                router = self.model.layers[0].router
+                assert isinstance(router, ReluRouter)
+                weight = weight * router.l1
             loss = loss + weight * term
         counts = [expert_counts(r.expert_ids_TK, r.probs_TE.shape[1]) for r in routings]
         # float32 holds whole numbers up to 2^24: more assignments than a batch can have
@@ -164,13 +167,13 @@ class StepLoss(nn.Module):
         return loss, torch.cat([scalars, torch.cat(counts).float()])
 
     def balance(self, routings: Sequence[RoutingTensors]) -> Tensor:
-        choices = "first" if self.terms.balance == "gshard" else "all"
+        choices: losses.Choices = "first" if self.terms.balance == "gshard" else "all"
         return layer_mean([losses.switch_balance(r.probs_TE, r.expert_ids_TK, choices=choices) for r in routings])
 
 
 class Look(nn.Module):
-    """tokens (B, C), and valid (B, C) where some are padding -> the routing of B*C tokens as (L, T, 2K + 2E + ...): ids,
-    weights, probabilities, logits, then dropped (K) and selection scores (E) where the router has them.
+    """tokens (B, C), and valid (B, C) where some are padding -> the routing of B*C tokens as (L, T, 2K + 2E + ...):
+    ids, weights, probabilities, logits, then dropped (K) and selection scores (E) where the router has them.
 
     The routers are in eval mode."""
 

@@ -51,7 +51,7 @@ class Trainer:
             self._take_over(checkpoint)
         self._batches: Batches | None = None
         self._heldout_tokens: torch.Tensor | None = None
-        self._train = Traced(lambda: StepLoss(self.model, terms_in_use(self.settings)), eager_calls=10)
+        self._train = Traced(lambda: StepLoss(self.model, self._terms), eager_calls=10)
         self._look = Traced(lambda: Look(self.model), eager_calls=10)
         self._news: list[torch.Tensor] = []
         self._heldout: dict[int, float] = {}
@@ -99,12 +99,13 @@ class Trainer:
         if draws:
             shape = (settings.model.layers, batch * settings.model.context, draws)
             inputs.append(noise_draws(settings.seed, self.step, shape).to(self.device))
-        loss, news = self._train((router.key(), terms_in_use(settings), batch), *inputs)
+        loss, news = self._train((router.key(), self._terms, batch), *inputs)
         grads = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
         self.optimiser.step(grads, settings.train.lr)
-        counts_LE = news[len(self._scalars) :].view(settings.model.layers, -1)
-        for layer, counts_E in zip(self.model.layers, counts_LE, strict=True):
-            layer.router.after_step(counts_E, counts_LE, batch * settings.model.context)
+        if router.from_counts:
+            counts_LE = news[len(self._scalars) :].view(settings.model.layers, -1)
+            for layer, counts_E in zip(self.model.layers, counts_LE, strict=True):
+                layer.router.after_step(counts_E, counts_LE, batch * settings.model.context)
         self.step += 1
         self._news.append(news)
         self._unchecked += 1
@@ -248,7 +249,8 @@ class Trainer:
         self._begin_anew()
 
     def _fill_coefficients(self) -> None:
-        self._scalars = (*SCALARS, *terms_in_use(self.settings).others)
+        self._terms = terms_in_use(self.settings)
+        self._scalars = (*SCALARS, *self._terms.others)
         self._coefficients = torch.tensor(coefficients(self.settings), device=self.device)
 
     def _begin_anew(self) -> None:

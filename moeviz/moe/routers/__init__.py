@@ -1,4 +1,4 @@
-"""Routers: which experts each token gets, with which weights. A router RETURNS its routing; it keeps nothing of a batch.
+"""Routers: which experts each token gets, with which weights. A router RETURNS its routing and keeps none of it.
 
 One file a family. What all share is in `base`; the scores are z = x W^T (T, E), in float32 at least.
 """
@@ -51,9 +51,9 @@ def build_router(
     generator: torch.Generator | None = None,
     **options: Option,
 ) -> Router:
-    """A router by name, over `num_experts` experts that compute. Its options and their defaults: `ROUTERS[name].options`.
+    """A router by name, over `num_experts` experts that compute. Options and their defaults: `ROUTERS[name].options`.
 
-    k: experts per token; switch, base and hash always use one, gshard two, dense and soft all, top_p as many as it needs.
+    k: experts per token; switch, base and hash always use one, gshard two, dense and soft all, top_p what it needs.
     generator: for the start weights. ValueError for an unknown name or option.
     """
     if name not in ROUTERS:

@@ -46,7 +46,7 @@ class ExpertChoiceRouter(Router):
         if batch.valid_T is not None:
             wish_TE = wish_TE.masked_fill(~batch.valid_T[:, None], -1)
             tokens_G = batch.valid_T.view(groups, -1, 1).sum(1, keepdim=True)
-        order_GNE = wish_TE.view(groups, -1, num_experts).argsort(1, descending=True, stable=True)
+        order_GNE = wish_TE.view(groups, -1, num_experts).argsort(dim=1, descending=True, stable=True)
         numbers = torch.arange(order_GNE.shape[1], device=scores_TE.device).view(1, -1, 1).expand_as(order_GNE)
         rank_GNE = torch.empty_like(order_GNE).scatter_(1, order_GNE, numbers)
         taken_GNE = rank_GNE < (tokens_G.double() * self.k / num_experts - SLACK).ceil()
@@ -99,8 +99,8 @@ def sinkhorn(scores_TE: Tensor, tolerance: float = SINKHORN_TOLERANCE) -> Tensor
 
 
 class BaseRouter(Router):
-    """Lewis et al. 2021 (BASE): one expert a token, while training exactly T/E tokens an expert (at most ceil(T/E)) with
-    the largest possible sum of scores; in eval mode the best expert. The weight is sigmoid(z).
+    """Lewis et al. 2021 (BASE): one expert a token, while training T/E tokens an expert (at most ceil(T/E)) with the
+    largest possible sum of scores; in eval mode the best expert. The weight is sigmoid(z).
 
     fairseq mixes sigma * f(x) + (1 - sigma) * x with f(x) = x + FFN(x): in a block with a residual that is this weight.
     """
@@ -137,8 +137,8 @@ class BaseRouter(Router):
 def balanced_assignment(scores_NE: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """One expert for each of N tokens, at most ceil(N / E) tokens each, with the largest possible sum of scores.
 
-    Exact: from each token's best expert, tokens are moved along the cheapest chain of moves from an expert with too many
-    to one with room (successive shortest paths of a minimum-cost flow), until none has too many.
+    Exact: from each token's best expert, tokens are moved along the cheapest chain of moves from an expert with too
+    many to one with room (successive shortest paths of a minimum-cost flow), until none has too many.
     """
     num_tokens, num_experts = scores_NE.shape
     finite = np.isfinite(scores_NE)

@@ -21,10 +21,10 @@ class RoutingTensors(NamedTuple):
     dropped_TK           bool, assignments dropped for capacity; None where no capacity is set
     selection_scores_TE  clean scores that the choice was made by, where these are not the probabilities
     noisy_TE, noise_std  scores after the noise that was drawn, and its standard deviation () or (T, E); None without
-                         noise. `load_probability` needs them.
-    outputs_TKD          each chosen expert's output before its weight, 0 where there is none; None unless the layer keeps it
-    dispatch_BCS, combine_BCS   Soft MoE only: C tokens of a sequence to S slots and back; expert_ids_TK is then all E and
-                         gate_weights_TK the combine weights summed over each expert's slots
+                         noise. `losses.load_probability` needs them.
+    outputs_TKD          each chosen expert's output before its weight, 0 where there is none; None unless it is kept
+    dispatch_BCS, combine_BCS   Soft MoE only: C tokens of a sequence to S slots and back; expert_ids_TK is then all E
+                         and gate_weights_TK the combine weights summed over each expert's slots
     """
 
     expert_ids_TK: Tensor
@@ -57,15 +57,18 @@ class Batch(NamedTuple):
 class Router(nn.Module):
     """A router over E experts: the weight (E, D), live `k` and live options.
 
-    `temperature` and `noise` live in tensors as well, so that a traced forward reads their newest value; any other change
-    of `key()` needs a new trace.
+    `temperature` and `noise` live in tensors as well, so that a traced forward reads their newest value; any other
+    change of `key()` needs a new trace.
     """
 
     options: ClassVar[dict[str, Option]] = {"temperature": 1.0, "noise": 0.0}
-    structure: ClassVar[frozenset[str]] = frozenset()  # options that shape the parameters: changing one needs a new router
+    structure: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # options that shape the parameters: changing one needs a new router
     outside: ClassVar[frozenset[str]] = frozenset({"temperature", "noise"})  # options that no trace has fixed
     has_scores: ClassVar[bool] = True  # whether the logits are more than a filler
     soft: ClassVar[bool] = False
+    from_counts: ClassVar[bool] = False  # whether `after_step` does anything
     may_skip: ClassVar[bool] = False  # whether ids of -1 or of null experts can occur without padding and capacity
 
     weight: nn.Parameter
@@ -88,6 +91,7 @@ class Router(nn.Module):
         self.register_buffer("_temperature", torch.tensor(1.0), persistent=False)
         self.register_buffer("_noise", torch.tensor(0.0), persistent=False)
         self.num_ffn = num_experts
+        self.temperature, self.noise = 1.0, 0.0
         for name, default in self.options.items():
             setattr(self, name, options.get(name, default))
         self.k = k
@@ -288,8 +292,8 @@ class TokenChoiceRouter(Router):
     """Each token chooses its experts. A capacity may be set, beyond which an expert drops assignments.
 
     capacity_factor  CF: an expert takes at most ceil(CF * k * N / E) assignments of N tokens; 0: no limit
-    drop             which go: "position", the later tokens; "probability", the tokens with the smaller largest probability
-                     (batch-prioritised, Riquelme et al. 2021). All first choices have their place before any second.
+    drop             which go: "position", the later tokens; "probability", the tokens with the smaller largest
+                     probability (batch-prioritised, Riquelme et al. 2021). All first choices come before any second.
     scope            N counts the "batch" or each "sequence"
     Weights are renormalised before dropping, so a token that loses its second expert keeps g1 < 1 (Mesh, Tutel).
     """
@@ -333,6 +337,6 @@ class TokenChoiceRouter(Router):
 
 def best_first(weights_TE: Tensor, chosen_TE: Tensor) -> tuple[Tensor, Tensor]:
     """The chosen experts of each token by falling weight >= 0, (T, E); then ids of -1 with weight 0."""
-    order_TE = weights_TE.detach().masked_fill(~chosen_TE, -1).sort(-1, descending=True, stable=True).indices
+    order_TE = weights_TE.detach().masked_fill(~chosen_TE, -1).sort(dim=-1, descending=True, stable=True).indices
     kept_TE = chosen_TE.gather(1, order_TE)
     return order_TE.masked_fill(~kept_TE, -1), weights_TE.gather(1, order_TE).masked_fill(~kept_TE, 0)

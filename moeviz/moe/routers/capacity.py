@@ -17,7 +17,7 @@ def overflow(
     k: int | None = None,
     valid_T: Tensor | None = None,
 ) -> Tensor:
-    """Assignments beyond capacity (T, K), bool. Expert e takes ceil(factor * M * shares[e]) of its group's M assignments.
+    """Assignments beyond capacity (T, K), bool. Expert e takes ceil(factor * M * shares[e]) of its group's M.
 
     M = k * N for N valid tokens; with k None, as many as were chosen. Tokens are `groups` runs of one length, each with
     its own capacity. All first choices are placed before any second; within one rank tokens come by position, or by

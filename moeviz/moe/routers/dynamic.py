@@ -57,6 +57,7 @@ class ReluRouter(TokenChoiceRouter):
     options: ClassVar[dict[str, Option]] = {**TokenChoiceRouter.options, "l1_factor": 1.2}
     outside = TokenChoiceRouter.outside | {"l1_factor"}
     may_skip = True
+    from_counts = True
     l1: Tensor
     l1_factor: float
 

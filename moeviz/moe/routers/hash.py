@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moeviz.moe.routers.base import Batch, Option, RoutingTensors, TokenChoiceRouter
+from moeviz.moe.routers.base import Batch, Option, Router, RoutingTensors, TokenChoiceRouter
 
 
 class HashRouter(TokenChoiceRouter):
@@ -19,7 +19,7 @@ class HashRouter(TokenChoiceRouter):
     """
 
     options: ClassVar[dict[str, Option]] = {
-        **TokenChoiceRouter.options,
+        **{name: value for name, value in TokenChoiceRouter.options.items() if name not in Router.options},
         "vocabulary_size": 65536,
         "hash_table": "random",
         "frequencies": None,
@@ -79,8 +79,8 @@ class HashRouter(TokenChoiceRouter):
         return ids_TK, torch.ones_like(ids_TK, dtype=scores_TE.dtype)
 
     def resized_table(self, sources: list[int]) -> Tensor:
-        """The table over the experts `sources`: the ids of an expert are shared among its copies, those of an expert that
-        left among all, each in turn."""
+        """The table over the experts `sources`: the ids of an expert are shared among its copies, those of an expert
+        that left among all, each in turn."""
         table = torch.empty_like(self.table)
         for expert in range(self.num_ffn):
             heirs = [new for new, old in enumerate(sources) if old == expert] or list(range(len(sources)))
@@ -106,5 +106,3 @@ def _dealt(order: Tensor, frequencies: Tensor | None, num_experts: int) -> Tenso
         load[expert] += weights[token]
         ids[expert] += 1
     return table
-
-

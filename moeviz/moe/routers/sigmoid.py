@@ -12,8 +12,8 @@ from moeviz.moe.routers.base import Batch, Option, TokenChoiceRouter
 class SigmoidBiasRouter(TokenChoiceRouter):
     """s = sigmoid(z); the k best of s + b; weights s_S / sum s_S * scale (DeepSeek-AI 2024; Wang et al. 2024).
 
-    bias_speed   u: after each training step b_e += u * sign(mean(c) - c_e), from the counts c of its batch. b is float32,
-                 part of the state, and never in a weight or a gradient.
+    bias_speed   u: after each training step b_e += u * sign(mean(c) - c_e), from the counts c of its batch. b is
+                 float32, part of the state, and never in a weight or a gradient.
     groups, topk_groups   the experts are `groups` groups, of which the `topk_groups` with the largest sum of their two
                  best s + b are kept for a token; 1 group: no limit
     scale        on the weights (2.5 in V3)
@@ -28,6 +28,7 @@ class SigmoidBiasRouter(TokenChoiceRouter):
         "scale": 1.0,
     }
     outside = TokenChoiceRouter.outside | {"bias_speed"}
+    from_counts = True
     bias: Tensor
     bias_speed: float
     groups: int
@@ -40,7 +41,7 @@ class SigmoidBiasRouter(TokenChoiceRouter):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         bias = self.bias
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         # a step of 1e-3 is lost in half precision: the bias moves with the module, but stays float32
         self.bias = bias.to(self.bias.device)
         return self
@@ -62,9 +63,9 @@ class SigmoidBiasRouter(TokenChoiceRouter):
             return scores_TE
         grouped = scores_TE.view(num_tokens, self.groups, size)
         group_scores = grouped.topk(min(2, size), dim=-1).values.sum(-1)
-        kept = torch.zeros_like(group_scores, dtype=torch.bool)
-        kept = kept.scatter(1, group_scores.topk(self.topk_groups, dim=-1).indices, True)
-        return grouped.masked_fill(~kept[:, :, None], -torch.inf).view(num_tokens, num_experts)
+        kept = group_scores.topk(self.topk_groups, dim=-1).indices
+        is_kept = torch.zeros_like(group_scores).scatter(1, kept, 1) > 0  # a scatter of True cannot be traced
+        return grouped.masked_fill(~is_kept[:, :, None], -torch.inf).view(num_tokens, num_experts)
 
     def choose(self, scores_TE: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         wish_TE = self.selection_scores(scores_TE)

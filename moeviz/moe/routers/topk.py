@@ -88,7 +88,7 @@ class SwitchRouter(TopKRawRouter):
 
 
 class GShardRouter(TokenChoiceRouter):
-    """Lepikhin et al. 2020: the two best, weights g1 + g2 = 1; whether the second is used is decided by `second_policy`.
+    """Lepikhin et al. 2020: the two best, weights g1 + g2 = 1; `second_policy` decides whether the second is used.
 
     all        always
     none       never
@@ -136,18 +136,3 @@ class GShardRouter(TokenChoiceRouter):
             raise ValueError(f"second_policy is {self.second_policy!r}; it must be all, none, threshold or random")
         used_TK = torch.stack([torch.ones_like(used_T), used_T], 1)
         return ids_TK.masked_fill(~used_TK, -1), weights_TK.masked_fill(~used_TK, 0)
-
-
-def load_probability(clean_TE: Tensor, noisy_TE: Tensor, std: Tensor, k: int) -> Tensor:
-    """P(x, e): the chance that expert e is among the k best when its own noise is drawn again and that of the others
-    stays (T, E), in [0, 1] (Shazeer et al. 2017, eq. 8-9).
-
-    Phi((clean_e - threshold_e) / std_e); the threshold is the k-th best noisy score of the OTHER experts, so the
-    (k+1)-th best for an expert that is chosen and the k-th best for one that is not. Summed over tokens it estimates an
-    expert's count without bias, and it has a gradient to scores and noise. At k = E it is 1, without a gradient.
-    """
-    if k >= clean_TE.shape[1]:
-        return torch.ones_like(clean_TE)
-    best = noisy_TE.topk(k + 1, dim=-1).values
-    if_chosen, if_not = best[:, k : k + 1], best[:, k - 1 : k]
-    return torch.special.ndtr((clean_TE - torch.where(noisy_TE > if_chosen, if_chosen, if_not)) / std)
