@@ -336,6 +336,38 @@ def test_dropping_and_copying_experts_keeps_shapes_and_state(router: str) -> Non
         check_snapshot(trainer.snapshot(), trainer.settings)
 
 
+def test_shared_experts_come_and_go_on_a_running_model() -> None:
+    trainer = Trainer(small("topk"), TinyText(), "cpu", "abc 123")  # type: ignore[arg-type]
+    tokens = torch.arange(16).view(1, 16)
+
+    def change(**values: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs before and after, of a model that has trained some steps since the last change."""
+        for _ in range(2):
+            trainer.advance()
+        trainer.check()
+        trainer.flush()
+        with torch.no_grad():
+            before = trainer.model(tokens)[0]
+            trainer.change(trainer.settings.with_values({f"model.{key}": value for key, value in values.items()}))
+            after = trainer.model(tokens)[0]
+        fresh = make_model(trainer.settings).state_dict()
+        assert {n: t.shape for n, t in trainer.model.state_dict().items()} == {n: t.shape for n, t in fresh.items()}
+        return before, after
+
+    for values in ({"shared_experts": 1}, {"shared_experts": 3}):
+        torch.testing.assert_close(*change(**values))
+    moments = trainer.optimiser.mean["blocks.0.moe.shared.down_proj"]
+    assert moments[:, :16].abs().max() > 0, "the moments of the first go along"
+    assert (moments[:, 16:] == 0).all()
+    kept = trainer.model.layers[0].shared.down_proj[:, :32].detach().clone()
+    change(shared_experts=2, shared_gate="sigmoid")
+    assert trainer.model.layers[0].shared.gate.shape == (1, 16)
+    torch.testing.assert_close(trainer.model.layers[0].shared.down_proj[:, :32], kept, atol=0.02, rtol=0)
+    change(shared_experts=0)
+    assert trainer.model.layers[0].shared is None
+    change(shared_gate="none")
+
+
 def doubled(router: str, **values: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Outputs before and after every expert was copied without noise and k was doubled."""
     model = make_model(small(router, **values))

@@ -126,20 +126,17 @@ class ModelSettings:
         0,
         "Shared experts",
         "Experts that every token uses besides the routed ones, as one wider SwiGLU; no part of routing and balance. "
-        "DeepSeek-V3 has 1, Qwen2-MoE the width of 4. Restarts the model.",
+        "DeepSeek-V3 has 1, Qwen2-MoE the width of 4. Added ones give 0 at first, so the model stays as it was.",
         low=0,
         high=8,
-        live=False,
-        group="model",
+        group="router",
     )
     shared_gate: str = _knob(
         "none",
         "Shared gate",
-        "sigmoid: what the shared experts give is multiplied by sigmoid(w·x) (Qwen2-MoE). none: it is not (DeepSeek). "
-        "Restarts the model.",
+        "sigmoid: what the shared experts give is multiplied by sigmoid(w·x) (Qwen2-MoE). none: it is not (DeepSeek).",
         choices=("none", "sigmoid"),
-        live=False,
-        group="model",
+        group="router",
     )
 
 
@@ -152,13 +149,13 @@ class RoutingSettings:
         "topk_raw: weights are the plain probabilities of the k best (OLMoE). "
         "noisy_topk: learned noise on the scores (Shazeer 2017). "
         "switch: the best expert, weight p (Fedus 2021). gshard: two, the second at random (Lepikhin 2020). "
-        "expert_choice: each expert takes its best tokens (Zhou 2022). "
+        "expert_choice: each expert takes its best tokens, later ones too, so it cannot generate (Zhou 2022). "
         "sinkhorn: the k best of a balanced plan while training (Clark 2022). "
         "base: an even assignment with the largest sum of scores while training (Lewis 2021). "
         "sigmoid_bias: sigmoid scores, and a bias that balances (DeepSeek-V3). hash: a fixed table from character to "
         "expert (Roller 2021). top_p: as many as reach a mass of probability (Huang 2024). "
         "relu: weights relu(z), k varies (ReMoE, Wang 2024). null: with experts that cost nothing (MoE++, Jin 2024). "
-        "soft: experts see mixtures of tokens (Puigcerver 2023).",
+        "soft: experts see mixtures of tokens, later ones too (Puigcerver 2023).",
         choices=ROUTERS,
         group="router",
     )

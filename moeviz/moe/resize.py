@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from moeviz.domain.routing import Ints
 from moeviz.domain.settings import Settings
+from moeviz.moe.layer import SharedExperts
 from moeviz.moe.model import CharModel, router_options
 from moeviz.moe.optimiser import AdamW
 from moeviz.moe.routers import build_router
@@ -133,3 +134,40 @@ def switch_router(
         router.train(old.training)
         layer.router = router
     optimiser.follow(dict(model.named_parameters()))
+
+
+def resize_shared(
+    model: CharModel, optimiser: AdamW, settings: Settings, generator: torch.Generator | None = None
+) -> None:
+    """As many shared experts as the settings say, and their gate. Added ones give 0 at first; the last ones leave."""
+    for number, layer in enumerate(model.layers):
+        old, prefix = layer.shared, f"blocks.{number}.moe.shared."
+        d_model, d_ff = layer.experts.down_proj.shape[1:]
+        width = settings.model.shared_experts * d_ff
+        shared = None
+        if width:
+            shared = SharedExperts(d_model, width, settings.model.shared_gate == "sigmoid", 0.0, generator)
+            shared = shared.to(layer.experts.down_proj)
+        fresh = {} if shared is None else dict(shared.named_parameters())
+        for name, parameter in () if old is None else old.named_parameters():
+            moments = optimiser.mean.pop(prefix + name), optimiser.square.pop(prefix + name)
+            if name not in fresh:
+                continue
+            target = fresh[name].detach()
+            new_moments = torch.zeros_like(target), torch.zeros_like(target)
+            for new, kept in zip((target, *new_moments), (parameter.detach(), *moments), strict=True):
+                _copy_shared(name, new, kept)
+            optimiser.mean[prefix + name], optimiser.square[prefix + name] = new_moments
+        layer.shared = shared
+    optimiser.follow(dict(model.named_parameters()))
+
+
+def _copy_shared(name: str, new: Tensor, old: Tensor) -> None:
+    """The hidden units that both have: rows of each half of gate_up_proj, columns of down_proj."""
+    if name == "gate_up_proj":
+        for new_half, old_half in zip(new.chunk(2), old.chunk(2), strict=True):
+            both = min(len(new_half), len(old_half))
+            new_half[:both] = old_half[:both]
+    else:
+        both = min(new.shape[1], old.shape[1])
+        new[:, :both] = old[:, :both]

@@ -16,7 +16,7 @@ from moeviz.moe.checkpoint import Checkpoint, state_of
 from moeviz.moe.experts import can_group
 from moeviz.moe.model import CharModel, active_parameters, flops_per_token, router_options, total_parameters
 from moeviz.moe.optimiser import AdamW
-from moeviz.moe.resize import resize_experts, switch_router
+from moeviz.moe.resize import resize_experts, resize_shared, switch_router
 from moeviz.moe.routers import Router
 from moeviz.moe.step import SCALARS, Look, StepLoss, coefficients, terms_in_use, unpack_look, unpack_news
 from moeviz.moe.tasks.text import TextData
@@ -217,6 +217,10 @@ class Trainer:
         ):
             model.vocabulary["frequencies"] = self._frequencies(settings)
             switch_router(model, self.optimiser, settings, generator)
+            rebuilt = True
+        shared_before, shared = ((s.model.shared_experts, s.model.shared_gate) for s in (old, settings))
+        if shared != shared_before and (shared[0] or shared_before[0]):
+            resize_shared(model, self.optimiser, settings, generator)
             rebuilt = True
         if self._counts_LE.shape[1] != self._router.num_experts:  # null experts came or went
             spare = self._router.num_experts - settings.model.experts

@@ -137,15 +137,18 @@ class BaseRouter(Router):
 def balanced_assignment(scores_NE: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """One expert for each of N tokens, at most ceil(N / E) tokens each, with the largest possible sum of scores.
 
-    Exact: from each token's best expert, tokens are moved along the cheapest chain of moves from an expert with too
-    many to one with room (successive shortest paths of a minimum-cost flow), until none has too many.
+    Exact: whatever prices the experts have, each token at its best score minus price is the best assignment for the
+    loads that this gives. From there tokens are moved along the cheapest chain of moves, from an expert with too many
+    to one with room and then wherever that gains (successive shortest paths of a minimum-cost flow).
     """
     num_tokens, num_experts = scores_NE.shape
     finite = np.isfinite(scores_NE)
     if not finite.all():
         scores_NE = np.where(finite, scores_NE, scores_NE[finite].min(initial=0.0))
     capacity = math.ceil(num_tokens / num_experts)
-    ids = scores_NE.argmax(1) if num_tokens else np.zeros(0, np.int64)
+    if num_tokens == 0:
+        return np.zeros(0, np.int64)
+    ids: npt.NDArray[np.int64] = (scores_NE - _even_prices(scores_NE)).argmax(1)
     load = np.bincount(ids, minlength=num_experts)
     tolerance = 1e-12 * np.abs(scores_NE).max(initial=1.0)
     # the least that one move from expert to expert costs, and whose move that is
@@ -163,8 +166,12 @@ def balanced_assignment(scores_NE: npt.NDArray[np.float64]) -> npt.NDArray[np.in
 
     for expert in range(num_experts):
         reprice(expert)
-    while (load > capacity).any():
-        path = _cheapest_path(price, load > capacity, load < capacity, tolerance)
+    while (load < capacity).any():
+        too_many = load > capacity
+        starts = too_many if too_many.any() else load > 0
+        cost, path = _cheapest_path(price, starts, load < capacity, tolerance)
+        if not too_many.any() and cost >= -tolerance:
+            break
         for start, end in itertools.pairwise(path):
             ids[mover[start, end]] = end
         load[path[0]] -= 1
@@ -174,10 +181,22 @@ def balanced_assignment(scores_NE: npt.NDArray[np.float64]) -> npt.NDArray[np.in
     return ids
 
 
+def _even_prices(scores_NE: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Prices (E,) that make the loads nearly even: Sinkhorn's, colder and colder. They only save moves."""
+    prices = np.zeros(scores_NE.shape[1])
+    spread = scores_NE.std()
+    for temperature in spread * np.geomspace(1, 0.02, 30) if spread > 0 else ():
+        wish = (scores_NE - prices) / temperature
+        share = np.exp(wish - wish.max(1, keepdims=True))
+        load = (share / share.sum(1, keepdims=True)).mean(0)
+        prices += temperature * np.log(load * len(prices) + 1e-3)
+    return prices
+
+
 def _cheapest_path(
     price: npt.NDArray[np.float64], starts: npt.NDArray[np.bool_], ends: npt.NDArray[np.bool_], tolerance: float
-) -> list[int]:
-    """Bellman-Ford from any of the starts to the cheapest end."""
+) -> tuple[float, list[int]]:
+    """Bellman-Ford from any of the starts to the cheapest end: its cost and the way there."""
     cost = np.where(starts, 0.0, np.inf)
     before: npt.NDArray[Any] = np.full(len(cost), -1)
     for _ in range(len(cost)):
@@ -189,6 +208,7 @@ def _cheapest_path(
             break
         cost, before = np.where(better, cheaper, cost), np.where(better, by, before)
     path = [int(np.where(ends, cost, np.inf).argmin())]
+    total = float(cost[path[0]])
     while before[path[0]] >= 0:
         path.insert(0, int(before[path[0]]))
-    return path
+    return total, path
