@@ -75,7 +75,7 @@ class Trainer:
         self._counts_are_of_this_step = self.step > 0
 
     def _frequencies(self, settings: Settings) -> torch.Tensor | None:
-        """How often each character comes in the training text, where the settings' router asks; reading it takes time."""
+        """How often each character comes in the training text, if the settings' router asks: reading it takes time."""
         if settings.routing.router != "hash" or settings.routing.hash_table != "balanced":
             return None
         return torch.from_numpy(np.bincount(np.concatenate(self.data.train), minlength=len(self.data.vocabulary)))
