@@ -21,10 +21,16 @@ class Routing:
     """The routing of T tokens in one MoE layer, exactly as the model used it.
 
     expert_ids_TK     chosen experts, best first; -1 where a token chose fewer than K
-    gate_weights_TK   the weight that multiplied each chosen expert's output, or None where unknown
+    gate_weights_TK   the weight that multiplied each chosen expert's output, or None where unknown; 0 where dropped
     router_probs_TE   the router's probabilities (clean: without noise), or None
     router_logits_TE  the router's scores before softmax (clean, before temperature), or None
     dropped_TK        assignments dropped for capacity, or None where nothing can be dropped
+    selection_scores_TE  the scores that the choice was made by, where these are not the probabilities (sigmoid_bias:
+                      sigmoid plus bias, -inf in groups that were not kept), or None
+    num_null          the last so many of the E experts are null experts, which compute nothing
+    looks_ahead       a token's routing depended on tokens after it: no way to route text as it is written
+    soft              Soft MoE: experts saw mixtures of tokens; expert_ids_TK is all E, gate_weights_TK how much of an
+                      expert's outputs went into the token's (sums to 1)
     """
 
     name: str
@@ -34,6 +40,10 @@ class Routing:
     router_probs_TE: Floats | None = None
     router_logits_TE: Floats | None = None
     dropped_TK: Bools | None = None
+    selection_scores_TE: Floats | None = None
+    num_null: int = 0
+    looks_ahead: bool = False
+    soft: bool = False
 
     @property
     def num_tokens(self) -> int:

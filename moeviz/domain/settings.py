@@ -13,14 +13,40 @@ from typing import Any, Literal, Self
 from moeviz.domain.errors import SettingsError as SettingsError  # part of what settings are
 
 Value = int | float | str
-ROUTERS = ("dense", "topk", "topk_raw", "noisy_topk")
+ROUTERS = (
+    "dense",
+    "topk",
+    "topk_raw",
+    "noisy_topk",
+    "switch",
+    "gshard",
+    "expert_choice",
+    "sinkhorn",
+    "base",
+    "sigmoid_bias",
+    "hash",
+    "top_p",
+    "relu",
+    "null",
+    "soft",
+)
 TASKS = ("text",)
-BALANCE_LOSSES = ("switch", "none")
+BALANCE_LOSSES = ("switch", "gshard", "none")
+
+# which routers a knob is for
+_WITH_K = ("topk", "topk_raw", "noisy_topk", "expert_choice", "sinkhorn", "sigmoid_bias", "relu", "null")
+_WITH_SCORES = tuple(name for name in ROUTERS if name not in ("hash", "soft"))
+_WITH_PROBABILITIES = tuple(name for name in ROUTERS if name != "hash")
+_CAN_DROP = tuple(name for name in ROUTERS if name not in ("dense", "expert_choice", "base", "soft"))
 
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """What the window and the checks need to know of one setting. `live`: may change on a running model."""
+    """What the window and the checks need to know of one setting.
+
+    live     may change on a running model
+    routers  the routers that it means something to; empty: all
+    """
 
     title: str
     help: str
@@ -31,10 +57,28 @@ class Knob:
     log: bool = False
     live: bool = True
     group: Literal["main", "router", "balance", "training", "model", "data"] = "main"
+    routers: tuple[str, ...] = ()
+
+    def applies_to(self, router: str) -> bool:
+        return not self.routers or router in self.routers
 
 
 def _knob(default: Any, title: str, help: str, **rest: Any) -> Any:
     return field(default=default, metadata={"knob": Knob(title, help, **rest)})
+
+
+def _weight(title: str, what: str, customary: str, routers: tuple[str, ...] = ()) -> Any:
+    """The weight of one more loss, off at 0."""
+    return _knob(
+        0.0,
+        title,
+        f"Weight of a loss: {what}, mean over layers. Customary: {customary}. 0: not computed.",
+        low=0.0,
+        high=1.0,
+        log=True,
+        group="balance",
+        routers=routers,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +122,22 @@ class ModelSettings:
         live=False,
         group="model",
     )
+    shared_experts: int = _knob(
+        0,
+        "Shared experts",
+        "Experts that every token uses besides the routed ones, as one wider SwiGLU; no part of routing and balance. "
+        "DeepSeek-V3 has 1, Qwen2-MoE the width of 4. Added ones give 0 at first, so the model stays as it was.",
+        low=0,
+        high=8,
+        group="router",
+    )
+    shared_gate: str = _knob(
+        "none",
+        "Shared gate",
+        "sigmoid: what the shared experts give is multiplied by sigmoid(w·x) (Qwen2-MoE). none: it is not (DeepSeek).",
+        choices=("none", "sigmoid"),
+        group="router",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +145,28 @@ class RoutingSettings:
     router: str = _knob(
         "topk",
         "Router",
-        "dense: softmax over all experts, y = Σ p_e·E_e(x). topk: softmax over the k best, weights sum to 1. "
-        "topk_raw: weights are the plain probabilities of the k best. "
-        "noisy_topk: learned noise on the scores (Shazeer 2017).",
+        "dense: softmax over all experts, y = Σ p_e·E_e(x). topk: softmax over the k best, weights sum to 1 (Mixtral). "
+        "topk_raw: weights are the plain probabilities of the k best (OLMoE). "
+        "noisy_topk: learned noise on the scores (Shazeer 2017). "
+        "switch: the best expert, weight p (Fedus 2021). gshard: two, the second at random (Lepikhin 2020). "
+        "expert_choice: each expert takes its best tokens, later ones too, so it cannot generate (Zhou 2022). "
+        "sinkhorn: the k best of a balanced plan while training (Clark 2022). "
+        "base: an even assignment with the largest sum of scores while training (Lewis 2021). "
+        "sigmoid_bias: sigmoid scores, and a bias that balances (DeepSeek-V3). hash: a fixed table from character to "
+        "expert (Roller 2021). top_p: as many as reach a mass of probability (Huang 2024). "
+        "relu: weights relu(z), k varies (ReMoE, Wang 2024). null: with experts that cost nothing (MoE++, Jin 2024). "
+        "soft: experts see mixtures of tokens, later ones too (Puigcerver 2023).",
         choices=ROUTERS,
         group="router",
     )
     k: int = _knob(
-        2, "k", "Experts chosen per token. Cannot exceed the number of experts; dense uses all of them.", low=1, high=64
+        2,
+        "k",
+        "Experts chosen per token, at most as many as there are; the mean over tokens for expert_choice, and what relu "
+        "aims at. switch, base and hash use one, gshard two, dense and soft all, top_p as many as it needs.",
+        low=1,
+        high=64,
+        routers=_WITH_K,
     )
     noise: float = _knob(
         0.0,
@@ -101,6 +175,7 @@ class RoutingSettings:
         "the factor on the learned deviation, z + noise·ε·softplus(x·W_noise).",
         low=0.0,
         high=4.0,
+        routers=_WITH_SCORES,
     )
     temperature: float = _knob(
         1.0,
@@ -110,6 +185,170 @@ class RoutingSettings:
         high=10.0,
         log=True,
         group="router",
+        routers=_WITH_SCORES,
+    )
+    capacity_factor: float = _knob(
+        0.0,
+        "Capacity factor",
+        "An expert takes at most ⌈CF·k·T/E⌉ of the assignments of T tokens; what comes later is dropped, and the token "
+        "goes on with the others or none. 0: no limit. Customary: 1 to 1.25 in training, 2 in evaluation (Switch).",
+        low=0.0,
+        high=4.0,
+        group="router",
+        routers=_CAN_DROP,
+    )
+    drop: str = _knob(
+        "position",
+        "Drop by",
+        "Which assignments a full expert drops. position: the later tokens (Mesh). probability: the tokens with the "
+        "smaller largest probability (V-MoE's batch-prioritised routing). All first choices come before any second.",
+        choices=("position", "probability"),
+        group="router",
+        routers=_CAN_DROP,
+    )
+    scope: str = _knob(
+        "batch",
+        "Capacity over",
+        "Whether the tokens of the whole batch share the experts' capacity, or those of each sequence.",
+        choices=("batch", "sequence"),
+        group="router",
+        routers=(*_CAN_DROP, "expert_choice"),
+    )
+    jitter: float = _knob(
+        0.01,
+        "Jitter",
+        "While training the router sees x·U(1−ε, 1+ε). Customary: 0.01 (Fedus 2021).",
+        low=0.0,
+        high=1.0,
+        group="router",
+        routers=("switch",),
+    )
+    second_policy: str = _knob(
+        "random",
+        "Second expert",
+        "When the second expert is used. all: always. none: never. threshold: where its weight g₂ is above the "
+        "threshold. random: with probability min(1, g₂/threshold) while training, always in the probe (GShard, Mesh).",
+        choices=("all", "none", "threshold", "random"),
+        group="router",
+        routers=("gshard",),
+    )
+    second_threshold: float = _knob(
+        0.2,
+        "Second threshold",
+        "The threshold on the second expert's weight. Customary: 0.2 (Mesh).",
+        low=0.0,
+        high=1.0,
+        group="router",
+        routers=("gshard",),
+    )
+    bias_speed: float = _knob(
+        0.001,
+        "Bias speed",
+        "u in b_e ← b_e + u·sign(mean(c) − c_e) after each step, c the assignments of the batch. 0.001 in DeepSeek-V3, "
+        "whose runs are long; a short one needs more.",
+        low=0.0,
+        high=1.0,
+        log=True,
+        group="router",
+        routers=("sigmoid_bias",),
+    )
+    groups: int = _knob(
+        1,
+        "Groups",
+        "The experts are parted into this many groups, and a token chooses within the best of them; must divide the "
+        "number of experts. 8 in DeepSeek-V3; 1: no limit.",
+        low=1,
+        high=32,
+        group="router",
+        routers=("sigmoid_bias",),
+    )
+    topk_groups: int = _knob(
+        1,
+        "Groups kept",
+        "How many groups a token may choose in: those with the largest sum of their two best scores. 4 in DeepSeek-V3.",
+        low=1,
+        high=32,
+        group="router",
+        routers=("sigmoid_bias",),
+    )
+    scale: float = _knob(
+        1.0,
+        "Weight scale",
+        "Gate weights are s_e / Σ s · scale. 2.5 in DeepSeek-V3.",
+        low=0.1,
+        high=10.0,
+        log=True,
+        group="router",
+        routers=("sigmoid_bias",),
+    )
+    hash_table: str = _knob(
+        "random",
+        "Hash table",
+        "random: every character gets an expert by lot. balanced: the most frequent first, each to the expert with the "
+        "fewest tokens so far (Roller 2021).",
+        choices=("random", "balanced"),
+        group="router",
+        routers=("hash",),
+    )
+    top_p: float = _knob(
+        0.4,
+        "Top-p",
+        "A token gets the fewest experts whose probabilities exceed this together. Customary: 0.4 (Huang 2024).",
+        low=0.0,
+        high=1.0,
+        group="router",
+        routers=("top_p",),
+    )
+    l1_factor: float = _knob(
+        1.2,
+        "L1 factor",
+        "After each step the weight λ of the L1 loss is multiplied by this while tokens use more than k experts, and "
+        "divided while they use fewer; it starts at 1e-8, so the first 100 steps are dense at 1.2 (ReMoE).",
+        low=1.0,
+        high=4.0,
+        group="router",
+        routers=("relu",),
+    )
+    constant_experts: int = _knob(
+        2,
+        "Constant experts",
+        "Null experts that give α₁·x + α₂·v with [α₁, α₂] = softmax(W_c·x), v learned. 2 in MoE++.",
+        low=0,
+        high=8,
+        group="router",
+        routers=("null",),
+    )
+    copy_experts: int = _knob(
+        1,
+        "Copy experts",
+        "Null experts that give x. 1 in MoE++, 256 in LongCat-Flash.",
+        low=0,
+        high=8,
+        group="router",
+        routers=("null",),
+    )
+    zero_experts: int = _knob(
+        1, "Zero experts", "Null experts that give 0. 1 in MoE++.", low=0, high=8, group="router", routers=("null",)
+    )
+    tau: float = _knob(
+        0.75,
+        "τ of experts",
+        "Null experts count τ in the heterogeneous balance loss, experts that compute 1; with a capacity factor, an "
+        "expert that computes has τ times the capacity of a null expert. 0.75 in MoE++; less sends more to null ones.",
+        low=0.1,
+        high=1.0,
+        group="router",
+        routers=("null",),
+    )
+    slots: int = _knob(
+        1,
+        "Slots",
+        "Inputs of each expert in a sequence, each a mixture of its tokens. 1 is customary, with many experts "
+        "(Puigcerver 2023); E·slots = context costs as much as one expert a token.",
+        low=1,
+        high=64,
+        group="router",
+        routers=("soft",),
     )
 
 
@@ -118,7 +357,8 @@ class BalanceSettings:
     loss: str = _knob(
         "switch",
         "Balance loss",
-        "switch: E·Σ q_e·P_e per layer, averaged over layers (Fedus 2021; 1 when even). none: no balance term.",
+        "switch: E·Σ q_e·P_e per layer, averaged over layers, q over all choices (Fedus 2021; 1 when even). gshard: q "
+        "over first choices only (Lepikhin 2020, Mesh). none: no balance term.",
         choices=BALANCE_LOSSES,
         group="balance",
     )
@@ -139,6 +379,63 @@ class BalanceSettings:
         high=1.0,
         log=True,
         group="balance",
+    )
+    importance_coefficient: float = _weight(
+        "Importance", "CV² of each expert's sum of gate weights", "0.1 (Shazeer 2017)"
+    )
+    load_coefficient: float = _weight(
+        "Load",
+        "CV² of the expected number of assignments, from the noise; acts with noise above 0 only",
+        "0.1 (Shazeer 2017)",
+        routers=("topk", "topk_raw", "noisy_topk"),
+    )
+    sequence_coefficient: float = _weight(
+        "Sequence balance",
+        "E·Σ q_e·P_e within each sequence, averaged over sequences",
+        "1e-4 (DeepSeek-V3)",
+        routers=_WITH_PROBABILITIES,
+    )
+    token_entropy_coefficient: float = _weight(
+        "Token entropy",
+        "mean entropy of a token's probabilities, to be small: sure routing",
+        "1e-4 (Huang 2024, for top_p)",
+        routers=_WITH_PROBABILITIES,
+    )
+    batch_entropy_coefficient: float = _weight(
+        "Batch entropy",
+        "entropy of the mean probabilities, to be LARGE: it is subtracted",
+        "0.01",
+        routers=_WITH_PROBABILITIES,
+    )
+    mutual_information_coefficient: float = _weight(
+        "Mutual information",
+        "I(expert; token) = batch entropy − token entropy, to be LARGE: it is subtracted",
+        "5e-4 (Mod-Squad, Chen 2023)",
+        routers=_WITH_PROBABILITIES,
+    )
+    orthogonality_coefficient: float = _weight(
+        "Output orthogonality",
+        "overlap of the outputs of a token's experts; computed at more cost",
+        "1e-3 (Guo 2025)",
+        routers=tuple(name for name in ROUTERS if name not in ("switch", "base", "hash", "soft")),
+    )
+    variance_coefficient: float = _weight(
+        "Score variance",
+        "minus the variance of an expert's probability over the tokens, to be small: experts that differ",
+        "1e-3 (Guo 2025)",
+        routers=_WITH_PROBABILITIES,
+    )
+    router_orthogonality_coefficient: float = _weight(
+        "Router orthogonality",
+        "‖W·Wᵀ − I‖² of the router's rows at length 1",
+        "1e-3",
+        routers=_WITH_PROBABILITIES,
+    )
+    heterogeneous_coefficient: float = _weight(
+        "Heterogeneous balance",
+        "Σ η_e·f_e·P_e, η = τ for null experts and 1 for the others",
+        "0.01 (MoE++)",
+        routers=("null",),
     )
 
 
@@ -183,13 +480,31 @@ class Settings:
     def __post_init__(self) -> None:
         for key, value in self.flat().items():
             _check(key, value)
-        if self.routing.router != "dense" and self.routing.k > self.model.experts:
+        if self.applies("routing.k") and self.routing.k > self.model.experts:
             raise SettingsError(
                 f"routing.k is {self.routing.k} but model.experts is {self.model.experts}: a token cannot "
                 "choose more experts than there are; lower k or add experts."
             )
         if self.model.width % 16:
             raise SettingsError(f"model.width is {self.model.width}; it must be a multiple of 16.")
+        if self.routing.router == "sigmoid_bias":
+            self._check_groups()
+
+    def _check_groups(self) -> None:
+        groups, kept, experts = self.routing.groups, self.routing.topk_groups, self.model.experts
+        if experts % groups:
+            raise SettingsError(
+                f"routing.groups is {groups}, which does not divide model.experts, {experts}; choose a divisor, or 1."
+            )
+        if not self.routing.k <= experts // groups * kept <= experts:
+            raise SettingsError(
+                f"routing.topk_groups is {kept}: that many of {groups} groups of {experts // groups} experts cannot "
+                f"hold the {self.routing.k} of routing.k; change routing.topk_groups, routing.groups or routing.k."
+            )
+
+    def applies(self, key: str) -> bool:
+        """Whether a setting means something to the router of these settings."""
+        return KNOBS[key].applies_to(self.routing.router)
 
     def flat(self) -> dict[str, Value]:
         """All settings by their dotted key, in the order of the fields."""

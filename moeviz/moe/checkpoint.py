@@ -1,4 +1,5 @@
-"""A run in one safetensors file: parameters, AdamW's moments, and as metadata the settings, vocabulary and step.
+"""A run in one safetensors file: parameters, the routers' state, AdamW's moments, and as metadata the settings,
+vocabulary and step.
 
 No random state is kept: the randomness of a step is a function of the seed and the step's number (batches.py).
 Safetensors holds numbers only, so opening a stranger's file cannot run code; pickles are refused.
@@ -24,13 +25,15 @@ from moeviz.moe.optimiser import AdamW
 
 FORMAT, VERSION = "moeviz checkpoint", 1
 FILE_NAME = "model.safetensors"
-_MODEL, _MEAN, _SQUARE, _STEPS, _COUNTS = "model.", "adamw.mean.", "adamw.square.", "adamw.steps.", "train_counts"
+_MODEL, _STATE, _COUNTS = "model.", "state.", "train_counts"
+_MEAN, _SQUARE, _STEPS = "adamw.mean.", "adamw.square.", "adamw.steps."
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Checkpoint:
     """Tensors by parameter name. The three of AdamW are empty in a file without moments; training then starts new ones.
 
+    state: what routers keep that is no parameter (bias, table, coefficient), by its name in the model.
     counts_LE: assignments per expert in the last training batch.
     """
 
@@ -38,10 +41,17 @@ class Checkpoint:
     vocabulary: str
     step: int
     parameters: Mapping[str, Tensor]
+    state: Mapping[str, Tensor]
     mean: Mapping[str, Tensor]
     square: Mapping[str, Tensor]
     steps: Mapping[str, Tensor]
     counts_LE: Tensor
+
+
+def state_of(model: CharModel) -> dict[str, Tensor]:
+    """What a run keeps of a model besides its parameters: the buffers that are not made anew from the settings."""
+    parameters = {name for name, _ in model.named_parameters()}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
 
 
 def save(
@@ -58,6 +68,7 @@ def save(
     if path.is_dir():
         path = path / FILE_NAME
     tensors = {_MODEL + name: p.detach() for name, p in model.named_parameters()}
+    tensors.update({_STATE + name: tensor for name, tensor in state_of(model).items()})
     tensors[_COUNTS] = counts_LE
     if optimiser is not None:
         for prefix, values in ((_MEAN, optimiser.mean), (_SQUARE, optimiser.square), (_STEPS, optimiser.steps)):
@@ -121,22 +132,25 @@ def _read(path: Path, file: Any) -> Checkpoint:
         raise UserError(f"{path} does not fit its own settings: its tensors have other names or sizes.")
     tensors = {name: file.get_tensor(name) for name in shapes}
     for name, tensor in tensors.items():
-        wanted = torch.int64 if name == _COUNTS else torch.float32
+        table = name.startswith(_STATE) and name.endswith(".table")
+        wanted = torch.int64 if table or name == _COUNTS else torch.float32
         if tensor.dtype != wanted or not torch.isfinite(tensor).all():
             raise UserError(f"{path} is damaged: {name} holds values that are not finite, or of the wrong type.")
+        if table and not ((tensor >= 0) & (tensor < settings.model.experts)).all():
+            raise UserError(f"{path} is damaged: {name} names experts that there are not.")
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
-    return Checkpoint(
-        settings, vocabulary, step, part(_MODEL), part(_MEAN), part(_SQUARE), part(_STEPS), tensors[_COUNTS]
-    )
+    moments = part(_MEAN), part(_SQUARE), part(_STEPS)
+    return Checkpoint(settings, vocabulary, step, part(_MODEL), part(_STATE), *moments, tensors[_COUNTS])
 
 
 def _expected_shapes(settings: Settings, vocabulary_size: int, with_moments: bool) -> dict[str, tuple[int, ...]]:
     with _WithoutValues():
         model = CharModel(settings, vocabulary_size)
-    shapes: dict[str, tuple[int, ...]] = {_COUNTS: (settings.model.layers, settings.model.experts)}
+    shapes: dict[str, tuple[int, ...]] = {_COUNTS: (settings.model.layers, model.layers[0].router.num_experts)}
+    shapes.update({_STATE + name: tuple(tensor.shape) for name, tensor in state_of(model).items()})
     for name, parameter in model.named_parameters():
         shapes[_MODEL + name] = tuple(parameter.shape)
         if with_moments:

@@ -4,11 +4,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moeviz.domain.settings import Settings
+from moeviz.domain.settings import KNOBS, Settings
 from moeviz.moe.layer import MoELayer
-from moeviz.moe.routers import RoutingTensors, build_router
+from moeviz.moe.routers import Option, RoutingTensors, build_router
 
 HEAD_WIDTH = 16
+
+
+def router_options(settings: Settings) -> dict[str, Option]:
+    """The options of the settings' router, by their name in `build_router`: the knobs that apply to it."""
+    router, values = settings.routing.router, settings.flat()
+    return {
+        key.removeprefix("routing."): values[key]
+        for key, knob in KNOBS.items()
+        if key.startswith("routing.") and key not in ("routing.router", "routing.k") and knob.applies_to(router)
+    }
 
 
 def _matrix(rows: int, columns: int, std: float, generator: torch.Generator | None) -> nn.Parameter:
@@ -43,7 +53,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """x + attention(norm x), then x + moe(norm x)."""
 
-    def __init__(self, settings: Settings, generator: torch.Generator | None) -> None:
+    def __init__(self, settings: Settings, vocabulary: dict[str, Option], generator: torch.Generator | None) -> None:
         super().__init__()
         sizes, routing = settings.model, settings.routing
         # branches start small, so that the sum over the layers starts at the size of one
@@ -56,28 +66,48 @@ class Block(nn.Module):
             sizes.width,
             sizes.experts,
             min(routing.k, sizes.experts),
-            temperature=routing.temperature,
-            noise=routing.noise,
+            generator=generator,
+            **router_options(settings),
+            **(vocabulary if routing.router == "hash" else {}),
+        )
+        self.moe = MoELayer(
+            sizes.width,
+            sizes.expert_width,
+            router,
+            shared_experts=sizes.shared_experts,
+            shared_gate=sizes.shared_gate == "sigmoid",
+            down_scale=scale,
             generator=generator,
         )
-        self.moe = MoELayer(sizes.width, sizes.expert_width, router, down_scale=scale, generator=generator)
 
-    def forward(self, x_BTD: Tensor, epsilon_TE: Tensor | None) -> tuple[Tensor, RoutingTensors]:
+    def forward(
+        self, x_BTD: Tensor, epsilon_TR: Tensor | None, tokens_BT: Tensor, valid_BT: Tensor | None
+    ) -> tuple[Tensor, RoutingTensors]:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD))
-        y_BTD, routing = self.moe(self.moe_norm(x_BTD), epsilon_TE)
+        y_BTD, routing = self.moe(self.moe_norm(x_BTD), epsilon_TR, token_ids=tokens_BT, valid=valid_BT)
         return x_BTD + y_BTD, routing
 
 
 class CharModel(nn.Module):
-    """Predicts the next of V characters. The sizes come from the settings; `generator` fixes the start weights."""
+    """Predicts the next of V characters. The sizes come from the settings; `generator` fixes the start weights.
 
-    def __init__(self, settings: Settings, vocabulary_size: int, generator: torch.Generator | None = None) -> None:
+    `frequencies` (V,): how often each character comes in the text, for a balanced hash table.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        vocabulary_size: int,
+        generator: torch.Generator | None = None,
+        frequencies: Tensor | None = None,
+    ) -> None:
         super().__init__()
         width = settings.model.width
+        self.vocabulary: dict[str, Option] = {"vocabulary_size": vocabulary_size, "frequencies": frequencies}
         self.context = settings.model.context
         self.embedding = _matrix(vocabulary_size, width, 0.1, generator)
         self.position = _matrix(self.context, width, 0.1, generator)
-        self.blocks = nn.ModuleList(Block(settings, generator) for _ in range(settings.model.layers))
+        self.blocks = nn.ModuleList(Block(settings, self.vocabulary, generator) for _ in range(settings.model.layers))
         self.norm = RMSNorm(width)
         self.head = _matrix(vocabulary_size, width, 0.02, generator)
 
@@ -87,14 +117,16 @@ class CharModel(nn.Module):
         return [block.moe for block in self.blocks]  # type: ignore[misc]
 
     def forward(
-        self, tokens_BT: Tensor, epsilon_LTE: Tensor | None = None
+        self, tokens_BT: Tensor, epsilon_LTR: Tensor | None = None, valid_BT: Tensor | None = None
     ) -> tuple[Tensor, tuple[RoutingTensors, ...]]:
-        """Logits (B, T, V) and one routing a layer over the B*T tokens. `epsilon_LTE`: the draws for the routers'
-        noise, over the same B*T tokens; without it routers follow their own rule (noise only while training)."""
+        """Logits (B, T, V) and one routing a layer over the B*T tokens. `epsilon_LTR`: the draws for the routers'
+        randomness, over the same B*T tokens; without it routers follow their own rule (only while training).
+        `valid_BT`: False = padding, which is not routed; it must come last in a row."""
         x_BTD = functional.embedding(tokens_BT, self.embedding) + self.position[: tokens_BT.shape[1]]
         routings = []
         for layer, block in enumerate(self.blocks):
-            x_BTD, routing = block(x_BTD, None if epsilon_LTE is None else epsilon_LTE[layer])
+            epsilon_TR = None if epsilon_LTR is None else epsilon_LTR[layer]
+            x_BTD, routing = block(x_BTD, epsilon_TR, tokens_BT, valid_BT)
             routings.append(routing)
         return functional.linear(self.norm(x_BTD), self.head), tuple(routings)
 
@@ -104,12 +136,16 @@ def total_parameters(model: CharModel) -> int:
 
 
 def active_parameters(model: CharModel) -> int:
-    """Parameters that one token uses: all but those of the E - k experts it did not choose, in each layer."""
-    idle = 0
+    """Parameters that one token uses: all but those of the experts it did not choose, in each layer. Where the number
+    of its experts varies it is what the router aims at; for top_p, which has no aim, all."""
+    idle = 0.0
     for layer in model.layers:
-        per_expert = sum(p[0].numel() for p in layer.experts.parameters())
-        idle += (layer.router.num_experts - layer.router.k) * per_expert
-    return total_parameters(model) - idle
+        idle += (layer.router.num_ffn - layer.router.active_experts) * _per_expert(layer)
+    return total_parameters(model) - round(idle)
+
+
+def _per_expert(layer: MoELayer) -> int:
+    return sum(p[0].numel() for p in layer.experts.parameters())
 
 
 def flops_per_token(model: CharModel) -> int:
@@ -121,5 +157,9 @@ def flops_per_token(model: CharModel) -> int:
     """
     vectors = sum(p.numel() for p in model.parameters() if p.dim() == 1)
     matrices = active_parameters(model) - vectors - model.embedding.numel() - model.position.numel()
+    # an expert of Soft MoE runs on slots, which are not as many as tokens
+    for layer in model.layers:
+        more = layer.router.expert_runs(model.context) - layer.router.active_experts
+        matrices += round(more * _per_expert(layer))
     attention = 2 * len(model.blocks) * model.context * model.embedding.shape[1]
     return 2 * matrices + attention

@@ -3,7 +3,7 @@
 Results are packed in one tensor each, so that a device is copied from once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,71 +13,222 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moeviz.domain.routing import Routing
-from moeviz.moe.losses import balance_loss, expert_counts, z_loss
+from moeviz.domain.settings import Settings
+from moeviz.moe import losses
+from moeviz.moe.layer import MoELayer
+from moeviz.moe.losses import expert_counts, layer_mean
 from moeviz.moe.model import CharModel
+from moeviz.moe.routers import Router, RoutingTensors
+from moeviz.moe.routers.dynamic import ReluRouter
+from moeviz.moe.routers.null import NullRouter
 
-SCALARS = ("loss", "cross_entropy", "balance", "z")
+SCALARS = ("loss", "cross_entropy", "balance", "z")  # of every step; the terms in use follow
+
+
+class Terms(NamedTuple):
+    """Which losses a step computes; another value needs another trace.
+
+    balance  the choice of the setting balance.loss
+    others   names in TERMS
+    """
+
+    balance: str = "switch"
+    others: tuple[str, ...] = ()
+
+
+def _importance(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+    return losses.importance_cv2(routing.gate_weights_TK, routing.expert_ids_TK, routing.probs_TE.shape[1])
+
+
+def _load(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+    assert routing.noisy_TE is not None
+    assert routing.noise_std is not None
+    k = routing.expert_ids_TK.shape[1]
+    return losses.load_cv2(losses.load_probability(routing.logits_TE, routing.noisy_TE, routing.noise_std, k))
+
+
+def _sequence(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+    # probabilities are in the order of the unbiased scores
+    return losses.deepseek_sequence_balance(routing.probs_TE, min(layer.router.k, layer.router.num_experts), sequences)
+
+
+def _token_entropy(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+    return losses.token_entropy(routing.probs_TE)
+
+
+def _batch_entropy(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+    return losses.batch_entropy(routing.probs_TE)
+
+
+def _mutual_information(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+    return losses.mutual_information(routing.probs_TE)
+
+
+def _orthogonality(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+    assert routing.outputs_TKD is not None
+    return losses.output_orthogonality(routing.outputs_TKD, routing.expert_ids_TK)
+
+
+def _variance(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+    return losses.score_variance(routing.probs_TE)
+
+
+def _router_orthogonality(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+    return losses.router_orthogonality(layer.router.weight)
+
+
+def _heterogeneous(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+    router = layer.router
+    assert isinstance(router, NullRouter)
+    is_null_E = torch.arange(router.num_experts, device=routing.probs_TE.device) >= router.num_ffn
+    return losses.heterogeneous_balance(routing.probs_TE, routing.expert_ids_TK, is_null_E, tau=router.tau)
+
+
+def _relu_l1(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+    ids_TK, weights_TK = routing.expert_ids_TK, routing.gate_weights_TK
+    gates_TE = torch.zeros_like(routing.probs_TE).scatter_add(1, ids_TK.clamp_min(0), weights_TK)
+    return losses.relu_l1(gates_TE, layer.router.k)
+
+
+TERMS: dict[str, Callable[[MoELayer, RoutingTensors, int], Tensor]] = {
+    "importance": _importance,
+    "load": _load,
+    "sequence": _sequence,
+    "token_entropy": _token_entropy,
+    "batch_entropy": _batch_entropy,
+    "mutual_information": _mutual_information,
+    "orthogonality": _orthogonality,
+    "variance": _variance,
+    "router_orthogonality": _router_orthogonality,
+    "heterogeneous": _heterogeneous,
+    "relu_l1": _relu_l1,
+}
+MAXIMISED = frozenset({"batch_entropy", "mutual_information"})
+
+
+def terms_in_use(settings: Settings) -> Terms:
+    """The losses that the settings ask for: a coefficient of 0 costs nothing."""
+    router, flat = settings.routing.router, settings.flat()
+
+    def wanted(name: str) -> bool:
+        if name == "relu_l1":
+            return router == "relu"  # its coefficient is the router's own
+        if name == "load" and settings.routing.noise == 0:
+            return False  # without noise there is nothing to estimate
+        key = f"balance.{name}_coefficient"
+        return float(flat[key]) > 0 and settings.applies(key)
+
+    return Terms(settings.balance.loss, tuple(name for name in TERMS if wanted(name)))
+
+
+def coefficients(settings: Settings) -> list[float]:
+    """What the terms are multiplied by: balance, z, then those in use, negative where a term is to be maximised."""
+    balance, flat = settings.balance, settings.flat()
+    out = [balance.coefficient if balance.loss != "none" else 0.0, balance.z_coefficient]
+    for name in terms_in_use(settings).others:
+        value = 1.0 if name == "relu_l1" else float(flat[f"balance.{name}_coefficient"])
+        out.append(-value if name in MAXIMISED else value)
+    return out
 
 
 class StepLoss(nn.Module):
-    """tokens (B, C+1), coefficients (2,) of balance and z, noise draws (L, T, E) or nothing -> the loss to minimise,
-    and news (4 + L*E): SCALARS, then the assignments per expert of each layer."""
+    """tokens (B, C+1), coefficients (2 + n,) of balance, z and the other terms, noise draws (L, T, R) or nothing -> the
+    loss to minimise, and news (4 + n + L*E): SCALARS, the other terms, then the assignments per expert of each layer.
 
-    def __init__(self, model: CharModel) -> None:
+    The routers are in training mode."""
+
+    def __init__(self, model: CharModel, terms: Terms = Terms()) -> None:  # noqa: B008 - immutable
         super().__init__()
         self.model = model
+        self.terms = terms
 
-    def forward(self, tokens: Tensor, coefficients: Tensor, epsilon_LTE: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        logits, routings = self.model(tokens[:, :-1], epsilon_LTE)
+    def forward(self, tokens: Tensor, coefficients: Tensor, epsilon_LTR: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.model.train()
+        for layer in self.model.layers:
+            layer.keep_outputs = "orthogonality" in self.terms.others
+        logits, routings = self.model(tokens[:, :-1], epsilon_LTR)
         cross_entropy = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-        balance, z = balance_loss(routings), z_loss(routings)
+        balance, z = self.balance(routings), losses.z_loss(routings)
         loss = cross_entropy + coefficients[0] * balance + coefficients[1] * z
+        others = []
+        for place, name in enumerate(self.terms.others):
+            pairs = zip(self.model.layers, routings, strict=True)
+            term = layer_mean([TERMS[name](layer, routing, tokens.shape[0]) for layer, routing in pairs])
+            others.append(term)
+            weight = coefficients[2 + place]
+            if name == "relu_l1":
+                router = self.model.layers[0].router
+                assert isinstance(router, ReluRouter)
+                weight = weight * router.l1
+            loss = loss + weight * term
         counts = [expert_counts(r.expert_ids_TK, r.probs_TE.shape[1]) for r in routings]
         # float32 holds whole numbers up to 2^24: more assignments than a batch can have
-        news = torch.cat([torch.stack([loss, cross_entropy, balance, z]).detach(), torch.cat(counts).float()])
-        return loss, news
+        scalars = torch.stack([loss, cross_entropy, balance, z, *others]).detach()
+        return loss, torch.cat([scalars, torch.cat(counts).float()])
+
+    def balance(self, routings: Sequence[RoutingTensors]) -> Tensor:
+        choices: losses.Choices = "first" if self.terms.balance == "gshard" else "all"
+        return layer_mean([losses.switch_balance(r.probs_TE, r.expert_ids_TK, choices=choices) for r in routings])
 
 
 class Look(nn.Module):
-    """tokens (B, C) -> the routing of B*C tokens as (L, T, 2K + 2E): ids, weights, probabilities, logits."""
+    """tokens (B, C), and valid (B, C) where some are padding -> the routing of B*C tokens as (L, T, 2K + 2E + ...):
+    ids, weights, probabilities, logits, then dropped (K) and selection scores (E) where the router has them.
+
+    The routers are in eval mode."""
 
     def __init__(self, model: CharModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        _, routings = self.model(tokens)
-        return torch.stack(
-            [torch.cat([r.expert_ids_TK.float(), r.gate_weights_TK, r.probs_TE, r.logits_TE], -1) for r in routings]
-        )
+    def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
+        self.model.eval()
+        for layer in self.model.layers:
+            layer.keep_outputs = False
+        _, routings = self.model(tokens, None, valid)
+        return torch.stack([torch.cat([part.float() for part in _parts(r)], -1) for r in routings])
 
 
-def unpack_look(packed: npt.NDArray[np.float32], k: int, num_experts: int, num_tokens: int) -> tuple[Routing, ...]:
-    """The first `num_tokens` rows of what Look returned, one Routing a layer."""
+def _parts(r: RoutingTensors) -> list[Tensor]:
+    optional = (r.dropped_TK, r.selection_scores_TE)
+    return [r.expert_ids_TK, r.gate_weights_TK, r.probs_TE, r.logits_TE, *(p for p in optional if p is not None)]
+
+
+def unpack_look(packed: npt.NDArray[np.float32], router: Router, num_tokens: int) -> tuple[Routing, ...]:
+    """The first `num_tokens` rows of what Look returned, one Routing a layer; `router` is any layer's."""
+    k, num_experts = router.width, router.num_experts
+    widths = [k, k, num_experts, num_experts, k if router.drops else 0]
     layers = []
     for number, rows in enumerate(packed[:, :num_tokens]):
-        ids, weights, probs, logits = np.split(rows, [k, 2 * k, 2 * k + num_experts], axis=1)
+        ids, weights, probs, logits, dropped, selection = map(
+            np.ascontiguousarray, np.split(rows, np.cumsum(widths), axis=1)
+        )
         layers.append(
             Routing(
                 f"layer {number}",
                 num_experts,
                 ids.astype(np.int64),
-                np.ascontiguousarray(weights),
-                np.ascontiguousarray(probs),
-                np.ascontiguousarray(logits),
+                weights,
+                probs,
+                logits if router.has_scores else None,
+                dropped.astype(np.bool_) if router.drops else None,
+                selection if selection.size else None,
+                num_null=router.num_null,
+                looks_ahead=router.looks_ahead,
+                soft=router.soft,
             )
         )
     return tuple(layers)
 
 
 class StepNews(NamedTuple):
-    scalars_S4: npt.NDArray[np.float64]
+    scalars_SN: npt.NDArray[np.float64]
     counts_SLE: npt.NDArray[np.int64]
 
 
-def unpack_news(news: Sequence[Tensor], num_layers: int, num_experts: int) -> StepNews:
+def unpack_news(news: Sequence[Tensor], num_scalars: int, num_layers: int, num_experts: int) -> StepNews:
     """The news of S steps, in one copy."""
-    width = len(SCALARS) + num_layers * num_experts
+    width = num_scalars + num_layers * num_experts
     table = torch.stack(list(news)).cpu().numpy() if news else np.zeros((0, width), np.float32)
-    scalars, counts = np.split(table, [len(SCALARS)], axis=1)
+    scalars, counts = np.split(table, [num_scalars], axis=1)
     return StepNews(scalars.astype(np.float64), counts.astype(np.int64).reshape(len(table), num_layers, num_experts))

@@ -12,12 +12,13 @@ from moeviz.domain.messages import ModelFacts, StepLog, UserError
 from moeviz.domain.routing import Ints, RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.moe.batches import Batches, noise_draws, resize_generator
-from moeviz.moe.checkpoint import Checkpoint
+from moeviz.moe.checkpoint import Checkpoint, state_of
 from moeviz.moe.experts import can_group
-from moeviz.moe.model import CharModel, active_parameters, flops_per_token, total_parameters
+from moeviz.moe.model import CharModel, active_parameters, flops_per_token, router_options, total_parameters
 from moeviz.moe.optimiser import AdamW
-from moeviz.moe.resize import resize_experts, switch_router
-from moeviz.moe.step import SCALARS, Look, StepLoss, unpack_look, unpack_news
+from moeviz.moe.resize import resize_experts, resize_shared, switch_router
+from moeviz.moe.routers import Router
+from moeviz.moe.step import SCALARS, Look, StepLoss, coefficients, terms_in_use, unpack_look, unpack_news
 from moeviz.moe.tasks.text import TextData
 from moeviz.moe.traced import Traced
 
@@ -29,7 +30,7 @@ LONGEST_PROBE = 4096  # characters
 class Trainer:
     """Model, optimiser, data and step, and what has happened since the last `flush`.
 
-    The model stays in eval mode: noise on the scores comes from outside, as draws that depend on seed and step only.
+    The routers' randomness comes from outside, as draws that depend on seed and step only.
     """
 
     def __init__(
@@ -38,18 +39,19 @@ class Trainer:
         check_device(device)
         self.settings, self.data, self.device = settings, data, device
         generator = torch.Generator().manual_seed(settings.seed)
-        self.model = CharModel(settings, len(data.vocabulary), generator).eval()
+        frequencies = None if checkpoint else self._frequencies(settings)
+        self.model = CharModel(settings, len(data.vocabulary), generator, frequencies)
         self.optimiser = AdamW(dict(self.model.named_parameters()))
         self.step = 0
         self.losses: dict[str, float] = {}
         sizes = settings.model
-        self._counts_LE: Ints = np.zeros((sizes.layers, sizes.experts), np.int64)
+        self._counts_LE: Ints = np.zeros((sizes.layers, self._router.num_experts), np.int64)
         self._counts_are_of_this_step = False
         if checkpoint is not None:
             self._take_over(checkpoint)
         self._batches: Batches | None = None
         self._heldout_tokens: torch.Tensor | None = None
-        self._train = Traced(lambda: StepLoss(self.model), eager_calls=10)
+        self._train = Traced(lambda: StepLoss(self.model, self._terms), eager_calls=10)
         self._look = Traced(lambda: Look(self.model), eager_calls=10)
         self._news: list[torch.Tensor] = []
         self._heldout: dict[int, float] = {}
@@ -62,6 +64,8 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(checkpoint.parameters[name])
+            for name, buffer in state_of(self.model).items():
+                buffer.copy_(checkpoint.state[name])
         if checkpoint.mean:
             self.optimiser.mean = dict(checkpoint.mean)
             self.optimiser.square = dict(checkpoint.square)
@@ -69,6 +73,12 @@ class Trainer:
         self.step = checkpoint.step
         self._counts_LE = checkpoint.counts_LE.numpy()
         self._counts_are_of_this_step = self.step > 0
+
+    def _frequencies(self, settings: Settings) -> torch.Tensor | None:
+        """How often each character comes in the training text, if the settings' router asks: reading it takes time."""
+        if settings.routing.router != "hash" or settings.routing.hash_table != "balanced":
+            return None
+        return torch.from_numpy(np.bincount(np.concatenate(self.data.train), minlength=len(self.data.vocabulary)))
 
     # ---- training
     def prepare(self) -> Batches:
@@ -83,16 +93,19 @@ class Trainer:
     def advance(self) -> None:
         """Train one step. Its numbers stay on the device until `flush`."""
         start = time.perf_counter()
-        settings = self.settings
-        batch, noisy = settings.train.batch, settings.routing.noise > 0
+        settings, router = self.settings, self._router
+        batch, draws = settings.train.batch, router.num_draws
         inputs = [self.prepare().draw(self.step, batch).to(self.device), self._coefficients]
-        if noisy:
-            sizes = settings.model
-            shape = (sizes.layers, batch * sizes.context, sizes.experts)
+        if draws:
+            shape = (settings.model.layers, batch * settings.model.context, draws)
             inputs.append(noise_draws(settings.seed, self.step, shape).to(self.device))
-        loss, news = self._train((*self._shape_key(), batch, noisy), *inputs)
+        loss, news = self._train((router.key(), self._terms, batch), *inputs)
         grads = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
         self.optimiser.step(grads, settings.train.lr)
+        if router.from_counts:
+            counts_LE = news[len(self._scalars) :].view(settings.model.layers, -1)
+            for layer, counts_E in zip(self.model.layers, counts_LE, strict=True):
+                layer.router.after_step(counts_E, counts_LE, batch * settings.model.context)
         self.step += 1
         self._news.append(news)
         self._unchecked += 1
@@ -122,10 +135,10 @@ class Trainer:
         """What happened since the last flush, in one copy; None if no step was trained. Check first."""
         if not self._news:
             return None
-        sizes = self.settings.model
-        news = unpack_news(self._news, sizes.layers, sizes.experts)
+        sizes, names = self.settings.model, self._scalars
+        news = unpack_news(self._news, len(names), sizes.layers, self._router.num_experts)
         steps = np.arange(self.step - len(self._news) + 1, self.step + 1)
-        scalars = {name: _finite(news.scalars_S4[:, i]) for i, name in enumerate(SCALARS)}
+        scalars = {name: _finite(news.scalars_SN[:, i]) for i, name in enumerate(names)}
         scalars["heldout"] = np.array([self._heldout.get(step, np.nan) for step in steps.tolist()])
         self.losses |= {name: float(values[-1]) for name, values in scalars.items() if np.isfinite(values[-1])}
         self._counts_LE, self._counts_are_of_this_step = news.counts_SLE[-1], True
@@ -142,7 +155,7 @@ class Trainer:
     @torch.no_grad()
     def cross_entropy(self, tokens: torch.Tensor) -> float:
         """Mean loss in nats per character over rows (B, C+1), without noise."""
-        logits, _ = self.model(tokens[:, :-1])
+        logits, _ = self.model.eval()(tokens[:, :-1])
         return float(functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
 
     # ---- looking
@@ -154,18 +167,22 @@ class Trainer:
             raise UserError(f"The probe has {len(text)} characters; at most {LONGEST_PROBE} can be shown.")
         ids = self.data.encode(text)
         width = min(len(ids), self.settings.model.context)
-        # what is padded comes after all that is shown, and a causal model does not look ahead
+        # what is padded comes after all that is shown: attention does not look ahead, and routers are told
         padded = np.pad(ids, (0, -len(ids) % width)).reshape(-1, width)
         self.probe = text
-        self._probe_tokens = torch.from_numpy(padded).to(self.device)
+        self._probe_inputs = [torch.from_numpy(padded).to(self.device)]
+        if padded.size > len(ids):
+            valid = torch.arange(padded.size).view(padded.shape) < len(ids)
+            self._probe_inputs.append(valid.to(self.device))
 
     @torch.no_grad()
     def snapshot(self) -> RoutingSnapshot:
         """The routing of the probe now, and the numbers of the last step that was flushed."""
         start = time.perf_counter()
-        packed = self._look((*self._shape_key(), *self._probe_tokens.shape), self._probe_tokens).cpu().numpy()
-        k, num_experts = self.model.layers[0].router.k, self.settings.model.experts
-        layers = unpack_look(packed, k, num_experts, len(self.probe))
+        inputs = self._probe_inputs
+        packed = self._look((self._router.key(), inputs[0].shape, len(inputs)), *inputs).cpu().numpy()
+        self.model.eval()  # a trace leaves it as it was
+        layers = unpack_look(packed, self._router, len(self.probe))
         counts = tuple(self._counts_LE) if self._counts_are_of_this_step else ()
         self._snapshot_seconds = time.perf_counter() - start
         return RoutingSnapshot(self.step, layers, tuple(self.probe), None, dict(self.losses), counts)
@@ -187,20 +204,33 @@ class Trainer:
         """Go on with other live settings. Flush first: the numbers of earlier steps have the old sizes."""
         old, model = self.settings, self.model
         generator = resize_generator(settings.seed, self.step)
-        rebuilt = False
+        rebuilt = terms_in_use(settings) != terms_in_use(old)
         if settings.model.experts != old.model.experts:
             plans = resize_experts(model, self.optimiser, list(self._counts_LE), settings.model.experts, generator)
-            self._counts_LE = np.stack([c[list(p.sources)] for c, p in zip(self._counts_LE, plans, strict=True)])
+            ffn = [c[list(p.sources)] for c, p in zip(self._counts_LE, plans, strict=True)]
+            self._counts_LE = np.concatenate([np.stack(ffn), self._counts_LE[:, old.model.experts :]], axis=1)
             self._counts_are_of_this_step = False
             rebuilt = True
-        if settings.routing.router != old.routing.router:
-            switch_router(model, self.optimiser, settings.routing.router, settings.routing.k, generator)
+        options = router_options(settings)
+        if settings.routing.router != old.routing.router or any(
+            getattr(self._router, name) != options[name] for name in self._router.structure
+        ):
+            model.vocabulary["frequencies"] = self._frequencies(settings)
+            switch_router(model, self.optimiser, settings, generator)
             rebuilt = True
+        shared_before, shared = ((s.model.shared_experts, s.model.shared_gate) for s in (old, settings))
+        if shared != shared_before and (shared[0] or shared_before[0]):
+            resize_shared(model, self.optimiser, settings, generator)
+            rebuilt = True
+        if self._counts_LE.shape[1] != self._router.num_experts:  # null experts came or went
+            spare = self._router.num_experts - settings.model.experts
+            self._counts_LE = np.pad(self._counts_LE[:, : settings.model.experts], ((0, 0), (0, spare)))
+            self._counts_are_of_this_step = False
         self.settings = settings
         for layer in model.layers:
             layer.router.k = min(settings.routing.k, settings.model.experts)
-            layer.router.temperature = settings.routing.temperature
-            layer.router.noise = settings.routing.noise
+            for name, value in options.items():
+                setattr(layer.router, name, value)
         self._fill_coefficients()
         if rebuilt:
             self._begin_anew()
@@ -216,17 +246,16 @@ class Trainer:
             self.optimiser.to(self.device)
             raise
         self.device = device
-        self._coefficients = torch.zeros(2, device=device)
         self._fill_coefficients()
-        self._probe_tokens = self._probe_tokens.to(device)
+        self._probe_inputs = [tensor.to(device) for tensor in self._probe_inputs]
         if self._heldout_tokens is not None:
             self._heldout_tokens = self._heldout_tokens.to(device)
         self._begin_anew()
 
     def _fill_coefficients(self) -> None:
-        balance = self.settings.balance
-        self._coefficients[0] = balance.coefficient if balance.loss != "none" else 0.0
-        self._coefficients[1] = balance.z_coefficient
+        self._terms = terms_in_use(self.settings)
+        self._scalars = (*SCALARS, *self._terms.others)
+        self._coefficients = torch.tensor(coefficients(self.settings), device=self.device)
 
     def _begin_anew(self) -> None:
         """The parameters are other tensors now."""
@@ -234,13 +263,15 @@ class Trainer:
         self.optimiser.follow(dict(self.model.named_parameters()))
         self._train.forget()
         self._look.forget()
-        self._train.enabled = self._look.enabled = can_group(torch.device(self.device), torch.float32)
+        self._look.enabled = can_group(torch.device(self.device), torch.float32)
+        self._train.enabled = self._look.enabled and self._router.traceable
         self._good = [tensor.detach().clone() for tensor in self._state()]
         self._good_step = self.step
 
-    def _shape_key(self) -> tuple[Any, ...]:
-        router = self.model.layers[0].router
-        return type(router), router.k, router.num_experts
+    @property
+    def _router(self) -> Router:
+        """The first layer's; those of the others differ in weights and state only."""
+        return self.model.layers[0].router
 
     # ---- the last good state
     def _state(self) -> list[torch.Tensor]:
@@ -250,12 +281,14 @@ class Trainer:
             *moments.mean.values(),
             *moments.square.values(),
             *moments.steps.values(),
+            *state_of(self.model).values(),
         ]
 
     def _keep_good(self) -> None:
         state = self._state()
         # a finite loss can still have had a gradient that is not
-        if torch.isfinite(torch.stack(torch._foreach_norm(state))).all():
+        numbers = [tensor for tensor in state if tensor.is_floating_point()]
+        if torch.isfinite(torch.stack(torch._foreach_norm(numbers))).all():
             torch._foreach_copy_(self._good, state)
             self._good_step = self.step
 

@@ -122,7 +122,7 @@ class Trace:
         ids = read("expert_ids_TK")
         if ids is None or (ids >= 0).sum() != sizes["assignments"] or (ids >= sizes["num_experts"]).any():
             raise ValueError("expert_ids_TK has lost some of its values")
-        optional = {name: read(name) for name in OPTIONAL if name != "train_counts_E"}
+        optional: dict[str, Any] = {name: read(name) for name in OPTIONAL if name != "train_counts_E"}
         return Routing(self.layers[i].name, sizes["num_experts"], ids.astype(np.int64), **optional)
 
     def _train_counts(self, i: int, at: int) -> Array | None:
