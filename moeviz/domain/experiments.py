@@ -63,8 +63,8 @@ _ALL = (
             "load 0.2": {"balance.load_coefficient": 0.2},
         },
         watch="Within some hundred steps a dozen of the 64 experts take nearly everything: in Load the CV climbs to "
-        "about 2.5 and most bars are empty. Then set Importance or Load to 0.2: the bars even out, and CV falls to the "
-        "noise floor.",
+        "about 2.5 and most bars are empty. Then set Importance or Load to 0.2: the bars even out, and CV falls to "
+        "the noise floor.",
         source="Shazeer et al. 2017, Outrageously Large Neural Networks, table 6",
         figures={
             "no loss: CV of importance": "3.04",
@@ -77,8 +77,8 @@ _ALL = (
             "load 0.2: CV of load": "0.04",
             "load 0.2: largest / mean load": "1.15",
         },
-        limits="64 experts instead of 256, over the last 50 training batches. The paper's perplexity falls with either "
-        "loss (39.8 to 35.6); that needs far more training than this, and does not show here.",
+        limits="64 experts instead of 256, over the last 50 training batches. The paper's perplexity falls with "
+        "either loss (39.8 to 35.6); that needs far more training than this, and does not show here.",
     ),
     Experiment(
         name="balance_scope",
@@ -98,14 +98,14 @@ _ALL = (
             "over the batch": {},
             "over each sequence": {"balance.loss": "none", "balance.sequence_coefficient": 0.1},
         },
-        watch="Every sequence comes from one of four domains. A loss over the batch lets experts prefer a domain: look "
-        "for colours that belong to code, prose, mathematics or data in the token strip. Then set Sequence balance to "
-        "0.1: every sequence must use all experts evenly, and the preferences fade.",
-        source="Qiu et al. 2025, Demons in the Detail, table 1 (3.4B, 0.6B active)",
+        watch="Every sequence comes from one of four domains. A loss over the batch lets experts prefer a domain: "
+        "look for colours that belong to code, prose, mathematics or data in the token strip. Then set Sequence "
+        "balance to 0.1: every sequence must use all experts evenly, and the preferences fade.",
+        source="Qiu et al. 2025, Demons in the Detail, figure 1",
         figures={},
-        limits="The paper shows it by perplexity (8.167 with balance over 4 sequences, 8.062 over 32, 8.038 over 512) "
-        "and by more specialised experts; here it is measured as the information that an expert gives on the domain, "
-        "for which the paper has no number. The order of perplexities is not claimed.",
+        limits="The paper shows by which experts the domains use, and by perplexity (8.167, 8.062, 8.038 with balance "
+        "over 4, 32 and 512 sequences); here it is the information that an expert gives on the domain, for which it "
+        "has no number. The order of perplexities is not claimed.",
     ),
     Experiment(
         name="loss_free",
@@ -139,9 +139,9 @@ _ALL = (
         title="Capacity factor and dropped assignments",
         settings=_MIXTRAL,
         arms={"balance loss": {}, "no loss": {"balance.loss": "none"}},
-        watch="Set Capacity factor to 1.25, and lower: each expert has so many places, and Load tells what is dropped. "
-        "Then set Balance loss to none: the load becomes uneven within some hundred steps, and much more is dropped at "
-        "the same factor.",
+        watch="Set Capacity factor to 1.25, and lower: each expert has so many places, and Load tells what is "
+        "dropped. Then set Balance loss to none: the load becomes uneven within some hundred steps, and much more is "
+        "dropped at the same factor.",
         source="Zoph et al. 2022, ST-MoE, table 5; Fedus et al. 2021, Switch Transformers",
         figures={
             "factor 0.75, balance loss": "0.106",
@@ -152,10 +152,10 @@ _ALL = (
             "factor 2, no loss": "0.004",
             "factor 4, no loss": "0",
         },
-        limits="Dropped assignments of all assignments, computed from the routing of held-out text in batches of 1024 "
-        "characters with places for factor * k/E of them. The paper counts tokens in fine-tuning, and its shares below "
-        "1 - factor at 0.75 show that its capacity is counted otherwise: only the order can be compared. At factor 4 = "
-        "E/k nothing can be dropped here.",
+        limits="Dropped assignments of all assignments, from the routing of held-out text in batches of 1024 "
+        "characters, with ceil(factor * k/E * 1024) places for each expert. The paper counts in fine-tuning and "
+        "otherwise: its 0.106 at factor 0.75, where ours cannot be below 0.25, shows it. Only the order can be "
+        "compared. At factor 4 = E/k nothing can be dropped here.",
     ),
     Experiment(
         name="drop_position",
@@ -165,23 +165,24 @@ _ALL = (
         watch="Set Capacity factor to 1.25 and Capacity over to sequence. Places are given in order of position, so "
         "the experts that a sequence likes fill up on the way, and its end loses most. Text unlike the training text "
         "likes fewer experts and loses more: type a long probe in capital letters.",
-        source="Xue et al. 2024, OpenMoE, section 4 and the figures on drops by position",
-        figures={"last eighth, text unlike the training text": "up to 0.35 to 0.5 (axis of the figure)"},
-        limits="Factor 1.25 and k = 2, held-out text, and the same text in capital letters as what the model has "
-        "hardly seen. On its own kind of text the paper finds few drops even late; here sequences of 128 characters "
-        "of one domain already drop many.",
+        source="Xue et al. 2024, OpenMoE (Drop-towards-the-End)",
+        figures={"last eighth, text unlike the training text": "up to 0.35 or 0.5"},
+        limits="Factor 1.25 and k = 2; the other text is the held-out text in capital letters, which the model has "
+        "hardly seen. The paper's figures end at 0.35 (several languages) and 0.5 (MT-Bench), and show few drops on "
+        "its own kind of text; here sequences of 128 characters of one domain already drop many.",
     ),
     Experiment(
         name="repeats",
         title="Neighbours share experts; the character decides",
         settings=_MIXTRAL,
         arms={"balance loss": {}},
-        watch="In the token strip find the same character in several places: it mostly has the same expert wherever it "
-        "stands. Neighbours share their first expert more often than chance would have it.",
-        source="Jiang et al. 2024, Mixtral of Experts, table 5; Xue et al. 2024, OpenMoE, section 4",
+        watch="In the token strip find the same character in several places: it mostly has the same expert wherever "
+        "it stands. Neighbours share their first expert more often than chance would have it.",
+        source="Jiang et al. 2024, Mixtral of Experts, table 5; Xue et al. 2024, OpenMoE (Context-independent "
+        "Specialization)",
         figures={
-            "first layer: repeats of the first choice": "0.14",
-            "last layer: repeats of the first choice": "0.22",
+            "first layer: repeats of the first choice": "0.136 to 0.149",
+            "last layer: repeats of the first choice": "0.197 to 0.263",
             "first layer: repeats by chance": "0.125",
             "last layer: repeats by chance": "0.125",
         },
@@ -198,8 +199,8 @@ _ALL = (
         "Restart with R to see it again.",
         source="Muennighoff et al. 2024, OLMoE, figure 20",
         figures={
-            "after 1 % of training": "about 0.6",
-            "after 40 % of training": "about 0.8",
+            "after 1 % of training": "up to 0.6",
+            "after 40 % of training": "up to 0.8",
             "by chance": "0.125",
         },
         limits="Chance is k/E = 0.25 here, the run is short and its learning rate stays as it is, so routing goes on "

@@ -41,7 +41,7 @@ class Trained:
 
 
 @lru_cache(maxsize=2)
-def trained(seed: int, arm: str = "balance loss") -> Trained:
+def trained(seed: int, arm: str) -> Trained:
     """A model that these experiments share; `arm` is one of the experiment "capacity"."""
     tokens: Ints = np.zeros((0, 0), np.int64)
     moments = {round(moment * STEPS): moment for moment in MOMENTS}
@@ -78,7 +78,7 @@ def capacity(seed: int) -> dict[str, float]:
 
 def drop_position(seed: int) -> dict[str, float]:
     """Dropped share of assignments by eighth of the sequence, each sequence with its own capacity, mean over layers."""
-    run = trained(seed)
+    run = trained(seed, "balance loss")
     capital = np.array([text().encode(char.upper())[0] for char in text().vocabulary])
     texts = {"held-out text": run.ids, "text unlike the training text": choices(run.model, capital[run.tokens])}
     results: dict[str, float] = {}
@@ -100,7 +100,7 @@ def _dropped(ids_BCK: Ints, num_experts: int) -> Bools:
 
 def repeats(seed: int) -> dict[str, float]:
     """Repeated first choices of neighbours, and what character and position tell of the expert."""
-    run = trained(seed)
+    run = trained(seed, "balance loss")
     results: dict[str, float] = {}
     for name, ids in (("first layer", run.ids[0]), ("last layer", run.ids[-1])):
         # an unrouted token between two sequences: the end of one is no neighbour of the next
@@ -117,7 +117,7 @@ def repeats(seed: int) -> dict[str, float]:
 
 def saturation_curve(seed: int) -> dict[str, float]:
     """Share of the k experts of a held-out token that are those of the end of training, mean over layers."""
-    run = trained(seed)
+    run = trained(seed, "balance loss")
     results = {
         f"after {100 * moment:g} % of training": float(
             np.mean([saturation(_flat(now), _flat(end)) for now, end in zip(layers, run.ids, strict=True)])
