@@ -249,6 +249,22 @@ def _stats(args: argparse.Namespace) -> int:
     return 0
 
 
+def _experiment_options(parser: argparse.ArgumentParser) -> None:
+    from moeviz.domain.experiments import EXPERIMENTS
+
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="one of " + ", ".join(EXPERIMENTS) + "; none: list them"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes the start weights, batches and noise")
+    _add_json(parser)
+
+
+def _experiment(args: argparse.Namespace) -> int:
+    from moeviz.experiments import run, show
+
+    return show(args.json) if args.name is None else run(args.name, args.seed, args.json)
+
+
 def _bench_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", choices=BENCHES, help="one of " + ", ".join(BENCHES))
     _add_json(parser)
@@ -268,6 +284,7 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Run]] 
     "stats": ("tells every measure of a trace, by layer", _stats_options, _stats),
     "plots": ("names every plot and what data it needs", lambda parser: _add_json(parser), _plots),
     "tasks": ("names every task and its data", lambda parser: _add_json(parser), _tasks),
+    "experiment": ("measures a published phenomenon on small models", _experiment_options, _experiment),
     "bench": ("measures moeviz itself", _bench_options, _bench),
 }
 

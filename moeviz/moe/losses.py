@@ -66,8 +66,9 @@ def _keep(values: Tensor, valid_T: Tensor | None) -> Tensor:
 
 def _tokens_G(like: Tensor, valid_T: Tensor | None, groups: int = 1) -> Tensor:
     """Valid tokens N in each group, in the dtype of `like` (T, ...)."""
-    valid_T = like.new_ones(like.shape[0]) if valid_T is None else valid_T.to(like.dtype)
-    return valid_T.view(groups, -1 if like.shape[0] else 0).sum(1)
+    if valid_T is None:
+        return torch.full((groups,), int(like.shape[0]) // groups, dtype=like.dtype, device=like.device)
+    return valid_T.to(like.dtype).view(groups, like.shape[0] // groups).sum(1)
 
 
 def _mean(values: Tensor, valid_T: Tensor | None) -> Tensor:
