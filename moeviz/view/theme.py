@@ -104,7 +104,7 @@ def small_metrics() -> QFontMetricsF:
     return QFontMetricsF(sans(SMALL))
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=2048)
 def width_of(text: str) -> float:
     """Width of a text in the small sans face."""
     return small_metrics().horizontalAdvance(text)
@@ -121,7 +121,7 @@ def fitted(text: str, width: float) -> str:
     return small_metrics().elidedText(text, Qt.TextElideMode.ElideRight, width)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def shaped(text: str, font: QFont) -> QStaticText:
     """Shaped once: drawing it costs a quarter of drawText. The painter must wear the same font."""
     from PySide6.QtCore import Qt
