@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from moeviz.view.window import Window
 
 # imported one in a turn of the event loop, each within 100 ms
-PIECES = ("numpy", "moeviz.engine.runner", "moeviz.view.dashboard", "moeviz.app")
-TURN_MS = 1  # with 0 the pieces would follow each other in one turn
+IMPORTS = ("numpy", "moeviz.engine.runner", "moeviz.view.dashboard", "moeviz.view.window", "moeviz.app")
+TURN_MS = 1  # with 0 all would happen in one turn
 
 
 def run_window(
@@ -36,23 +37,32 @@ def run_window(
     frame = Frame(memory())
     filled: list[Window] = []
     sys.excepthook = lambda kind, error, trace: _show(filled, kind, error, trace)
-    pieces = list(PIECES)
 
-    def fill() -> None:
-        if pieces:
-            importlib.import_module(pieces.pop(0))
-            QTimer.singleShot(TURN_MS, fill)
-            return
+    def fill() -> Iterator[None]:
+        for name in IMPORTS:
+            importlib.import_module(name)
+            yield
         from moeviz.app import open_window
 
         window, begin = open_window(
             paths, task=task, settings_file=settings_file, device=device, seed=seed, store=frame.memory
         )
         filled.append(window)
+        yield
         frame.hold(window)
-        QTimer.singleShot(TURN_MS, begin)
+        yield
+        begin()
 
-    frame.painted.connect(lambda: QTimer.singleShot(TURN_MS, fill))
+    filling = fill()
+
+    def turn() -> None:
+        try:
+            next(filling)
+        except StopIteration:
+            return
+        QTimer.singleShot(TURN_MS, turn)
+
+    frame.painted.connect(lambda: QTimer.singleShot(TURN_MS, turn))
     frame.show()
     code = app.exec()
     if filled and filled[0].runner.busy:
