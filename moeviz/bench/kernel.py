@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -140,7 +141,9 @@ def build(e: int, k: int, d: int, f: int) -> tuple[dict[str, tuple[nn.Module, La
     layers, missing = {}, []
     for name, make in LAYERS.items():
         try:
-            made = make(e, k, d, f)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what a peer's own code is warned of
+                made = make(e, k, d, f)
         except ModuleNotFoundError:
             missing.append(name)
             continue
