@@ -5,13 +5,13 @@ expert's width on T*k rows, the work that is left when routing is free. Layers a
 random tokens, in float32, in turns within one process for one thread and one for two. How the peers differ:
 
 - transformers (OLMoE's block, eager and grouped_mm): the same computation as MoELayer with the router topk_raw.
-- pytorch-mixtures: its SwiGLU does not run (its widths do not fit), so its plain FFN (two matrices and biases) at 1.5 F,
-  which is the same number of multiplications. Nothing is dropped.
+- pytorch-mixtures: its SwiGLU does not run (its widths do not fit), so its plain FFN (two matrices and biases) at
+  1.5 F, which is the same number of multiplications. Nothing is dropped. It asks for torch 2.2: install it --no-deps.
 - st-moe-pytorch: GEGLU experts of width F with biases; k >= 2. Its experts have places for T*k/E tokens (the capacity
   factor is k), just the rows of the bound, and tokens beyond are DROPPED.
 - mixture-of-experts: plain FFN (no biases) at 1.5 F; k = 2 only. Capacity and drops as st-moe-pytorch.
 
-The processes keep the memory they freed (glibc's malloc), since otherwise one contender pays for what another gave back.
+The processes keep the memory they freed (glibc's malloc): otherwise one contender pays for what another gave back.
 """
 
 import importlib

@@ -50,7 +50,8 @@ class Experts(nn.Module):
         elif x_TD.is_cuda:
             group_below = 1 << 62
         pad = x_TD.device.type == "cpu" and torch.get_num_threads() > 1
-        return _mixture(x_TD, expert_ids_TK, weights_TK, gate_up_EDF, down_EFD, group_below, pad)
+        y_TD: Tensor = _mixture(x_TD, expert_ids_TK, weights_TK, gate_up_EDF, down_EFD, group_below, pad)
+        return y_TD
 
 
 @torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
@@ -104,7 +105,7 @@ def _outputs(x: Tensor, gate_up_EDF: Tensor, down_EFD: Tensor, starts: Tensor, f
         return torch._grouped_mm(_swiglu(torch._grouped_mm(x, gate_up_EDF, offs=ends)), down_EFD, offs=ends)
     counts: list[int] = starts.diff().tolist()
     # unbind, not indexing: one gradient for the packed weights instead of a full-size one per expert
-    rows, gate_up, down = x.split(counts), gate_up_EDF.unbind(), down_EFD.unbind()
+    rows, gate_up, down = torch.split(x, counts), gate_up_EDF.unbind(), down_EFD.unbind()
     return torch.cat([_swiglu(rows[e] @ gate_up[e]) @ down[e] for e in range(len(counts))])
 
 
