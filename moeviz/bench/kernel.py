@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moeviz.domain.messages import UserError
+from moeviz.domain.errors import UserError
 from moeviz.moe import MoELayer, build_router
 
 D, F = 128, 256
