@@ -34,7 +34,7 @@ from moeviz.moe import MoELayer, build_router
 
 D, F = 128, 256
 CELLS = [(t, e, k) for t in (256, 1024, 4096) for e in (4, 8, 16, 64) for k in (1, 2, 4)]
-SECONDS, ROUNDS = 2.5, 15  # for one cell: rounds stop at either, but nothing is measured less than twice
+SECONDS, ROUNDS = 2.0, 15  # for one cell: rounds stop at either, but nothing is measured less than twice
 KEEP_MEMORY = {
     "MALLOC_TOP_PAD_": "268435456",
     "MALLOC_TRIM_THRESHOLD_": "4000000000",

@@ -42,16 +42,20 @@ class Experts(nn.Module):
         if x_TD.is_cuda:  # a count read from the device would have to be waited for
             weights_TK, expert_ids_TK = weights_TK.masked_fill(expert_ids_TK < 0, 0.0), expert_ids_TK.clamp(min=0)
         gate_up_EDF, down_EFD = self.gate_up_proj.transpose(1, 2), self.down_proj.transpose(1, 2)
-        # Grouped products up to how many hidden values an expert: beyond, it pays on a CPU that the rows of one expert
-        # stay in the cache between its products. Without a gradient that begins earlier (measured).
-        group_below = 200_000 if torch.is_grad_enabled() else 65_000
-        if not can_group(x_TD.device, x_TD.dtype):
-            group_below = 0
-        elif x_TD.is_cuda:
-            group_below = 1 << 62
-        pad = x_TD.device.type == "cpu" and torch.get_num_threads() > 1
-        y_TD: Tensor = _mixture(x_TD, expert_ids_TK, weights_TK, gate_up_EDF, down_EFD, group_below, pad)
+        group, pad = self._way(x_TD, expert_ids_TK.numel())
+        y_TD: Tensor = _mixture(x_TD, expert_ids_TK, weights_TK, gate_up_EDF, down_EFD, group, pad)
         return y_TD
+
+    def _way(self, x_TD: Tensor, num_pairs: int) -> tuple[bool, bool]:
+        """Whether to use grouped products, and whether to pad (then groups are for an uneven load). The limits are
+        measured: with many hidden values an expert it pays that its rows stay in the cache between its products, one
+        expert after the other, and without a gradient that begins earlier."""
+        group = can_group(x_TD.device, x_TD.dtype)
+        if x_TD.device.type != "cpu":
+            return group, False
+        training, hidden = torch.is_grad_enabled(), num_pairs // self.num_experts * self.gate_up_proj.shape[1]
+        pad = torch.get_num_threads() > 1 and (training or hidden < 200_000)
+        return group and hidden < (200_000 if training else 65_000), pad
 
 
 @torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
@@ -61,7 +65,7 @@ def _mixture(
     weights_TK: Tensor,
     gate_up_EDF: Tensor,
     down_EFD: Tensor,
-    group_below: int,
+    group: bool,
     pad: bool,
 ) -> Tensor:
     """In a trace this is compiled rather than recorded, since some lengths depend on the ids."""
@@ -77,18 +81,17 @@ def _mixture(
     if order.numel() == 0:
         return torch.zeros_like(x_TD)
     token, row = order // k, torch.arange(order.numel(), device=device)
-    fullest, mean = 0, order.numel() / num_experts
+    fullest = 0
     if pad:
-        # Threads share out whole experts if all go through one batched product, each padded to the fullest; with one
-        # thread, or a load less even than this (measured), one product after the other is faster.
+        # Threads share out whole experts if all go through one batched product, each padded to the fullest; with a load
+        # less even than this (measured), one product after the other is faster.
         fullest = int(starts.diff().max())
-        if fullest <= 1.3 * mean + 20:
+        if fullest <= 1.3 * order.numel() / num_experts + 20:
             row += (torch.arange(num_experts, device=device) * fullest - starts[:-1]).index_select(0, sorted_ids)
             # what is computed for the unused rows, from token 0, is never read
             token = token.new_zeros(num_experts * fullest).scatter_(0, row, token)
         else:
             fullest = 0
-    group = mean * gate_up_EDF.size(2) < group_below
     y = _outputs(x_TD.index_select(0, token), gate_up_EDF, down_EFD, starts, fullest, group)
     place_TK = torch.zeros_like(ids_TK).flatten().scatter_(0, order, row).view(-1, k)
     # one pass over the rows, no (T, K, D) copy
