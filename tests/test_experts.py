@@ -1,0 +1,146 @@
+"""The experts: every way of computing them against one token after another, -1 for no expert, and in a trace."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from moeviz.moe import experts as module
+from moeviz.moe.experts import Experts
+from moeviz.moe.traced import trace
+
+D, F = 16, 8
+
+
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def make(e: int, dtype: torch.dtype = torch.float32) -> Experts:
+    return Experts(e, D, F, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def draw(t: int, e: int, k: int, dtype: torch.dtype = torch.float32, dropped: float = 0.3) -> tuple[Tensor, ...]:
+    """Tokens, ids (each expert once a token, some -1) and gate weights."""
+    g = torch.Generator().manual_seed(t * 100 + e * 10 + k)
+    ids = torch.rand(t, e, generator=g).argsort(1)[:, :k]
+    ids[torch.rand(t, k, generator=g) < dropped] = -1
+    x, weights = torch.randn(t, D, generator=g), torch.rand(t, k, generator=g)
+    return x.to(dtype).requires_grad_(), ids, weights.to(dtype).requires_grad_()
+
+
+def by_hand(experts: Experts, x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    rows = []
+    for x, ids, weights in zip(x_TD, ids_TK.tolist(), weights_TK, strict=True):
+        y = torch.zeros_like(x)
+        for e, weight in zip(ids, weights, strict=True):
+            if e >= 0:
+                gate, up = (experts.gate_up_proj[e] @ x).chunk(2)
+                y = y + weight * (experts.down_proj[e] @ (torch.nn.functional.silu(gate) * up))
+        rows.append(y)
+    return torch.stack(rows)
+
+
+def gradients(y: Tensor, *wanted: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(y, wanted, torch.linspace(-1, 1, y.numel()).view_as(y).to(y.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("t", "e", "k"), [(21, 4, 2), (40, 8, 1), (9, 8, 8), (5, 1, 1), (1, 64, 2), (300, 2, 1)])
+def test_equals_one_token_after_another(threads: int, dtype: torch.dtype, t: int, e: int, k: int) -> None:
+    experts, inputs = make(e, dtype), draw(t, e, k, dtype)
+    y, expected = experts(*inputs), by_hand(experts, *inputs)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.1}[dtype]
+    torch.testing.assert_close(y, expected, atol=tolerance, rtol=tolerance)
+    wanted = (inputs[0], inputs[2], *experts.parameters())
+    for ours, theirs in zip(gradients(y, *wanted), gradients(expected, *wanted), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=10 * tolerance, rtol=tolerance)
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), t=st.integers(1, 30), e=st.integers(1, 6), k=st.integers(1, 4))
+def test_any_ids_give_the_same_in_every_way(data: st.DataObject, t: int, e: int, k: int) -> None:
+    ids = torch.tensor(
+        data.draw(st.lists(st.lists(st.integers(-1, e - 1), min_size=k, max_size=k), min_size=t, max_size=t))
+    )
+    x, _, weights = draw(t, k, k)
+    experts = make(e)
+    gate_up, down = experts.gate_up_proj.transpose(1, 2), experts.down_proj.transpose(1, 2)
+    expected = by_hand(experts, x, ids, weights)
+    for group in (True, False):
+        for pad in (True, False):
+            y = module._mixture(x, ids, weights, gate_up, down, group, pad)
+            torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_no_token_and_no_expert_at_all(threads: int) -> None:
+    experts = make(4)
+    assert experts(torch.zeros(0, D), torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, 2)).shape == (0, D)
+    x, ids, weights = draw(7, 4, 2, dropped=1.0)
+    assert (ids == -1).all()
+    assert torch.equal(experts(x, ids, weights), torch.zeros(7, D))
+
+
+def test_gradients_against_finite_differences(threads: int) -> None:
+    experts = Experts(4, 3, 2, generator=torch.Generator().manual_seed(0)).double()
+    ids = torch.tensor([[0, 1], [1, 0], [3, -1], [-1, -1], [1, 3]])  # expert 2 gets nothing
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(5, 3, dtype=torch.float64, generator=g, requires_grad=True)
+    w = torch.rand(5, 2, dtype=torch.float64, generator=g, requires_grad=True)
+
+    def of_all(x: Tensor, w: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        packed = {"gate_up_proj": gate_up, "down_proj": down}
+        return torch.func.functional_call(experts, packed, (x, ids, w))  # type: ignore[no-any-return]
+
+    assert torch.autograd.gradcheck(of_all, (x, w, *experts.parameters()))
+
+
+def test_what_is_dropped_gets_no_gradient(threads: int) -> None:
+    x, ids, weights = draw(30, 4, 2)
+    ids[3] = -1
+    dx, dw = gradients(make(4)(x, ids, weights), x, weights)
+    assert (dw[ids == -1] == 0).all()
+    assert (dw[ids >= 0] != 0).all()
+    assert (dx[3] == 0).all()
+
+
+def test_rows_computed(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropped pairs cost nothing. Padding is for several threads only, and only while the load is even."""
+    seen: list[tuple[int, int]] = []
+    outputs = module._outputs
+
+    def watched(x: Tensor, gate_up: Tensor, down: Tensor, starts: Tensor, fullest: int, group: bool) -> Tensor:
+        seen.append((x.size(0), fullest))
+        return outputs(x, gate_up, down, starts, fullest, group)
+
+    monkeypatch.setattr(module, "_outputs", watched)
+    even = torch.arange(800).view(400, 2) % 4
+    half, one = even.clone(), torch.zeros_like(even)
+    half[::2] = -1
+    x, weights = torch.randn(400, D), torch.rand(400, 2)
+    for ids in (even, half, one):
+        make(4)(x, ids, weights)
+    # without every other token two experts have 200 rows each and two have none
+    assert seen == ([(800, 0), (400, 0), (800, 0)] if threads == 1 else [(800, 200), (400, 0), (800, 0)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_trace_follows_the_ids(threads: int, dtype: torch.dtype) -> None:
+    """Traced with even ids and none dropped, called with others: the same bits as eager, gradients too."""
+    experts = make(4, dtype)
+    x, ids, weights = draw(60, 4, 2, dtype)
+    traced = trace(experts, (x, torch.arange(120).view(60, 2) % 4, weights))
+    wanted = (x, weights, *experts.parameters())
+    for now in (ids, torch.where(ids == 2, -1, ids), torch.zeros_like(ids), torch.full_like(ids, 3)):
+        y, expected = traced(x, now, weights), experts(x, now, weights)
+        assert torch.equal(y, expected)
+        for ours, theirs in zip(gradients(y, *wanted), gradients(expected, *wanted), strict=True):
+            assert torch.equal(ours, theirs)
+    assert torch.equal(traced(x, torch.full_like(ids, -1), weights), torch.zeros_like(x))
