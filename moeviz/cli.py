@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 # ---- the window
 def _window_parser() -> argparse.ArgumentParser:
-    lines = "\n".join(f"  {name:<9}{about}" for name, (about, _, _) in COMMANDS.items())
+    lines = "\n".join(f"  {name:<12}{about}" for name, (about, _, _) in COMMANDS.items())
     parser = Parser(
         PROGRAM,
         description="Opens the window, which shows where every token goes inside a Mixture-of-Experts model, live.",

@@ -98,10 +98,11 @@ def load(path: str | Path) -> Checkpoint:
         path = path / FILE_NAME
     try:
         with path.open("rb") as file:
-            start = file.read(2)
+            start = file.read(9)
     except OSError as error:
         raise UserError(f"The model {path} cannot be read: {_reason(error)}.") from None
-    if start[:1] == b"\x80" or start == b"PK":
+    # a safetensors file begins with the length of its head, which may look like a pickle's first bytes, and a brace
+    if start[8:] != b"{" and (start[:1] == b"\x80" or start[:2] == b"PK"):
         raise UserError(f"{path} is a pickle, which may run code when opened; moeviz opens safetensors files only.")
     try:
         with safe_open(path, framework="pt") as file:

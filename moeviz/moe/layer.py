@@ -101,8 +101,7 @@ class MoELayer(nn.Module):
         idle_TK = (ids_TK < 0) | (ids_TK >= self.router.num_ffn)
         if routing.dropped_TK is not None:
             idle_TK = idle_TK | routing.dropped_TK
-        # the experts know no id of -1: what is not to be computed goes to expert 0 with weight 0
-        y_TD, outputs_TKD = self._run(x_TD, ids_TK.masked_fill(idle_TK, 0), weights_TK.masked_fill(idle_TK, 0))
+        y_TD, outputs_TKD = self._run(x_TD, ids_TK.masked_fill(idle_TK, -1), weights_TK.masked_fill(idle_TK, 0))
         if isinstance(self.router, NullRouter):
             y_TD = y_TD + self.router.null_output(x_TD, ids_TK, weights_TK)
         return y_TD, None if outputs_TKD is None else outputs_TKD.masked_fill(idle_TK[:, :, None], 0)
