@@ -361,7 +361,10 @@ def _text(args: argparse.Namespace) -> str:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is too small, it must be 1 or more")
     return number
@@ -396,8 +399,9 @@ class _Files:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise UserError(f"{error.filename} cannot be used: {error.strerror}.") from None
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            what = f"{error.filename} cannot be used" if error.filename is not None else "Writing failed"
+            raise UserError(f"{what}: {error.strerror or error}.") from None
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -194,7 +194,9 @@ def _make_room(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for path in _results(out):
         if path.is_dir():
-            open_trace(path)  # never remove a folder that is something else
+            open_trace(path)  # never remove a folder that is something else, nor anything before that is known
+    for path in _results(out):
+        if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()

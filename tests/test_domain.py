@@ -114,3 +114,9 @@ def test_history_pads_experts_that_came_later() -> None:
     assert share.shape == (4, 4)
     assert np.isnan(share[:2, 2:]).all()
     assert np.allclose(share[2:], 0.25)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"train.lr": ' + "1" * 400 + "}", '{"seed": ' + "1" * 5000 + "}"])
+def test_settings_that_are_too_much_are_refused_in_words(text: str) -> None:
+    with pytest.raises(SettingsError):
+        Settings.from_json(text)

@@ -618,3 +618,43 @@ def test_no_compiler_is_imported() -> None:
         "[s.send(Advance(snapshot=False)) for _ in range(12)]; assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_move_that_fails_half_way_leaves_a_model_that_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer()
+    trainer.advance()
+
+    def fail(device: str) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 1 PB")
+
+    def moved_and_back(device: str) -> None:
+        for parameter in trainer.model.parameters():
+            parameter.data = parameter.data.clone()  # what a move and a move back do
+        monkeypatch.setattr(trainer.optimiser, "to", lambda device: None)
+        fail(device)
+
+    monkeypatch.setattr(trainer.optimiser, "to", moved_and_back)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.to("cpu")
+    before = trainer.model.head.detach().clone()
+    trainer.advance()
+    assert not torch.equal(before, trainer.model.head)
+
+
+def test_two_growths_at_one_step_make_no_twins() -> None:
+    trainer = make_trainer()
+    trainer.flush()
+    for experts in (5, 6):
+        trainer.change(trainer.settings.with_values({"model.experts": experts}))
+    weight = trainer.model.layers[0].router.weight
+    assert torch.pdist(weight).min() > 0
+
+
+def test_a_broken_model_is_not_written_over_a_good_file(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    path = save(tmp_path / "m.st", SMALL, TinyText().vocabulary, 0, trainer.model, None, trainer.counts())
+    with torch.no_grad():
+        trainer.model.head[0, 0] = torch.nan
+    with pytest.raises(UserError, match="no numbers"):
+        save(path, SMALL, TinyText().vocabulary, 0, trainer.model, None, trainer.counts())
+    assert load(path).step == 0

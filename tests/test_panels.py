@@ -1,5 +1,7 @@
 """The panels show what the snapshot holds, say what is missing, and tell the window what is pointed at."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -462,3 +464,22 @@ def test_colours_are_distinct_and_even(theme):
 def test_every_panel_is_in_the_catalogue():
     assert [plot.name for plot in PLOTS] == [*PANELS, "dashboard"]
     assert all(plot.reading.endswith(".") and plot.formula and plot.needs for plot in PLOTS)
+
+
+def test_a_defect_in_a_panel_does_not_take_the_program_down() -> None:
+    code = """
+import sys
+from PySide6.QtWidgets import QApplication
+app = QApplication([])
+from moeviz.view.panels.load import Load
+from moeviz.view.theme import DARK
+said = []
+sys.excepthook = lambda kind, error, trace: said.append(kind.__name__)
+panel = Load(DARK)
+panel.paint_body = lambda *rest: 1 / 0
+panel.show(); app.processEvents(); panel.repaint(); panel.repaint()
+print(sorted(set(said)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "['ZeroDivisionError']\n"

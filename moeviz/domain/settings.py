@@ -536,6 +536,8 @@ class Settings:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise SettingsError(f"the settings are not valid JSON: {error}.") from None
+        except (RecursionError, ValueError):  # brackets without end, a number of thousands of digits
+            raise SettingsError("the settings are nested too deep, or hold a number too long to read.") from None
         if not isinstance(values, dict):
             raise SettingsError('the settings must be one JSON object of keys such as "routing.k".')
         return cls().with_values(values)
@@ -580,7 +582,7 @@ def _coerced(key: str, value: Any) -> Value:
         return value
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if isinstance(value, bool) or number != number or (kind is int and not number.is_integer()):
         raise SettingsError(

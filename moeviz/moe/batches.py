@@ -49,9 +49,9 @@ def noise_draws(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=_generator(seed, _NOISE, step))
 
 
-def resize_generator(seed: int, step: int) -> torch.Generator:
-    """The randomness of a change to the model at one step."""
-    return _generator(seed, _RESIZE, step)
+def resize_generator(seed: int, step: int, experts: int) -> torch.Generator:
+    """The randomness of a change at one step to a model of so many experts: two changes at one step must not agree."""
+    return _generator(seed, _RESIZE, step, experts)
 
 
 def _generator(*key: int) -> torch.Generator:

@@ -80,6 +80,8 @@ def save(
         "vocabulary": json.dumps(vocabulary),
         "step": str(step),
     }
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise UserError(f"The model holds values that are no numbers, so {path} was not written; restart it.")
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         # not save_file: its files can be read by their owner only
@@ -121,7 +123,7 @@ def _read(path: Path, file: Any) -> Checkpoint:
         settings = Settings.from_json(metadata["settings"])
         vocabulary = json.loads(metadata["vocabulary"])
         step = int(metadata["step"])
-    except (KeyError, ValueError, SettingsError) as error:
+    except (KeyError, ValueError, RecursionError, SettingsError) as error:
         raise UserError(f"{path} has settings that cannot be used: {_reason(error)}.") from None
     if not isinstance(vocabulary, str) or not vocabulary or len(set(vocabulary)) != len(vocabulary) or step < 0:
         raise UserError(f"{path} has a vocabulary or step that cannot be used.")

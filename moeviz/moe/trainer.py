@@ -203,7 +203,7 @@ class Trainer:
     def change(self, settings: Settings) -> None:
         """Go on with other live settings. Flush first: the numbers of earlier steps have the old sizes."""
         old, model = self.settings, self.model
-        generator = resize_generator(settings.seed, self.step)
+        generator = resize_generator(settings.seed, self.step, old.model.experts)
         rebuilt = terms_in_use(settings) != terms_in_use(old)
         if settings.model.experts != old.model.experts:
             plans = resize_experts(model, self.optimiser, list(self._counts_LE), settings.model.experts, generator)
@@ -244,6 +244,7 @@ class Trainer:
         except RuntimeError:  # out of memory half-way: all or nothing
             self.model.to(self.device)
             self.optimiser.to(self.device)
+            self._begin_anew()  # coming back, too, makes the parameters other tensors
             raise
         self.device = device
         self._fill_coefficients()

@@ -65,6 +65,8 @@ class Trace:
         with _Reading(self.path):
             tokens, domains = self._read_probe(int(self._array("probe")[at]))
             layers = tuple(self._layer(i, at) for i in range(len(self.layers)))
+            if any(texts is not None and len(texts) != r.num_tokens for texts in (tokens, domains) for r in layers):
+                raise ValueError("a probe has another number of tokens than a layer has routed")
             counts = tuple(self._train_counts(i, at) for i in range(len(self.layers)))
             return RoutingSnapshot(
                 int(self.steps[at]),
@@ -136,6 +138,9 @@ class Trace:
             return None, None
         attributes = self._root[f"probes/{number}"].attrs
         tokens, domains = (attributes[name] for name in ("tokens", "domains"))
+        for texts in (tokens, domains):
+            if texts is not None and not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
+                raise ValueError("a probe holds something else than texts")
         return tokens if tokens is None else tuple(tokens), domains if domains is None else tuple(domains)
 
     # ---- columns

@@ -290,10 +290,12 @@ class Canvas(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
-        painter.fillRect(event.rect(), QColor(self._panel.theme.panel))
-        self._panel.draws += 1
-        self._panel.paint_body(painter, QRectF(self.rect()))
-        painter.end()
+        try:
+            painter.fillRect(event.rect(), QColor(self._panel.theme.panel))
+            self._panel.draws += 1
+            self._panel.paint_body(painter, QRectF(self.rect()))
+        finally:
+            painter.end()  # a painter left open by a defect would take the whole program down
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
         self._panel.point_at(event.position())

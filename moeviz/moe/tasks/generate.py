@@ -6,7 +6,7 @@ import torch
 
 from moeviz.domain.messages import UserError
 from moeviz.domain.settings import Settings
-from moeviz.moe.checkpoint import load
+from moeviz.moe.checkpoint import load, state_of
 from moeviz.moe.model import CharModel
 from moeviz.moe.tasks.text import encode
 from moeviz.moe.trainer import check_device
@@ -31,6 +31,8 @@ def generate(path: str | Path, text: str, count: int, settings: Settings, *, dev
         )
     for name, parameter in model.named_parameters():
         parameter.copy_(saved.parameters[name])
+    for name, buffer in state_of(model).items():
+        buffer.copy_(saved.state[name])
     for layer in model.layers:
         layer.router.k = min(settings.routing.k, saved.settings.model.experts)
         layer.router.temperature = settings.routing.temperature

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, floor, log10
+from math import ceil, floor, inf, log10
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ def visible(token: str) -> str:
 
 def nice_ceiling(value: float) -> float:
     """The smallest round number not below the value; few of them, so that an axis seldom jumps."""
-    if not value > 0:
+    if not 0 < value < inf:
         return 1.0
     power = 10.0 ** floor(log10(value))
     return next(m * power for m in (1, 1.5, 2, 3, 4, 6, 8, 10) if m * power >= value * (1 - 1e-9))
