@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QWidget
 
 from moeviz.domain.metrics import ENOUGH, Information, codes, domain_specialisation, expert_counts, label_information
 from moeviz.domain.routing import Ints, Routing
-from moeviz.view.panel import NARROW, Pointed, Table
+from moeviz.view.panel import Pointed, Table
 from moeviz.view.panels.axes import BOTTOM, TOP, Array, draw_column_labels, number
 from moeviz.view.panels.grid import (
     Grid,
@@ -70,9 +70,6 @@ class ExpertsDomains(Sampled):
         self._scale = around(self._shares, self._baseline)
         self._image = image_of(self._shares, self._scale, self.theme)
 
-    def lines_of_words(self, width: float) -> int:
-        return 3 if width >= NARROW else 5
-
     def grid(self, rect: QRectF) -> Grid:
         left = name_room(self._names)
         inner = QRectF(rect.left() + left, rect.top() + TOP, rect.width() - left - BAR, rect.height() - TOP - BOTTOM)
@@ -99,12 +96,12 @@ class ExpertsDomains(Sampled):
             q = float(self._shares[row, expert])
             first = (
                 f"expert {expert} serves {number(q)} of {self._names[row]} ({self._tokens_D[row]} tokens)  "
-                f"{number(float(self._of_all[expert]))} of all, by chance k/E = {number(self._baseline)}"
+                f"{number(float(self._of_all[expert]))} of all, chance k/E = {number(self._baseline)}"
             )
         else:
-            first = f"share of a domain's tokens, by chance k/E = {number(self._baseline)}  {self.whose()}"
+            first = f"share of a domain's tokens, chance k/E = {number(self._baseline)}  {self.whose()}"
         assert self._information is not None
-        return "  ".join([first, *information_in_words(self._information), *self._warnings])
+        return "  ".join([first, *self._warnings, *information_in_words(self._information)])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         at = self.grid(rect).at(point)
@@ -128,9 +125,8 @@ def information_in_words(information: Information) -> list[str]:
     if information.symmetric != information.symmetric or not excess:
         return ["NMI –"]
     band = (information.chance - information.bias) / excess * information.symmetric
-    words = f"NMI {number(max(0.0, information.symmetric))} above chance"
     verdict = "" if information.nats > information.chance else ": no more than chance"
-    return [f"{words} (95 % of shuffles stay below {number(band)}){verdict}"]
+    return [f"NMI {number(max(0.0, information.symmetric))} (chance < {number(band)}){verdict}"]
 
 
 def dead_in_words(counts_E: Ints) -> list[str]:

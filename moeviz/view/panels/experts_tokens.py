@@ -11,7 +11,7 @@ from moeviz.domain.metrics import MIN_COUNT, codes, vocabulary_specialisation
 from moeviz.domain.metrics.arrays import first_choice
 from moeviz.domain.routing import Ints, Routing
 from moeviz.view.colours import expert_colour, mixed, readable_on
-from moeviz.view.panel import HEADER, LINE, NARROW, Pointed, Table
+from moeviz.view.panel import HEADER, LINE, Pointed, Table
 from moeviz.view.panels.axes import visible
 from moeviz.view.panels.sampled import Sampled
 from moeviz.view.theme import GRID, SMALL, Theme, fitted, mono, put, sans, shaped, width_of
@@ -101,9 +101,6 @@ class ExpertsTokens(Sampled):
         expert = self.selection.expert
         return expert if expert is not None and expert < len(self._handled) else None
 
-    def lines_of_words(self, width: float) -> int:
-        return 1 if width >= NARROW else 2
-
     # ---- where things lie
     def rail(self, rect: QRectF) -> list[QRectF]:
         """The place of each expert's number; all of them within the plot beside an open expert."""
@@ -146,7 +143,8 @@ class ExpertsTokens(Sampled):
         x, handled = line.left(), self._handled[expert]
         if not handled:
             painter.setPen(QColor(self.theme.faint))
-            put(painter, x, line.top() + 13, fitted(f"no token seen {MIN_COUNT} times or more", line.width()))
+            words = "only tokens seen too seldom to tell" if (self._first_T == expert).any() else "no token"
+            put(painter, x, line.top() + 13, fitted(words, line.width()))
         for item in handled:
             text, words = visible(item.token), f"{100 * item.share:.0f} % of {item.seen}"
             wide = width_of(text) + 8
@@ -196,15 +194,16 @@ class ExpertsTokens(Sampled):
                 put(painter, area.left(), base, fitted(domains[token], beside - 8))
 
     def footer(self) -> str:
-        left_out = f"{self._left_out} tokens seen less than {MIN_COUNT} times are left out" if self._left_out else ""
+        left_out = f"left out: {self._left_out} seen less than {MIN_COUNT} times" if self._left_out else ""
         opened, row = self.opened, self.pointed.get("row")
         if opened is not None:
             total = len(self._contexts)
             shown = f"the first {MOST} of {total}" if total > MOST else f"{total}"
-            return f"expert {opened}: {shown} tokens that chose it first, in context; click beside to see all experts"
+            return f"expert {opened}: {shown} tokens that chose it first, surest first  click beside to see all experts"
         if row is not None and row < len(self._handled):
             return f"click to see the tokens of expert {row} in context"
-        return "  ".join(filter(None, ["share of a token's occurrences that chose the expert first", left_out]))
+        words = ["% of a token's occurrences that chose the expert first", left_out, self.whose()]
+        return "  ".join(filter(None, words))
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         # not "expert": pointing at one would open it, and move everything under the mouse
@@ -231,7 +230,8 @@ class ExpertsTokens(Sampled):
         size = super().picture_size()
         if self.lack():
             return size
-        need = HEADER + self.full_height() + LINE * self.lines_of_words(size.width()) + 2 * GRID
+        lines = len(self._handled) if self.opened is None else 0  # contexts go on and on
+        need = HEADER + lines * ROW + LINE * self.lines_of_words(size.width()) + 2 * GRID
         return QSize(size.width(), max(size.height(), round(need)))
 
     def table(self) -> Table:

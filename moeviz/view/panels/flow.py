@@ -7,22 +7,17 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QPainter, QPainterPath
 from PySide6.QtWidgets import QWidget
 
-from moeviz.domain.metrics import (
-    transition_counts,
-    transition_information,
-    transition_information_bias,
-    transitions,
-)
+from moeviz.domain.metrics import transition_information, transition_information_bias, transitions
 from moeviz.domain.metrics.arrays import first_choice
 from moeviz.domain.routing import Ints, Routing
 from moeviz.view.colours import expert_colour, readable_on
-from moeviz.view.panel import NARROW, Pointed, Table
+from moeviz.view.panel import Pointed, Table
 from moeviz.view.panels.axes import number
 from moeviz.view.panels.sampled import Sampled
 from moeviz.view.theme import Theme, put, width_of
 
 NODE, GAP, LABELS = 18.0, 2.0, 18.0  # px: width of an expert, room between two, room below
-WIDEST = 3  # ribbons for each expert, between two layers
+WIDEST, MOST = 3, 64  # ribbons for each expert, and in all, between two layers
 PLAIN, STRONG, WEAK = 95, 210, 22  # alpha of 255
 
 Ribbon = tuple[int, int, int]  # layer, expert, next layer's expert
@@ -53,20 +48,19 @@ class Flow(Sampled):
 
     def measure(self, routing: Routing) -> None:
         assert self.source is not None
-        first = [first_choice(r.expert_ids_TK)[:, None] for r in self.source.layers]
+        first = [first_choice(r.expert_ids_TK) for r in self.source.layers]
         sizes = [r.num_experts for r in self.source.layers]
         self._loads = [np.bincount(ids[ids >= 0], minlength=e) for ids, e in zip(first, sizes, strict=True)]
-        self._counts = [
-            transition_counts(*ids, *experts) for ids, experts in zip(pairwise(first), pairwise(sizes), strict=True)
-        ]
+        self._counts = []
+        for (here, after), (experts, next_experts) in zip(pairwise(first), pairwise(sizes), strict=True):
+            known = (here >= 0) & (after >= 0)
+            cells = here[known] * next_experts + after[known]
+            self._counts.append(np.bincount(cells, minlength=experts * next_experts).reshape(experts, next_experts))
         self._widest, self._laid = [], None
         for layer, counts in enumerate(self._counts):
-            order = np.argsort(-counts, axis=None, kind="stable")[: WIDEST * max(counts.shape)]
-            cells = zip(*np.unravel_index(order, counts.shape), strict=True)
-            self._widest += [(layer, int(i), int(j)) for i, j in cells if counts[i, j]]
-
-    def lines_of_words(self, width: float) -> int:
-        return 2 if width >= NARROW else 3
+            order = np.argsort(-counts, axis=None, kind="stable")[: min(WIDEST * max(counts.shape), MOST)]
+            widest = zip(*np.unravel_index(order, counts.shape), strict=True)
+            self._widest += [(layer, int(i), int(j)) for i, j in widest if counts[i, j]]
 
     def subtitle(self) -> str:
         return f"first choices, {self.whose()}"

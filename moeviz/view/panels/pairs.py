@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QComboBox, QWidget
 from moeviz.domain.metrics import co_activation, co_activation_baseline, pair_counts
 from moeviz.domain.routing import Ints, Routing
 from moeviz.domain.survey import Similarity
-from moeviz.view.panel import NARROW, Pointed, Table
+from moeviz.view.panel import Pointed, Table
 from moeviz.view.panels.axes import BOTTOM, TOP, Array, draw_column_labels, number
 from moeviz.view.panels.grid import (
     Grid,
@@ -36,9 +36,6 @@ class ExpertPairs(Sampled):
         self._values: Array = np.zeros((1, 1))
         self._scale = Scale(0.0, 1.0, 0.5)
         self._image = QImage()
-
-    def lines_of_words(self, width: float) -> int:
-        return 2 if width >= NARROW else 4
 
     def take(self, values_EE: Array, scale: Scale) -> None:
         self._values, self._scale = values_EE, scale
@@ -142,7 +139,7 @@ class CoActivation(ExpertPairs):
             words.append(f"least: {b} beside {a}, {number(float(self._values[a, b]))}")
         else:
             words.append("no token chose two experts")
-        return "  ".join([*words, f"by chance (k−1)/(E−1) = {number(self._baseline)}", self.whose()])
+        return "  ".join([*words, f"chance (k−1)/(E−1) = {number(self._baseline)}", self.whose()])
 
 
 KINDS = ("router rows", "outputs")
@@ -217,4 +214,4 @@ class SimilarityOfExperts(ExpertPairs):
 
 
 def two_digits(value: float) -> str:
-    return "" if value != value else f"{value:.2f}".replace("-", "−")
+    return "" if value != value else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")

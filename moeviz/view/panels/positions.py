@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QWidget
 from moeviz.domain.metrics import Information, label_information
 from moeviz.domain.metrics.arrays import ratio
 from moeviz.domain.routing import Ints, Routing
-from moeviz.view.panel import NARROW, Pointed, Table
+from moeviz.view.panel import Pointed, Table
 from moeviz.view.panels.axes import BOTTOM, TOP, Array, Frame, draw_x_axis, number
 from moeviz.view.panels.experts_domains import SHUFFLES, information_in_words
 from moeviz.view.panels.grid import (
@@ -25,7 +25,7 @@ from moeviz.view.panels.heat import BAR, draw_heat, outline
 from moeviz.view.panels.sampled import Sampled
 from moeviz.view.theme import Theme, put, width_of
 
-FEWEST = 8  # assignments that each cell would get under even load
+FEWEST = 32  # assignments that each cell would get under even load
 MOST = 64  # stretches of the sequence
 STRIP = 22.0  # px, the drops
 
@@ -68,9 +68,6 @@ class Positions(Sampled):
         self._information = label_information(ids, bin_T, experts, equal_weights=False, shuffles=SHUFFLES)
         self._scale = around(self._shares, 1 / experts)
         self._image = image_of(self._shares.T, self._scale, self.theme)
-
-    def lines_of_words(self, width: float) -> int:
-        return 2 if width >= NARROW else 4
 
     def grid(self, rect: QRectF) -> Grid:
         bins, experts = self._shares.shape
@@ -120,7 +117,7 @@ class Positions(Sampled):
             if self._drops is not None:
                 first += f", {number(100 * float(self._drops[column]))} % of all dropped"
         else:
-            first = f"load share q, even at 1/E = {number(1 / experts)}  {self.whose()} in sequences of {self.length}"
+            first = f"load share q, even at 1/E = {number(1 / experts)}  {self.whose()} in rows of {self.length}"
         assert self._information is not None
         return "  ".join([first, *(f"position: {words}" for words in information_in_words(self._information))])
 

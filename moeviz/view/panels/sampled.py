@@ -6,7 +6,7 @@ from typing import ClassVar
 from PySide6.QtWidgets import QWidget
 
 from moeviz.domain.routing import Routing, RoutingSnapshot
-from moeviz.view.panel import Panel, Uses
+from moeviz.view.panel import NARROW, Panel, Uses
 from moeviz.view.theme import Theme
 
 NO_DOMAINS = (
@@ -59,6 +59,9 @@ class Sampled(Panel):
         if self.source is self.snapshot:
             return of + "tokens shown"
         return of + f"held-out tokens, step {self.source.step}"
+
+    def lines_of_words(self, width: float) -> int:
+        return next(lines for lines, wide in ((2, 620), (3, NARROW), (4, 300), (5, 0)) if width >= wide)
 
     def subtitle(self) -> str:
         return f"layer {self.layer}, {self.whose()}"

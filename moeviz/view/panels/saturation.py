@@ -13,7 +13,7 @@ from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, number
 from moeviz.view.panels.layers_experts import comparable
 from moeviz.view.panels.marks import draw_marks, draw_now, step_range
-from moeviz.view.theme import Theme, put
+from moeviz.view.theme import Theme, put, width_of
 
 REFERENCES = ("the last step", "the shown step")
 NO_FILM = "No kept steps to compare yet: they gather while a model trains, or come with a trace."
@@ -39,16 +39,19 @@ class Saturation(Panel):
         self._at = 0  # the reference
         self._baseline = 0.0
 
+    def kept(self) -> list[RoutingSnapshot]:
+        """The kept steps that routed the tokens shown to the same experts."""
+        shown = self.snapshot
+        film = self.history.snapshots if self.history is not None and shown is not None else []
+        return [s for s in film if shown is not None and comparable(s, shown, self.layer)]
+
     def missing(self) -> str:
-        film = self.history.snapshots if self.history is not None else []
-        comparable = [s for s in film if self.snapshot is not None and comparable(s, self.snapshot, self.layer)]
-        return "" if len(comparable) > 1 else NO_FILM
+        self._film = self.kept() if self.routing() is not None else []
+        return "" if len(self._film) > 1 else NO_FILM
 
     def prepare(self) -> None:
-        assert self.history is not None
         assert self.snapshot is not None
         layer = self.layer
-        self._film = [s for s in self.history.snapshots if comparable(s, self.snapshot, layer)]
         kept = {(id(s), layer): self._packed.get((id(s), layer)) for s in self._film}
         self._packed = {
             (id(s), layer): kept[id(s), layer]
@@ -102,6 +105,8 @@ class Saturation(Panel):
     def _draw_names(self, painter: QPainter, frame: Frame) -> None:
         left = frame.rect.left() + 6
         for row, (name, colour) in enumerate((("saturation", self.theme.accent), ("churn", self.theme.second))):
+            ground = QRectF(left - 3, frame.rect.top() + 3 + 13 * row, width_of(name) + 6, 13)
+            painter.fillRect(ground, QColor(self.theme.panel))
             painter.setPen(QColor(colour))
             put(painter, left, frame.rect.top() + 13 + 13 * row, name)
 
@@ -110,8 +115,8 @@ class Saturation(Panel):
         if at is None or at >= len(self._steps):
             at = len(self._steps) - 1 if self.reference.currentIndex() else max(self._at - 1, 0)
         words = [
-            f"step {self._steps[at]}: saturation {number(float(self._saturation[at]))}, by chance k/E = "
-            f"{number(self._baseline)}"
+            f"step {self._steps[at]}: saturation {number(float(self._saturation[at]))}",
+            f"chance k/E = {number(self._baseline)}",
         ]
         if at:
             words.append(f"churn {number(float(self._churn[at]))} since step {self._steps[at - 1]}")
