@@ -177,7 +177,7 @@ def _render(args: argparse.Namespace) -> int:
         if value:
             raise UserError(f"{option} needs {needs}.")
     # a wrong plot, ending or size is told before anything is trained
-    from moeviz.view.catalogue import BY_NAME, PLOTS
+    from moeviz.view.catalogue import BY_NAME, FILM, PLOTS
 
     names = ["dashboard", *(plot.name for plot in PLOTS if plot.name != "dashboard")]
     if args.plot not in names:
@@ -189,15 +189,15 @@ def _render(args: argparse.Namespace) -> int:
 
     from moeviz import headless
 
-    survey = BY_NAME[args.plot].surveys
+    plot = BY_NAME[args.plot]
     with _Files():
         if args.trace:
-            seen: Any = headless.of_trace(args.trace, -1 if args.step is None else args.step)
+            seen: Any = headless.of_trace(args.trace, -1 if args.step is None else args.step, film=FILM in plot.needs)
         elif args.model:
             changes, text = _changes(args), _text(args)
-            seen = headless.of_checkpoint(args.model, text, changes=changes, device=args.device, survey=survey)
+            seen = headless.of_checkpoint(args.model, text, changes=changes, device=args.device, survey=plot.surveys)
         else:
-            seen = headless.of_training(_settings(args), args.steps or 100, args.device, survey=survey)
+            seen = headless.of_training(_settings(args), args.steps or 100, args.device, survey=plot.surveys)
         snapshot, history, found = seen
         from moeviz.view.render import render_plot
 

@@ -337,7 +337,8 @@ def of_training(
     return snapshot, history, found
 
 
-def of_trace(path: str, position: int) -> tuple[RoutingSnapshot, History, None]:
+def of_trace(path: str, position: int, *, film: bool = False) -> tuple[RoutingSnapshot, History, None]:
+    """`film`: with other steps too, evenly thinned."""
     trace, history = open_trace(path), History()
     if not -len(trace) <= position < len(trace):
         raise UserError(f"The trace {path} holds {len(trace)} steps; there is no --step {position}.")
@@ -345,6 +346,8 @@ def of_trace(path: str, position: int) -> tuple[RoutingSnapshot, History, None]:
         history.extend(log)
     for step, label in trace.marks:
         history.add_mark(step, label)
+    for at in range(0, len(trace), math.ceil(len(trace) / SNAPSHOTS)) if film else ():
+        history.add_snapshot(trace[at])
     return trace[position], history, None
 
 

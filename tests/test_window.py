@@ -15,6 +15,7 @@ from moeviz.app import make_window
 from moeviz.domain.messages import OpenModel, Report, SaveModel
 from moeviz.domain.settings import Settings
 from moeviz.view.controls import explain
+from moeviz.view.dashboard import PLACES
 from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.memory import memory
 from moeviz.view.menus import numbered
@@ -352,7 +353,7 @@ def test_every_plot_and_the_dashboard_export(qtbot: QtBot, window: Window, tmp_p
     train(qtbot, window, 3)
     window.train_action.trigger()
     qtbot.waitUntil(settled(window), timeout=WAIT)
-    for name in (*window.panels, "dashboard"):
+    for name in (*PLACES, "dashboard"):
         path = tmp_path / f"{name}.{ending}"
         window.files.export_to(name, str(path))
         qtbot.waitUntil(lambda p=path: window.notices.words.text() == f"Exported to {p}.", timeout=WAIT)
@@ -582,7 +583,7 @@ def test_export_asks_and_writes(qtbot: QtBot, window: Window, tmp_path: Path, mo
 
 
 def test_the_dashboard_is_exported_without_knobs_and_bars(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
-    docks = [dock.geometry() for name, dock in window.docks.items() if name != "controls"]
+    docks = [dock.geometry() for name, dock in window.docks.items() if name != "controls" and dock.isVisible()]
     wide = max(dock.right() for dock in docks) - min(dock.left() for dock in docks) + 1 + 8
     high = max(dock.bottom() for dock in docks) - min(dock.top() for dock in docks) + 1 + 8
     window.files.export_to("dashboard", str(tmp_path / "all.png"), scale=1.0)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 HELDOUT = "held-out tokens, by domain"
 OUTPUTS = "the outputs of experts"
+FILM = "history of snapshots"
 SURVEYED = (HELDOUT, OUTPUTS)  # what a survey of a model brings
 
 
@@ -124,7 +125,7 @@ PLOTS = (
     Plot(
         "saturation",
         "Saturation and churn",
-        ("history of snapshots",),
+        (FILM,),
         "Saturation that is high early says that the router settles early; churn is how much still changes.",
         "saturation = mean |S∩S′|/k of the experts S of a token now and S′ at the reference step (OLMoE), by chance "
         "k/E; churn = 1 − the same between one kept step and the next",

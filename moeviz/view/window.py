@@ -545,7 +545,7 @@ class Window(QMainWindow):
     def _ask_survey(self) -> None:
         """Have the model surveyed if it changed and a panel that is seen wants to know; not too often while it
         trains, for training waits."""
-        wanted = any(panel.isVisible() and "survey" in panel.uses for panel in self.panels.values())
+        wanted = any("survey" in panel.uses and not panel.visibleRegion().isEmpty() for panel in self.panels.values())
         rests = not self.runner.training or time.monotonic() - self._surveyed_at >= SURVEY_SECONDS
         if wanted and rests and self._survey_due and self.has_model and not self.runner.pending:
             self._survey_due, self._surveyed_at = False, time.monotonic()

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QPainter
 from PySide6.QtWidgets import QWidget
@@ -96,15 +95,11 @@ class Anatomy(Panel):
         routing = self.routing()
         assert routing is not None
         self._rows = lines_of(routing, self.token, self.terms)
-        self._sums = {
-            column.key: float(np.nansum([line.values[column.key] for line in self._rows]))
-            if any(line.values[column.key] == line.values[column.key] for line in self._rows)
-            else NOTHING
-            for column in COLUMNS
-            if column.summed
-        }
+        self._sums = {column.key: NOTHING for column in COLUMNS if column.summed} | _sums(self._rows)
         terms = self.terms
         self._rest = float(terms.sum_norm_T[self.token]) - self._sums["part"] if terms is not None else NOTHING
+        if terms is not None and self._sums["part"] != self._sums["part"]:  # nothing of it is one expert's
+            self._sums["part"], self._rest = 0.0, float(terms.sum_norm_T[self.token])
 
     def lines_of_words(self, width: float) -> int:
         return 2 if width >= NARROW else 4
@@ -127,14 +122,19 @@ class Anatomy(Panel):
         return out
 
     def _known(self, column: Column) -> bool:
+        """Whether any expert has such a number; the parts are shown wherever there is an output."""
+        if column.key == "part" and self.terms is not None:
+            return True
         return any(line.values[column.key] == line.values[column.key] for line in self._rows)
 
-    def shown_lines(self, rect: QRectF) -> list[Line]:
-        """As many experts as have room, the chosen first; one row is left for the sum, one for those not shown."""
-        room = int((rect.height() - HEAD) / ROW) - 1 - (self._has_rest)
-        if room < len(self._rows):
-            room -= 1
-        return self._rows[: max(room, 1)]
+    def shown_lines(self, rect: QRectF) -> tuple[list[Line], list[str]]:
+        """As many experts as have room, the chosen first, and the rows below them; in a low panel experts go before."""
+        room, below = int((rect.height() - HEAD) / ROW), ["others"] * self._has_rest + ["sum"]
+        if room - len(below) < len(self._rows):
+            below.insert(0, "more")
+        while below and room - len(below) < min(2, len(self._rows)):
+            below.pop(0)
+        return self._rows[: max(room - len(below), 1)], below
 
     @property
     def _has_rest(self) -> bool:
@@ -143,7 +143,7 @@ class Anatomy(Panel):
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         theme, columns = self.theme, self.columns(rect.width())
-        lines = self.shown_lines(rect)
+        lines, below = self.shown_lines(rect)
         painter.setPen(QColor(theme.text))
         put(painter, rect.left(), rect.top() + 11, fitted(self.input_in_words(), rect.width()))
         self._draw_heads(painter, rect, columns)
@@ -151,22 +151,24 @@ class Anatomy(Panel):
         bars = {c.key: self._bar_unit(c) for c, _ in columns if c.bar}
         for i, line in enumerate(lines):
             self._draw_line(painter, QRectF(rect.left(), top + i * ROW, rect.width(), ROW), line, columns, bars)
-        at, hidden = top + len(lines) * ROW, self._rows[len(lines) :]
-        painter.setPen(QColor(theme.muted))
-        if hidden:
-            self._draw_sums(painter, rect, at, f"{len(hidden)} more", columns, _sums(hidden))
-            at += ROW
-        if self._has_rest:
-            self._draw_sums(painter, rect, at, "others", columns, {"part": self._rest})
-            at += ROW
-        end = rect.left() + columns[-1][1].right()
-        painter.setPen(QColor(theme.line))
-        painter.drawLine(QLineF(rect.left(), at + 0.5, end, at + 0.5))
-        painter.setPen(QColor(theme.text))
+        at = top + len(lines) * ROW
         total = dict(self._sums)
         if self.terms is not None:
             total["part"] += self._rest
-        self._draw_sums(painter, rect, at, "sum", columns, total, signs={"part": "|y| = "})
+        for name in below:
+            painter.setPen(QColor(theme.muted))
+            if name == "more":
+                hidden = self._rows[len(lines) :]
+                self._draw_sums(painter, rect, at, f"{len(hidden)} more", columns, _sums(hidden))
+            elif name == "others":
+                self._draw_sums(painter, rect, at, name, columns, {"part": self._rest})
+            else:
+                painter.setPen(QColor(theme.line))
+                end = rect.left() + columns[-1][1].right()
+                painter.drawLine(QLineF(rect.left(), at + 0.5, end, at + 0.5))
+                painter.setPen(QColor(theme.text))
+                self._draw_sums(painter, rect, at, name, columns, total, signs={"part": "|y| = "})
+            at += ROW
 
     def _draw_heads(self, painter: QPainter, rect: QRectF, columns: list[tuple[Column, QRectF]]) -> None:
         theme, left = self.theme, rect.left()
@@ -263,11 +265,16 @@ class Anatomy(Panel):
         terms, token = self.terms, self.token
         if terms is None:
             return self.lack_of_terms()
-        noise = f", noise off while looking (σ {number(terms.noise)} in training)" if terms.noise else ", no noise"
-        others = "; others: shared or null experts" if self._has_rest else ""
+        noise = f"noise off while looking, σ {number(terms.noise)} in training" if terms.noise else "no noise"
+        routing = self.routing()
+        soft = routing is not None and routing.soft
+        others = "; others: shared or null experts" if self._has_rest and not soft else ""
+        if soft:
+            others = "; Soft MoE: experts read mixtures of tokens, so no part is one expert's"
         return "  ".join(
             [
-                f"p = softmax(z/τ), τ {number(terms.temperature)}{noise}",
+                f"p = softmax(z/τ), τ {number(terms.temperature)}",
+                noise,
                 f"y = Σ g·e; each part is e's share of |y|{others}",
                 f"residual stream |h| {number(float(terms.before_norm_T[token]))} + y → "
                 f"|h + y| {number(float(terms.after_norm_T[token]))}",
@@ -284,7 +291,7 @@ class Anatomy(Panel):
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         row = int((point.y() - rect.top() - HEAD) // ROW)
-        lines = self.shown_lines(rect)
+        lines, _ = self.shown_lines(rect)
         return {"expert": lines[row].expert} if rect.contains(point) and 0 <= row < len(lines) else {}
 
     def table(self) -> Table:

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QWidget
 from moeviz.domain.metrics import ENOUGH, Information, codes, domain_specialisation, expert_counts, label_information
 from moeviz.domain.routing import Ints, Routing
 from moeviz.view.panel import Pointed, Table
-from moeviz.view.panels.axes import BOTTOM, TOP, Array, draw_column_labels, number
+from moeviz.view.panels.axes import Array, draw_column_labels, number
 from moeviz.view.panels.grid import (
     Grid,
     Scale,
@@ -19,10 +19,10 @@ from moeviz.view.panels.grid import (
     draw_numbers,
     draw_row_names,
     draw_scale,
+    grid_in,
     image_of,
-    name_room,
 )
-from moeviz.view.panels.heat import BAR, draw_heat, outline
+from moeviz.view.panels.heat import draw_heat, outline
 from moeviz.view.panels.sampled import NO_DOMAINS, Sampled, named
 from moeviz.view.theme import Theme
 
@@ -71,9 +71,7 @@ class ExpertsDomains(Sampled):
         self._image = image_of(self._shares, self._scale, self.theme)
 
     def grid(self, rect: QRectF) -> Grid:
-        left = name_room(self._names)
-        inner = QRectF(rect.left() + left, rect.top() + TOP, rect.width() - left - BAR, rect.height() - TOP - BOTTOM)
-        return Grid(inner, *self._shares.shape)
+        return grid_in(rect, self._names, *self._shares.shape)
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         grid, theme = self.grid(rect), self.theme
@@ -125,8 +123,9 @@ def information_in_words(information: Information) -> list[str]:
     if information.symmetric != information.symmetric or not excess:
         return ["NMI –"]
     band = (information.chance - information.bias) / excess * information.symmetric
-    verdict = "" if information.nats > information.chance else ": no more than chance"
-    return [f"NMI {number(max(0.0, information.symmetric))} (chance < {number(band)}){verdict}"]
+    if information.nats <= information.chance:
+        return [f"NMI no more than chance (< {number(band)})"]
+    return [f"NMI {number(information.symmetric)} (chance < {number(band)})"]
 
 
 def dead_in_words(counts_E: Ints) -> list[str]:

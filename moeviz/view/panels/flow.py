@@ -156,18 +156,18 @@ class Flow(Sampled):
                 most = [after]
             else:
                 most = [int(j) for j in np.argsort(-counts, kind="stable")[:3] if counts[j]]
-            to = ", ".join(f"{number(100 * float(sent[j]))} % to {j}" for j in most)
+            to = ", ".join(f"{100 * sent[j]:.0f} % to {j}" for j in most)
             words.append(f"layer {at} expert {expert} → layer {at + 1}: {to or 'no token'}")
         elif node is not None:
             words.append(f"layer {node[0]} expert {node[1]}: first choice of {self._loads[node[0]][node[1]]} tokens")
         pair = min(layer, len(self._counts) - 1)
         counts = self._counts[pair]
         told = transition_information(counts) - transition_information_bias(counts, 1, 1)
-        words.append(f"layer {pair} tells {number(max(0.0, told))} of layer {pair + 1} beyond chance (0 to 1)")
+        words.append(f"layer {pair} tells {number(max(0.0, told))} of layer {pair + 1} beyond chance")
         if node is None:
             drawn = sum(int(self._counts[at][i, j]) for at, i, j in self._widest)
             part = drawn / max(sum(int(c.sum()) for c in self._counts), 1)
-            words.append(f"drawn: the widest ribbons, {number(100 * part)} % of all")
+            words.append(f"drawn: the widest ribbons, {100 * part:.0f} % of all")
         return "  ".join(words)
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:

@@ -9,8 +9,8 @@ from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QImage, QPainter
 
 from moeviz.view.colours import Table, diverging, expert_colour, sequential
-from moeviz.view.panels.axes import EVERY, share
-from moeviz.view.panels.heat import draw_heat, heat_image
+from moeviz.view.panels.axes import BOTTOM, EVERY, TOP, share
+from moeviz.view.panels.heat import BAR, draw_heat, heat_image
 from moeviz.view.theme import Theme, fitted, put, width_of
 
 Values = npt.NDArray[np.floating]
@@ -67,6 +67,14 @@ class Grid:
         row = int((point.y() - self.rect.top()) / self.high)
         column = int((point.x() - self.rect.left()) / self.wide)
         return min(row, self.rows - 1), min(column, self.columns - 1)
+
+
+def grid_in(rect: QRectF, names: Sequence[str], rows: int, columns: int, above: float = 0.0) -> Grid:
+    """The grid within a plot, once names, axis and colour bar have had their room, and `above` what stands over it."""
+    left, top = rect.left() + name_room(names), rect.top() + TOP + above
+    return Grid(
+        QRectF(left, top, max(rect.right() - BAR - left, 1.0), max(rect.bottom() - BOTTOM - top, 1.0)), rows, columns
+    )
 
 
 def image_of(values: Values, scale: Scale, theme: Theme) -> QImage:

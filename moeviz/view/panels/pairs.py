@@ -9,7 +9,7 @@ from moeviz.domain.metrics import co_activation, co_activation_baseline, pair_co
 from moeviz.domain.routing import Ints, Routing
 from moeviz.domain.survey import Similarity
 from moeviz.view.panel import Pointed, Table
-from moeviz.view.panels.axes import BOTTOM, TOP, Array, draw_column_labels, number
+from moeviz.view.panels.axes import Array, draw_column_labels, number
 from moeviz.view.panels.grid import (
     Grid,
     Scale,
@@ -18,10 +18,10 @@ from moeviz.view.panels.grid import (
     draw_numbers,
     draw_row_names,
     draw_scale,
+    grid_in,
     image_of,
-    name_room,
 )
-from moeviz.view.panels.heat import BAR, draw_heat, outline
+from moeviz.view.panels.heat import draw_heat, outline
 from moeviz.view.panels.sampled import Sampled
 from moeviz.view.theme import Theme
 
@@ -42,9 +42,7 @@ class ExpertPairs(Sampled):
         self._image = image_of(values_EE, scale, self.theme)
 
     def grid(self, rect: QRectF) -> Grid:
-        left = name_room([str(self._values.shape[0])])
-        inner = QRectF(rect.left() + left, rect.top() + TOP, rect.width() - left - BAR, rect.height() - TOP - BOTTOM)
-        return Grid(inner, *self._values.shape)
+        return grid_in(rect, [str(self._values.shape[0])], *self._values.shape)
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         grid, theme = self.grid(rect), self.theme

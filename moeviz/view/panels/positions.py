@@ -9,7 +9,7 @@ from moeviz.domain.metrics import Information, label_information
 from moeviz.domain.metrics.arrays import ratio
 from moeviz.domain.routing import Ints, Routing
 from moeviz.view.panel import Pointed, Table
-from moeviz.view.panels.axes import BOTTOM, TOP, Array, Frame, draw_x_axis, number
+from moeviz.view.panels.axes import Array, Frame, draw_x_axis, number
 from moeviz.view.panels.experts_domains import SHUFFLES, information_in_words
 from moeviz.view.panels.grid import (
     Grid,
@@ -18,8 +18,8 @@ from moeviz.view.panels.grid import (
     draw_expert_edges,
     draw_row_names,
     draw_scale,
+    grid_in,
     image_of,
-    name_room,
 )
 from moeviz.view.panels.heat import BAR, draw_heat, outline
 from moeviz.view.panels.sampled import Sampled
@@ -71,9 +71,11 @@ class Positions(Sampled):
 
     def grid(self, rect: QRectF) -> Grid:
         bins, experts = self._shares.shape
-        left, top = name_room([str(experts)]), TOP + (STRIP if self._drops is not None else 0)
-        inner = QRectF(rect.left() + left, rect.top() + top, rect.width() - left - BAR, rect.height() - top - BOTTOM)
-        return Grid(inner, experts, bins)
+        return grid_in(rect, [str(experts)], experts, bins, STRIP if self._has_strip(rect) else 0.0)
+
+    def _has_strip(self, rect: QRectF) -> bool:
+        """Drops are drawn where there are any to be had, and the map keeps most of the room."""
+        return self._drops is not None and rect.height() > 5 * STRIP
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         grid, theme = self.grid(rect), self.theme
@@ -82,7 +84,7 @@ class Positions(Sampled):
         draw_expert_edges(painter, grid, theme, columns=False)
         draw_row_names(painter, grid, [str(e) for e in range(grid.rows)], theme)
         draw_x_axis(painter, Frame(grid.rect, 0, self.length, 0, 1), theme, "position in its sequence")
-        if self._drops is not None:
+        if self._drops is not None and self._has_strip(rect):
             self._draw_drops(painter, grid, self._drops)
         expert, column = self.expert_at(grid.rows), self.pointed.get("column")
         if expert is not None:
