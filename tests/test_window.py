@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QAbstractSpinBox, QApplication, QComboBox, QInputD
 from pytestqt.qtbot import QtBot
 
 from moeviz.app import make_window
-from moeviz.domain.messages import OpenModel, Report, SaveModel
+from moeviz.domain.messages import OpenModel, Report, SaveModel, Survey
 from moeviz.domain.settings import Settings
 from moeviz.view.controls import explain
 from moeviz.view.dashboard import PLACES
@@ -688,3 +688,35 @@ def test_a_broken_trace_is_told_and_the_run_goes_on(qtbot: QtBot, window: Window
     assert "Traceback" not in window.notices.words.text()
     train(qtbot, window, 2)
     assert window.runner.training
+
+
+def test_a_survey_is_made_only_for_a_panel_that_is_seen(
+    qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surveys, send = [], window.runner.send
+
+    def note(command: object) -> None:
+        surveys.extend([command] if isinstance(command, Survey) else [])
+        send(command)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(window.runner, "send", note)
+    window.one_step()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert (surveys, window.survey) == ([], None)
+    window.docks["experts_domains"].toggleViewAction().trigger()
+    qtbot.waitUntil(lambda: window.survey is not None, timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.panels["experts_domains"].table()[1]
+    assert len(surveys) == 1  # nothing changed since
+    window.one_step()
+    qtbot.waitUntil(lambda: window.survey is not None and window.survey.step == 2, timeout=WAIT)
+    window.docks["tokens_experts"].raise_()  # the other is behind it now
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    asked = len(surveys)
+    window.one_step()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert len(surveys) == asked
+    window.restart_action.trigger()
+    if window.question.open:
+        window.question.answer(True)
+    qtbot.waitUntil(lambda: window.survey is None, timeout=WAIT)  # it was of another model

@@ -126,6 +126,7 @@ class Window(QMainWindow):
         self.of_trace = False  # what is shown is a recording
         self.survey: SurveyResult | None = None
         self._survey_due, self._surveyed_at = False, 0.0
+        self._seeing: set[str] = set()  # panels that a survey is for and that are seen, not behind another tab
         self.checkpoint = checkpoint
         self.history = History()
         self.selection = Selection()
@@ -206,7 +207,7 @@ class Window(QMainWindow):
         self.timer.timeout.connect(self.collect)
         for name, panel in self.panels.items():
             if "survey" in panel.uses:
-                self.docks[name].visibilityChanged.connect(self.watch)
+                self.docks[name].visibilityChanged.connect(partial(self._note_seen, name))
         self._show_state()
 
     # ---- making the window
@@ -542,12 +543,18 @@ class Window(QMainWindow):
         if self._closing and not self.runner.errand_work:
             self.window().close()
 
+    def _note_seen(self, name: str, seen: bool) -> None:
+        if seen:
+            self._seeing.add(name)
+            self.watch()
+        else:
+            self._seeing.discard(name)
+
     def _ask_survey(self) -> None:
         """Have the model surveyed if it changed and a panel that is seen wants to know; not too often while it
         trains, for training waits."""
-        wanted = any("survey" in panel.uses and not panel.visibleRegion().isEmpty() for panel in self.panels.values())
         rests = not self.runner.training or time.monotonic() - self._surveyed_at >= SURVEY_SECONDS
-        if wanted and rests and self._survey_due and self.has_model and not self.runner.pending:
+        if self._seeing and rests and self._survey_due and self.has_model and not self.runner.pending:
             self._survey_due, self._surveyed_at = False, time.monotonic()
             self.send(Survey(), "Looking at held-out text")
 
