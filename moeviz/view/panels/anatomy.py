@@ -35,14 +35,14 @@ class Column:
 
 COLUMNS = (
     Column("score", "score z", 1, 5, 52),
-    Column("probability", "p", 1, 1, 92, bar=True, summed=True),
-    Column("gate", "gate g", 1, 0, 52, summed=True),
+    Column("probability", "p", 1, 1, 80, bar=True, summed=True),
+    Column("gate", "gate g", 1, 0, 46, summed=True),
     Column("norm", "|e|", 2, 3, 50),
     Column("cosine", "cos(e, y)", 2, 4, 62),
-    Column("part", "g·|e|·cos", 3, 2, 104, bar=True, summed=True),
+    Column("part", "g·|e|·cos", 3, 2, 96, bar=True, summed=True),
 )
 STEPS = ("1 input", "2 routing decision", "3 experts", "4 output")
-NAME = 62.0
+NAME = 56.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from moeviz.domain.metrics.arrays import first_choice
 from moeviz.domain.routing import Ints, Routing
 from moeviz.view.colours import expert_colour, mixed, readable_on
 from moeviz.view.panel import HEADER, LINE, Pointed, Table
-from moeviz.view.panels.axes import visible
+from moeviz.view.panels.axes import EVERY, visible
 from moeviz.view.panels.sampled import Sampled
 from moeviz.view.theme import GRID, SMALL, Theme, fitted, mono, put, sans, shaped, width_of
 
@@ -118,12 +118,13 @@ class ExpertsTokens(Sampled):
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         painter.setClipRect(rect)
         opened, rail = self.opened, self.rail(rect)
+        every = next(n for n in EVERY if n * rail[0].height() >= 12)
         for e, spot in enumerate(rail):
             if spot.bottom() < rect.top() or spot.top() > rect.bottom():
                 continue
             strong = e in (opened, self.pointed.get("row"))
             painter.fillRect(QRectF(spot.left(), spot.top() + 1, 6, max(spot.height() - 2, 1)), self._colour(e))
-            if spot.height() >= 11:
+            if e % every == 0 or strong:
                 painter.setPen(QColor(self.theme.text if strong else self.theme.muted))
                 put(painter, spot.left() + 10, spot.center().y() + 4, str(e))
             if opened is None:

@@ -18,7 +18,7 @@ from moeviz.view.theme import Theme, put, width_of
 
 NODE, GAP, LABELS = 18.0, 2.0, 18.0  # px: width of an expert, room between two, room below
 WIDEST, MOST = 3, 64  # ribbons for each expert, and in all, between two layers
-PLAIN, STRONG, WEAK = 95, 210, 22  # alpha of 255
+PLAIN, STRONG, WEAK = 95, 210, 36  # alpha of 255
 
 Ribbon = tuple[int, int, int]  # layer, expert, next layer's expert
 
