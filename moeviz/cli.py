@@ -177,7 +177,7 @@ def _render(args: argparse.Namespace) -> int:
         if value:
             raise UserError(f"{option} needs {needs}.")
     # a wrong plot, ending or size is told before anything is trained
-    from moeviz.view.catalogue import PLOTS
+    from moeviz.view.catalogue import BY_NAME, FILM, PLOTS
 
     names = ["dashboard", *(plot.name for plot in PLOTS if plot.name != "dashboard")]
     if args.plot not in names:
@@ -189,19 +189,21 @@ def _render(args: argparse.Namespace) -> int:
 
     from moeviz import headless
 
+    plot = BY_NAME[args.plot]
     with _Files():
         if args.trace:
-            snapshot, history = headless.of_trace(args.trace, -1 if args.step is None else args.step)
+            seen: Any = headless.of_trace(args.trace, -1 if args.step is None else args.step, film=FILM in plot.needs)
         elif args.model:
-            changes = _changes(args)
-            snapshot, history = headless.of_checkpoint(args.model, _text(args), changes=changes, device=args.device)
+            changes, text = _changes(args), _text(args)
+            seen = headless.of_checkpoint(args.model, text, changes=changes, device=args.device, survey=plot.surveys)
         else:
-            snapshot, history = headless.of_training(_settings(args), args.steps or 100, args.device)
+            seen = headless.of_training(_settings(args), args.steps or 100, args.device, survey=plot.surveys)
+        snapshot, history, found = seen
         from moeviz.view.render import render_plot
 
         look: dict[str, Any] = {"theme": args.theme, "size": args.size, "layer": args.layer, "token": args.token}
         look["scale"] = args.scale or 1.0
-        render_plot(args.out, plot=args.plot, snapshot=snapshot, history=history, **look)
+        render_plot(args.out, plot=args.plot, snapshot=snapshot, history=history, survey=found, **look)
     print(args.out)
     return 0
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from inspect import GEN_SUSPENDED, getgeneratorstate
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from moeviz.domain.history import History
-from moeviz.domain.messages import Advance, SaveModel, Session, SetKnobs, StepLog, Update, UserError
+from moeviz.domain.messages import Advance, SaveModel, Session, SetKnobs, StepLog, Survey, Update, UserError
 from moeviz.domain.metrics import cv, max_violation
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings
+from moeviz.domain.survey import SurveyResult
 from moeviz.trace.store import TraceWriter, open_trace
 
 MODEL, TRACE, SETTINGS, METRICS = "model.safetensors", "trace.zarr", "settings.json", "metrics.csv"
@@ -43,6 +44,14 @@ def snapshot_of(update: Update | None) -> RoutingSnapshot:
     if update is None or update.snapshot is None:
         raise UserError(update.notice if update and update.notice else "The session gave no routing.")
     return update.snapshot
+
+
+def survey_of(run: Session) -> SurveyResult:
+    """What the session's model does with held-out text."""
+    update = run.send(Survey())
+    if update is None or update.survey is None:
+        raise UserError(update.notice if update and update.notice else "The session gave no survey.")
+    return update.survey
 
 
 def train_steps(
@@ -225,25 +234,43 @@ def inspect(
     model: str, text: str, out: Path, *, changes: Mapping[str, Any], generate: int, device: str, seed: int
 ) -> dict[str, Any]:
     """Record the routing of a checkpoint on a text, with other routing settings if wished."""
-    snapshot, settings, unknown, text = look(model, text, changes=changes, generate=generate, device=device, seed=seed)
-    if unknown:
-        _tell(f"Not in the model's vocabulary, so read as unknown: {unknown} of {len(text)} characters.")
+    seen = look(model, text, changes=changes, generate=generate, device=device, seed=seed)
+    snapshot, settings, text = seen.snapshot, seen.settings, seen.text
+    if seen.unknown:
+        _tell(f"Not in the model's vocabulary, so read as unknown: {seen.unknown} of {len(text)} characters.")
     with TraceWriter.create(out, settings.to_json(), f"{SOURCE}: inspect {model}") as trace:
         trace.append(snapshot)
     return {
         "out": str(out),
         "tokens": snapshot.num_tokens,
-        "unknown_tokens": unknown,
+        "unknown_tokens": seen.unknown,
         "text": text,
         "layers": [{"name": r.name, "experts": r.num_experts, "k": r.k} for r in snapshot.layers],
     }
 
 
+class Seen(NamedTuple):
+    """What a checkpoint does with a text: the routing, the settings used, how many characters it does not know, the
+    text with what was generated, and a survey if asked for."""
+
+    snapshot: RoutingSnapshot
+    settings: Settings
+    unknown: int
+    text: str
+    survey: SurveyResult | None
+
+
 def look(
-    model: str, text: str, *, changes: Mapping[str, Any], generate: int = 0, device: str = "cpu", seed: int = 0
-) -> tuple[RoutingSnapshot, Settings, int, str]:
-    """What a checkpoint does with a text: the routing, the settings used, how many characters it does not know, and
-    the text with what was generated."""
+    model: str,
+    text: str,
+    *,
+    changes: Mapping[str, Any],
+    generate: int = 0,
+    device: str = "cpu",
+    seed: int = 0,
+    survey: bool = False,
+) -> Seen:
+    """Open a checkpoint, with other routing settings if wished, and let it read a text."""
     path = model_file(model)
     if not text:
         raise UserError("The text is empty; give at least one character with --text or --file.")
@@ -262,12 +289,13 @@ def look(
     update = next(run)
     if changes:
         update = run.send(SetKnobs(dict(changes)))
+    found = survey_of(run) if survey else None
     run.close()
     snapshot = snapshot_of(update)
     assert update is not None
     if update.settings.routing != settings.routing:
         raise UserError(update.notice or "The model did not take these settings.")
-    return snapshot, settings, sum(char not in saved.vocabulary for char in text), text
+    return Seen(snapshot, settings, sum(char not in saved.vocabulary for char in text), text, found)
 
 
 def model_file(path: str) -> Path:
@@ -285,11 +313,16 @@ def model_file(path: str) -> Path:
 
 
 # ---- what a picture shows
-def of_checkpoint(model: str, text: str, *, changes: Mapping[str, Any], device: str) -> tuple[RoutingSnapshot, History]:
-    return look(model, text, changes=changes, device=device)[0], History()
+def of_checkpoint(
+    model: str, text: str, *, changes: Mapping[str, Any], device: str, survey: bool = False
+) -> tuple[RoutingSnapshot, History, SurveyResult | None]:
+    seen = look(model, text, changes=changes, device=device, survey=survey)
+    return seen.snapshot, History(), seen.survey
 
 
-def of_training(settings: Settings, steps: int, device: str) -> tuple[RoutingSnapshot, History]:
+def of_training(
+    settings: Settings, steps: int, device: str, *, survey: bool = False
+) -> tuple[RoutingSnapshot, History, SurveyResult | None]:
     run, history, progress = start(settings, device=device), History(), Progress(steps)
     snapshot = snapshot_of(next(run))
     history.add_snapshot(snapshot)
@@ -301,11 +334,13 @@ def of_training(settings: Settings, steps: int, device: str) -> tuple[RoutingSna
             snapshot = update.snapshot
             history.add_snapshot(snapshot)
     progress.end()
+    found = survey_of(run) if survey else None
     run.close()
-    return snapshot, history
+    return snapshot, history, found
 
 
-def of_trace(path: str, position: int) -> tuple[RoutingSnapshot, History]:
+def of_trace(path: str, position: int, *, film: bool = False) -> tuple[RoutingSnapshot, History, None]:
+    """`film`: with other steps too, evenly thinned."""
     trace, history = open_trace(path), History()
     if not -len(trace) <= position < len(trace):
         raise UserError(f"The trace {path} holds {len(trace)} steps; there is no --step {position}.")
@@ -313,7 +348,9 @@ def of_trace(path: str, position: int) -> tuple[RoutingSnapshot, History]:
         history.extend(log)
     for step, label in trace.marks:
         history.add_mark(step, label)
-    return trace[position], history
+    for at in range(0, len(trace), math.ceil(len(trace) / SNAPSHOTS)) if film else ():
+        history.add_snapshot(trace[at])
+    return trace[position], history, None
 
 
 def _tell(sentence: str) -> None:

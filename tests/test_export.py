@@ -16,8 +16,7 @@ from test_panels import make_history, make_snapshot
 
 from moeviz.domain.messages import UserError
 from moeviz.domain.selection import Selection
-from moeviz.view.catalogue import PLOTS
-from moeviz.view.dashboard import PANELS, Dashboard
+from moeviz.view.dashboard import PLACES, Dashboard
 from moeviz.view.export import export
 from moeviz.view.render import render_plot
 from moeviz.view.theme import DARK, LIGHT, apply
@@ -47,7 +46,7 @@ def pdf_text(path) -> tuple[int, tuple[float, float], str]:
         document.close()
 
 
-@pytest.mark.parametrize("name", PANELS)
+@pytest.mark.parametrize("name", PLACES)
 def test_a_panel_is_written_as_vector_with_real_text(board, tmp_path, name):
     panel = board.panels[name]
     export(panel, tmp_path / "p.pdf")
@@ -68,7 +67,7 @@ def test_a_panel_is_written_as_vector_with_real_text(board, tmp_path, name):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["p.pdf", "p.png", "p.svg"]
 
 
-@pytest.mark.parametrize("name", PANELS)
+@pytest.mark.parametrize("name", PLACES)
 def test_csv_gives_back_the_table(board, tmp_path, name):
     panel = board.panels[name]
     export(panel, tmp_path / "p.csv")
@@ -112,7 +111,7 @@ def test_the_whole_board_is_one_picture(board, tmp_path):
     export(board, tmp_path / "all.csv")
     with (tmp_path / "all.csv").open(newline="") as file:
         plots = {row["plot"] for row in csv.DictReader(file)}
-    assert plots == set(PANELS) - {"load"}
+    assert plots == set(PLACES) - {"load"}
 
 
 def test_mistakes_are_told_in_one_sentence_and_leave_nothing_behind(board, qtbot, tmp_path):
@@ -147,7 +146,7 @@ def test_a_folder_that_cannot_be_written_is_told(board, tmp_path):
         export(board.panels["load"], tmp_path / "p.png")
 
 
-@pytest.mark.parametrize("plot", [plot.name for plot in PLOTS])
+@pytest.mark.parametrize("plot", [*PLACES, "dashboard"])
 def test_render_writes_every_plot_in_the_size_asked_for(qapp, tmp_path, plot):
     out = tmp_path / f"{plot}.png"
     render_plot(

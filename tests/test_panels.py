@@ -16,7 +16,7 @@ from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.view.catalogue import PLOTS
 from moeviz.view.colours import _to_oklab, diverging, expert_colour, sequential
-from moeviz.view.dashboard import PANELS, Dashboard
+from moeviz.view.dashboard import PANELS, PLACES, Dashboard
 from moeviz.view.panel import Panel, wrapped
 from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number, visible
 from moeviz.view.panels.gate_weights import confidence_in_words, expert_in_words, margin_in_words
@@ -98,7 +98,7 @@ def picture(panel: Panel) -> bytes:
     return bytes(image.constBits())
 
 
-@pytest.mark.parametrize("name", PANELS)
+@pytest.mark.parametrize("name", PLACES)
 def test_a_panel_draws_its_data_in_both_themes(board, name):
     panel = board.panels[name]
     assert panel.missing() == ""
@@ -114,7 +114,7 @@ def test_a_panel_draws_its_data_in_both_themes(board, name):
     assert rows == []
 
 
-@pytest.mark.parametrize("name", PANELS)
+@pytest.mark.parametrize("name", PLACES)
 @pytest.mark.parametrize(("experts", "k", "text"), [(1, 1, "a"), (2, 2, "ab\n"), (64, 6, TEXT * 6)])
 def test_a_panel_draws_the_smallest_and_the_largest(board, qapp, name, experts, k, text):
     panel = board.panels[name]

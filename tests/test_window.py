@@ -12,9 +12,10 @@ from PySide6.QtWidgets import QAbstractSpinBox, QApplication, QComboBox, QInputD
 from pytestqt.qtbot import QtBot
 
 from moeviz.app import make_window
-from moeviz.domain.messages import OpenModel, Report, SaveModel
+from moeviz.domain.messages import OpenModel, Report, SaveModel, Survey
 from moeviz.domain.settings import Settings
 from moeviz.view.controls import explain
+from moeviz.view.dashboard import PLACES
 from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.memory import memory
 from moeviz.view.menus import numbered
@@ -352,7 +353,7 @@ def test_every_plot_and_the_dashboard_export(qtbot: QtBot, window: Window, tmp_p
     train(qtbot, window, 3)
     window.train_action.trigger()
     qtbot.waitUntil(settled(window), timeout=WAIT)
-    for name in (*window.panels, "dashboard"):
+    for name in (*PLACES, "dashboard"):
         path = tmp_path / f"{name}.{ending}"
         window.files.export_to(name, str(path))
         qtbot.waitUntil(lambda p=path: window.notices.words.text() == f"Exported to {p}.", timeout=WAIT)
@@ -582,7 +583,7 @@ def test_export_asks_and_writes(qtbot: QtBot, window: Window, tmp_path: Path, mo
 
 
 def test_the_dashboard_is_exported_without_knobs_and_bars(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
-    docks = [dock.geometry() for name, dock in window.docks.items() if name != "controls"]
+    docks = [dock.geometry() for name, dock in window.docks.items() if name != "controls" and dock.isVisible()]
     wide = max(dock.right() for dock in docks) - min(dock.left() for dock in docks) + 1 + 8
     high = max(dock.bottom() for dock in docks) - min(dock.top() for dock in docks) + 1 + 8
     window.files.export_to("dashboard", str(tmp_path / "all.png"), scale=1.0)
@@ -687,3 +688,35 @@ def test_a_broken_trace_is_told_and_the_run_goes_on(qtbot: QtBot, window: Window
     assert "Traceback" not in window.notices.words.text()
     train(qtbot, window, 2)
     assert window.runner.training
+
+
+def test_a_survey_is_made_only_for_a_panel_that_is_seen(
+    qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surveys, send = [], window.runner.send
+
+    def note(command: object) -> None:
+        surveys.extend([command] if isinstance(command, Survey) else [])
+        send(command)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(window.runner, "send", note)
+    window.one_step()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert (surveys, window.survey) == ([], None)
+    window.docks["experts_domains"].toggleViewAction().trigger()
+    qtbot.waitUntil(lambda: window.survey is not None, timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.panels["experts_domains"].table()[1]
+    assert len(surveys) == 1  # nothing changed since
+    window.one_step()
+    qtbot.waitUntil(lambda: window.survey is not None and window.survey.step == 2, timeout=WAIT)
+    window.docks["tokens_experts"].raise_()  # the other is behind it now
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    asked = len(surveys)
+    window.one_step()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert len(surveys) == asked
+    window.restart_action.trigger()
+    if window.question.open:
+        window.question.answer(True)
+    qtbot.waitUntil(lambda: window.survey is None, timeout=WAIT)  # it was of another model

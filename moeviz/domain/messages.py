@@ -11,6 +11,7 @@ import numpy.typing as npt
 from moeviz.domain.errors import UserError as UserError  # part of this conversation
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings, Value
+from moeviz.domain.survey import SurveyResult
 
 
 # ---- to the session
@@ -24,6 +25,11 @@ class Advance:
 @dataclass(frozen=True, slots=True)
 class Show:
     """Yield an Update with a fresh snapshot, without training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Yield an Update with a survey of the model as it is, without training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ class OpenModel:
     path: str
 
 
-Command = Advance | Show | Prepare | SetKnobs | SetProbe | SetDevice | Restart | SaveModel | OpenModel
+Command = Advance | Show | Survey | Prepare | SetKnobs | SetProbe | SetDevice | Restart | SaveModel | OpenModel
 
 
 # ---- from the session
@@ -101,6 +107,7 @@ class Update:
     notice       a sentence for the user
     paused       the session asks to be paused
     devices      those that this machine has, told once
+    survey       what `Survey` asked for
     film, past, marks  what a trace recorded: snapshots, logs (one a stretch of unchanged sizes) and marks, oldest first
     """
 
@@ -113,6 +120,7 @@ class Update:
     mark: str = ""
     notice: str = ""
     paused: bool = False
+    survey: SurveyResult | None = None
     saved: str = ""
     devices: tuple[str, ...] = ()
     film: tuple[RoutingSnapshot, ...] = ()

@@ -170,16 +170,16 @@ class Trainer:
         # what is padded comes after all that is shown: attention does not look ahead, and routers are told
         padded = np.pad(ids, (0, -len(ids) % width)).reshape(-1, width)
         self.probe = text
-        self._probe_inputs = [torch.from_numpy(padded).to(self.device)]
+        self.probe_inputs = [torch.from_numpy(padded).to(self.device)]
         if padded.size > len(ids):
             valid = torch.arange(padded.size).view(padded.shape) < len(ids)
-            self._probe_inputs.append(valid.to(self.device))
+            self.probe_inputs.append(valid.to(self.device))
 
     @torch.no_grad()
     def snapshot(self) -> RoutingSnapshot:
         """The routing of the probe now, and the numbers of the last step that was flushed."""
         start = time.perf_counter()
-        inputs = self._probe_inputs
+        inputs = self.probe_inputs
         packed = self._look((self._router.key(), inputs[0].shape, len(inputs)), *inputs).cpu().numpy()
         self.model.eval()  # a trace leaves it as it was
         layers = unpack_look(packed, self._router, len(self.probe))
@@ -248,7 +248,7 @@ class Trainer:
             raise
         self.device = device
         self._fill_coefficients()
-        self._probe_inputs = [tensor.to(device) for tensor in self._probe_inputs]
+        self.probe_inputs = [tensor.to(device) for tensor in self.probe_inputs]
         if self._heldout_tokens is not None:
             self._heldout_tokens = self._heldout_tokens.to(device)
         self._begin_anew()

@@ -18,6 +18,7 @@ from moeviz.domain.messages import (
     SetProbe,
     Show,
     StepLog,
+    Survey,
     Update,
     UserError,
 )
@@ -25,6 +26,7 @@ from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
 from moeviz.moe.checkpoint import load, save
 from moeviz.moe.devices import devices
+from moeviz.moe.survey import survey
 from moeviz.moe.tasks.text import load_text
 from moeviz.moe.trainer import Trainer
 
@@ -104,6 +106,8 @@ class _Run:
                 return self.advance(snapshot)
             case Show():
                 return self.update()
+            case Survey():
+                return self.survey()
             case Prepare():
                 self.trainer.prepare()
                 return None
@@ -129,6 +133,11 @@ class _Run:
         if self.trainer.due:
             self.check()
         return self.update() if snapshot or self._diverged else None
+
+    def survey(self) -> Update:
+        self.settle()
+        found = survey(self.trainer)
+        return replace(self._tell(None, "", "", "", False, False), survey=found)
 
     def set_knobs(self, values: Mapping[str, Value]) -> Update:
         old = self.trainer.settings

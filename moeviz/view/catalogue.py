@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+HELDOUT = "held-out tokens, by domain"
+OUTPUTS = "the outputs of experts"
+FILM = "history of snapshots"
+SURVEYED = (HELDOUT, OUTPUTS)  # what a survey of a model brings
+
 
 @dataclass(frozen=True, slots=True)
 class Plot:
@@ -10,6 +15,11 @@ class Plot:
     needs: tuple[str, ...]
     reading: str
     formula: str
+
+    @property
+    def surveys(self) -> bool:
+        """Whether it shows more of a model than a snapshot holds."""
+        return any(need in self.needs for need in SURVEYED)
 
 
 PLOTS = (
@@ -66,6 +76,67 @@ PLOTS = (
         "q_e = c_e / Σc in each layer before any drop for capacity, even at 1/E; churn = 1 − mean |S∩S′|/k and "
         "saturation = mean |S∩S′|/k of the experts S of a token at two steps; "
         "tells = I(e_l; e_l+1) / ln E, less its value by chance",
+    ),
+    Plot(
+        "experts_domains",
+        "Experts × domains",
+        ("chosen experts", HELDOUT),
+        "One row a domain, one column an expert: warm cells are served more than chance would, cool cells less.",
+        "share of a domain's tokens with e among their k experts, each row sums to k, by chance k/E (OLMoE eq. 7); "
+        "NMI = (I(e; domain) − its mean over shuffled domains) / √(H(e)·H(domain)), chance: 95 % of shuffles",
+    ),
+    Plot(
+        "experts_tokens",
+        "Experts and their tokens",
+        ("token texts", "chosen experts", HELDOUT),
+        "One row an expert, with the tokens that it gets most; click an expert to see where its tokens stand.",
+        "share = times that token x chose e first / times x was seen (OLMoE eq. 8), where x was seen 10 times or more",
+    ),
+    Plot(
+        "co_activation",
+        "Co-activation",
+        ("two or more chosen experts a token", HELDOUT),
+        "Of the tokens that chose the row's expert, the share that chose the column's too: warm is more than chance.",
+        "C_ij = N_ij / N_i over all pairs of one token, rows sum to k − 1, by chance (k − 1)/(E − 1) (OLMoE eq. 6)",
+    ),
+    Plot(
+        "similarity",
+        "Similarity of experts",
+        ("router weights", OUTPUTS),
+        "A warm or bright cell: the two experts are wanted by like tokens (router rows), or do alike (outputs).",
+        "router rows: cos(w_i, w_j), −1 to 1; outputs: linear CKA = ‖Y_jᵀY_i‖² / (‖Y_iᵀY_i‖·‖Y_jᵀY_j‖), centred, on "
+        "the same tokens, 0 to 1",
+    ),
+    Plot(
+        "flow",
+        "Flow between layers",
+        ("chosen experts of two layers", HELDOUT),
+        "Ribbons are tokens on their way from first choice to first choice, as wide as they are many.",
+        "N_ij: tokens with first choice i in layer l and j in layer l + 1; tells = I(e_l; e_l+1) / ln E, less its "
+        "value by chance",
+    ),
+    Plot(
+        "anatomy",
+        "Anatomy of a token",
+        ("chosen experts", OUTPUTS),
+        "One token through one layer: each row an expert, from its score to its part of the output; columns add up.",
+        "p = softmax(z/τ), y = Σ g_e·e(x) over the chosen e; part = g·|e|·cos(e, y), and Σ parts = |y|; then h + y",
+    ),
+    Plot(
+        "saturation",
+        "Saturation and churn",
+        (FILM,),
+        "Saturation that is high early says that the router settles early; churn is how much still changes.",
+        "saturation = mean |S∩S′|/k of the experts S of a token now and S′ at the reference step (OLMoE), by chance "
+        "k/E; churn = 1 − the same between one kept step and the next",
+    ),
+    Plot(
+        "positions",
+        "Routing by position",
+        ("chosen experts", HELDOUT),
+        "One column a stretch of the sequence, one row an expert: rows that change colour depend on position.",
+        "q_e = c_e / Σc of the choices at each position, even at 1/E; drops = dropped choices / choices; "
+        "NMI as in experts × domains, with the stretch as label",
     ),
     Plot(
         "dashboard",

@@ -1,4 +1,4 @@
-"""All panels, and their arrangement in one widget for pictures of everything."""
+"""All panels, and the arrangement of the first ones in one widget for pictures of one moment."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,43 @@ from PySide6.QtWidgets import QGridLayout, QWidget
 from moeviz.domain.history import History
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.selection import Selection
+from moeviz.domain.survey import SurveyResult
 from moeviz.view.panel import Panel, Table
+from moeviz.view.panels.anatomy import Anatomy
+from moeviz.view.panels.experts_domains import ExpertsDomains
+from moeviz.view.panels.experts_tokens import ExpertsTokens
+from moeviz.view.panels.flow import Flow
 from moeviz.view.panels.gate_weights import GateWeights
 from moeviz.view.panels.layers_experts import LayersExperts
 from moeviz.view.panels.load import Load
 from moeviz.view.panels.load_over_time import LoadOverTime
 from moeviz.view.panels.losses import Losses
+from moeviz.view.panels.pairs import CoActivation, SimilarityOfExperts
+from moeviz.view.panels.positions import Positions
+from moeviz.view.panels.saturation import Saturation
 from moeviz.view.panels.tokens import TokenStrip
 from moeviz.view.panels.tokens_experts import TokensExperts
 from moeviz.view.theme import GRID, Theme, palette
 
 PANELS: dict[str, Callable[[Theme], Panel]] = {
-    panel.name: panel for panel in (TokenStrip, TokensExperts, GateWeights, Load, LoadOverTime, Losses, LayersExperts)
+    panel.name: panel
+    for panel in (
+        TokenStrip,
+        TokensExperts,
+        GateWeights,
+        Load,
+        LoadOverTime,
+        Losses,
+        LayersExperts,
+        ExpertsDomains,
+        ExpertsTokens,
+        CoActivation,
+        SimilarityOfExperts,
+        Flow,
+        Anatomy,
+        Saturation,
+        Positions,
+    )
 }
 # row, column, rows, columns on a grid of six columns
 PLACES = {
@@ -40,12 +65,12 @@ def make_panels(theme: Theme) -> dict[str, Panel]:
 
 
 class Dashboard(QWidget):
-    """All panels in one widget."""
+    """The panels that a first look needs, in one widget."""
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.theme = theme
-        self.panels = make_panels(theme)
+        self.panels = {name: PANELS[name](theme) for name in PLACES}
         self.setAutoFillBackground(True)
         grid = QGridLayout(self)
         grid.setContentsMargins(GRID // 2, GRID // 2, GRID // 2, GRID // 2)
@@ -65,6 +90,10 @@ class Dashboard(QWidget):
     def show_history(self, history: History | None) -> None:
         for panel in self.panels.values():
             panel.show_history(history)
+
+    def show_survey(self, survey: SurveyResult | None) -> None:
+        for panel in self.panels.values():
+            panel.show_survey(survey)
 
     def show_selection(self, selection: Selection) -> None:
         for panel in self.panels.values():

@@ -7,6 +7,16 @@ from PySide6.QtWidgets import QDockWidget, QMainWindow, QToolButton, QWidget
 
 from moeviz.view.panel import Panel
 
+BEHIND = {  # docks that are hidden at first, and on whose place they come as a tab
+    "experts_domains": "tokens_experts",
+    "experts_tokens": "tokens_experts",
+    "flow": "tokens_experts",
+    "anatomy": "gate_weights",
+    "co_activation": "layers_experts",
+    "similarity": "layers_experts",
+    "saturation": "losses",
+    "positions": "load",
+}
 LEFT, RIGHT = Qt.DockWidgetArea.LeftDockWidgetArea, Qt.DockWidgetArea.RightDockWidgetArea
 ACROSS, DOWN = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
 
@@ -17,6 +27,12 @@ def make_dock(title: str, widget: QWidget, name: str) -> QDockWidget:
     if isinstance(widget, Panel):
         dock.setTitleBarWidget(_title_bar(dock, widget))
     dock.setWidget(widget)
+
+    def bring(asked: bool) -> None:
+        if asked:  # of several tabs the one asked for
+            dock.raise_()
+
+    dock.toggleViewAction().triggered.connect(bring)
     return dock
 
 
@@ -37,10 +53,10 @@ def _title_bar(dock: QDockWidget, panel: Panel) -> QWidget:
 
 
 def lay_out(window: QMainWindow, d: Mapping[str, QDockWidget]) -> None:
-    """All docks in their first places."""
-    for dock in d.values():
+    """All docks in their first places; those of BEHIND wait for the View menu."""
+    for name, dock in d.items():
         dock.setFloating(False)
-        dock.show()
+        dock.setVisible(name not in BEHIND)
     window.addDockWidget(LEFT, d["controls"])
     window.addDockWidget(RIGHT, d["tokens"])
     window.splitDockWidget(d["tokens"], d["tokens_experts"], DOWN)
@@ -53,3 +69,6 @@ def lay_out(window: QMainWindow, d: Mapping[str, QDockWidget]) -> None:
     window.resizeDocks([d["tokens"], d["tokens_experts"], d["load"]], [160, 330, 330], DOWN)
     window.resizeDocks([d["tokens_experts"], d["gate_weights"], d["layers_experts"]], [560, 320, 280], ACROSS)
     window.resizeDocks([d["load"], d["losses"], d["load_over_time"]], [380, 390, 390], ACROSS)
+    for name, place in BEHIND.items():
+        window.tabifyDockWidget(d[place], d[name])
+        d[name].hide()

@@ -97,6 +97,8 @@ def _panels(widget: QWidget) -> list[Panel]:
         for panel in widget.findChildren(Panel)
         if not panel.isHidden() and panel.isVisibleTo(widget) and panel.window() is widget.window()  # none that floats
     ]
+    # a dock behind another tab lies outside
+    found = [panel for panel in found if widget.rect().intersects(_box(panel, widget))]
     if not found:
         raise UserError("There is no plot to export: show one first.")
     return sorted(found, key=lambda panel: (_box(panel, widget).y(), _box(panel, widget).x()))

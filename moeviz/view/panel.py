@@ -16,12 +16,14 @@ from PySide6.QtWidgets import QHBoxLayout, QLabel, QMenu, QSizePolicy, QToolButt
 from moeviz.domain.history import History
 from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
+from moeviz.domain.survey import SurveyResult
 from moeviz.view.catalogue import BY_NAME
 from moeviz.view.theme import BODY, GRID, SMALL, Theme, fitted, palette, put, sans, width_of
 
-Pointed = dict[str, int]  # any of "layer", "token", "expert"
+Pointed = dict[str, int]  # any of SHARED, and what a panel has besides, which stays its own
+SHARED = ("layer", "token", "expert")
 Table = tuple[list[str], list[list[int | float | str]]]
-Uses = Literal["snapshot", "history", "layer", "token", "expert"]
+Uses = Literal["snapshot", "history", "survey", "layer", "token", "expert"]
 LINE = 16  # px, one line of words under a plot
 LOWEST = 80  # px, of a plot and its axes beside one line of words
 NARROW = 380  # px, a panel below it needs more lines for its words
@@ -46,6 +48,7 @@ class Panel(QWidget):
         self.theme = theme
         self.snapshot: RoutingSnapshot | None = None
         self.history: History | None = None
+        self.survey: SurveyResult | None = None
         self.selection = Selection()
         self.pointed: Pointed = {}
         self.draws = 0  # how often it was painted: what a hidden panel must not raise
@@ -132,9 +135,14 @@ class Panel(QWidget):
             self.history, self._revision = history, revision
             self._changed("history")
 
+    def show_survey(self, survey: SurveyResult | None) -> None:
+        if survey is not self.survey:
+            self.survey = survey
+            self._changed("survey")
+
     def show_selection(self, selection: Selection) -> None:
         old, self.selection = self.selection, selection
-        for part in ("layer", "token", "expert"):
+        for part in SHARED:
             if getattr(old, part) != getattr(selection, part):
                 self._changed(part)
 
@@ -147,22 +155,27 @@ class Panel(QWidget):
         self._stale = True
         self.canvas.update()
 
-    def _changed(self, part: Uses) -> None:
+    def _changed(self, part: str) -> None:
         if part in self.uses:
             self._stale = True
             self.canvas.update()
 
     # ---- what the panels share
     @property
+    def source(self) -> RoutingSnapshot | None:
+        """The routing that the panel tells of."""
+        return self.snapshot
+
+    @property
     def layer(self) -> int:
         """The selected layer, or the last one where there are fewer."""
-        layers = len(self.snapshot.layers) if self.snapshot else 1
+        layers = len(self.source.layers) if self.source else 1
         return max(0, min(self.selection.layer, layers - 1))
 
     def routing(self) -> Routing | None:
-        if self.snapshot is None or not self.snapshot.layers:
+        if self.source is None or not self.source.layers:
             return None
-        routing = self.snapshot.layers[self.layer]
+        routing = self.source.layers[self.layer]
         return routing if routing.num_tokens else None
 
     def refresh(self) -> None:
@@ -262,11 +275,11 @@ class Panel(QWidget):
         if found != self.pointed:
             self.pointed = found
             self.canvas.update()
-            self.hovered.emit(found)
+            self.hovered.emit(_shared(found))
 
     def click_at(self, point: QPointF) -> None:
         if not self.lack():
-            self.clicked.emit(self.hit(point, self.plot_rect(QRectF(self.canvas.rect()))))
+            self.clicked.emit(_shared(self.hit(point, self.plot_rect(QRectF(self.canvas.rect())))))
 
     def wheel(self, pixels: float) -> bool:
         """The wheel was turned; True if the panel scrolled."""
@@ -277,6 +290,10 @@ class Panel(QWidget):
 
 
 WRAPPED = Qt.TextFlag.TextWordWrap
+
+
+def _shared(pointed: Pointed) -> Pointed:
+    return {part: at for part, at in pointed.items() if part in SHARED}
 
 
 class Canvas(QWidget):

@@ -9,6 +9,7 @@ from moeviz.domain.history import History
 from moeviz.domain.messages import UserError
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.selection import Selection
+from moeviz.domain.survey import SurveyResult
 from moeviz.view.catalogue import BY_NAME
 from moeviz.view.dashboard import PANELS, Dashboard
 from moeviz.view.export import export
@@ -22,6 +23,7 @@ def render_plot(
     plot: str = "dashboard",
     snapshot: RoutingSnapshot | None,
     history: History | None = None,
+    survey: SurveyResult | None = None,
     theme: str = "dark",
     size: tuple[int, int] = (1440, 900),
     layer: int = 0,
@@ -59,6 +61,7 @@ def render_plot(
     view.show_selection(Selection(layer=layer, token=token))
     view.show_snapshot(snapshot)
     view.show_history(history)
+    view.show_survey(survey)
     view.setMinimumSize(0, 0)
     view.resize(*size)
     layout = view.layout()

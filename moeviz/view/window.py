@@ -47,17 +47,19 @@ from moeviz.domain.messages import (
     SetProbe,
     Show,
     StepLog,
+    Survey,
     Update,
 )
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
+from moeviz.domain.survey import SurveyResult
 from moeviz.engine.mailbox import Failure, Told
 from moeviz.engine.runner import Runner
 from moeviz.view import theme as themes
 from moeviz.view.controls import Controls
 from moeviz.view.dashboard import make_panels
-from moeviz.view.docks import lay_out, make_dock
+from moeviz.view.docks import BEHIND, lay_out, make_dock
 from moeviz.view.files import Files, kind_of, sort_paths
 from moeviz.view.menus import make_menus
 from moeviz.view.notices import Notices, Question
@@ -67,7 +69,8 @@ from moeviz.view.theme import GRID, THEMES
 FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
 DRAWING_SHARE = 0.06  # of the time, at most: drawing holds the interpreter, and training waits for it
-LAYOUT_VERSION = 3
+SURVEY_SECONDS = 2.0  # between two surveys while training, at least
+LAYOUT_VERSION = 4
 MOST_STEPS = 10_000_000
 SaveTrace = Callable[
     [str, Settings, StepLog | None, tuple[RoutingSnapshot, ...], tuple[tuple[int, str], ...], Report], str
@@ -121,6 +124,9 @@ class Window(QMainWindow):
         self.settings = settings  # of the running model
         self.wanted: dict[str, Value] = {}  # knobs that would start the model anew, while the question is open
         self.of_trace = False  # what is shown is a recording
+        self.survey: SurveyResult | None = None
+        self._survey_due, self._surveyed_at = False, 0.0
+        self._seeing: set[str] = set()  # panels that a survey is for and that are seen, not behind another tab
         self.checkpoint = checkpoint
         self.history = History()
         self.selection = Selection()
@@ -152,8 +158,10 @@ class Window(QMainWindow):
         for panel in self.panels.values():
             panel.hovered.connect(self._hover)
             panel.clicked.connect(self._click)
-        self.docks = {name: make_dock(panel.plot.title, panel, name) for name, panel in self.panels.items()}
+        first = [name for name in self.panels if name not in BEHIND]
+        self.docks = {name: make_dock(self.panels[name].plot.title, self.panels[name], name) for name in first}
         self.docks["controls"] = make_dock("Knobs", self.controls, "controls")
+        self.docks |= {name: make_dock(self.panels[name].plot.title, self.panels[name], name) for name in BEHIND}
         self.files = Files(self)
         self._make_bar(device)
         self.addToolBarBreak()
@@ -197,6 +205,9 @@ class Window(QMainWindow):
         self.timer = QTimer(self)
         self.timer.setInterval(FRAME_MS)
         self.timer.timeout.connect(self.collect)
+        for name, panel in self.panels.items():
+            if "survey" in panel.uses:
+                self.docks[name].visibilityChanged.connect(partial(self._note_seen, name))
         self._show_state()
 
     # ---- making the window
@@ -527,9 +538,25 @@ class Window(QMainWindow):
             self.timer.setInterval(max(FRAME_MS, round(spent / DRAWING_SHARE)))
         if idle and not self.runner.mailbox.waiting():
             self.timer.stop()
+        self._ask_survey()  # it starts the timer again
         self.runner.mailbox.ask()
         if self._closing and not self.runner.errand_work:
             self.window().close()
+
+    def _note_seen(self, name: str, seen: bool) -> None:
+        if seen:
+            self._seeing.add(name)
+            self.watch()
+        else:
+            self._seeing.discard(name)
+
+    def _ask_survey(self) -> None:
+        """Have the model surveyed if it changed and a panel that is seen wants to know; not too often while it
+        trains, for training waits."""
+        rests = not self.runner.training or time.monotonic() - self._surveyed_at >= SURVEY_SECONDS
+        if self._seeing and rests and self._survey_due and self.has_model and not self.runner.pending:
+            self._survey_due, self._surveyed_at = False, time.monotonic()
+            self.send(Survey(), "Looking at held-out text")
 
     def repaint_panels(self) -> None:
         """Paint now rather than later, so that a tick knows what its drawing cost."""
@@ -545,6 +572,7 @@ class Window(QMainWindow):
             self._failed = False
             self._run += 1
             self._unkept, self._kept_marks = [], 0
+            self.survey = None
         for log in (*update.past, *([update.log] if update.log else [])):
             self.history.extend(log)
             self._unkept.append(log)
@@ -563,6 +591,9 @@ class Window(QMainWindow):
             self.snapshot = update.snapshot
             self.history.add_snapshot(update.snapshot)
             self._frames.append(time.perf_counter())
+            self._survey_due = True
+        if update.survey is not None:
+            self.survey = update.survey
         if update.saved:
             self._safe_step = update.step
             self.tell(f"Saved to {update.saved}.")
@@ -628,6 +659,7 @@ class Window(QMainWindow):
         for panel in self.panels.values():
             panel.show_snapshot(self.shown)
             panel.show_history(self.history, settled=settled)
+            panel.show_survey(self.survey)
 
     def _show_state(self) -> None:
         training, facts, now = self.runner.training, self.facts, time.perf_counter()

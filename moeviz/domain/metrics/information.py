@@ -8,11 +8,24 @@ import numpy.typing as npt
 from moeviz.domain.metrics.arrays import NOTHING, Array, chosen_mask
 from moeviz.domain.routing import Ints
 
+BLOCK = 1 << 20  # assignments of shuffles that are counted in one go
+
 
 def _nats(shares: Array) -> float:
     """H of a distribution of any shape, nats."""
     known = shares[shares > 0]
     return float(max(0.0, -(known * np.log(known)).sum()))
+
+
+def _informations(joint_SAB: Array) -> Array:
+    """`mutual_information` of each of S tables (S,)."""
+    p = joint_SAB / joint_SAB.sum(axis=(1, 2), keepdims=True)
+
+    def nats(shares: Array) -> Array:
+        logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+        return np.asarray(-(shares * logs).reshape(len(shares), -1).sum(axis=1))
+
+    return np.maximum(0.0, nats(p.sum(axis=2)) + nats(p.sum(axis=1)) - nats(p))
 
 
 def mutual_information(joint_AB: npt.ArrayLike) -> float:
@@ -82,19 +95,27 @@ def label_information(
     width = int(labels.max()) + 1
     tokens, experts = np.nonzero(chosen)
 
-    def joint_of(labels: Ints) -> Array:
-        cells = np.bincount(experts * width + labels[tokens], minlength=num_experts * width)
-        return cells.reshape(num_experts, width).astype(np.float64)
+    def joints(labels_ST: Ints) -> Array:
+        """The joint counts (S, E, D) of each row of labels."""
+        rows = np.arange(len(labels_ST))[:, None] * num_experts
+        cells = (rows + experts) * width + np.take(labels_ST, tokens, axis=1)
+        counts = np.bincount(cells.ravel(), minlength=len(labels_ST) * num_experts * width)
+        return counts.reshape(len(labels_ST), num_experts, width).astype(np.float64)
 
-    def weighted(joint: Array) -> Array:
-        sizes = joint.sum(axis=0)
-        return joint / np.where(sizes > 0, sizes, 1) if equal_weights else joint
+    def weighted(joint_SED: Array) -> Array:
+        sizes = joint_SED.sum(axis=1, keepdims=True)
+        return joint_SED / np.where(sizes > 0, sizes, 1) if equal_weights else joint_SED
 
-    joint = joint_of(labels)
-    p = weighted(joint) / weighted(joint).sum()
+    joint = joints(labels[None])[0]
+    p = weighted(joint[None])[0]
+    p = p / p.sum()
     nats = mutual_information(p)
     rng = np.random.default_rng(seed)
-    null = [mutual_information(weighted(joint_of(rng.permutation(labels)))) for _ in range(shuffles)]
+    null: list[float] = []
+    at_once = max(1, BLOCK // tokens.size)
+    for done in range(0, shuffles, at_once):
+        shuffled = [rng.permutation(labels) for _ in range(min(at_once, shuffles - done))]
+        null += _informations(weighted(joints(np.stack(shuffled)))).tolist()
     k = float(chosen.sum(axis=1).mean())
     bias = float(np.mean(null)) if null else information_bias(joint, np.ones(width) if equal_weights else None, k)
     of_experts, of_labels = _nats(p.sum(axis=1)), _nats(p.sum(axis=0))

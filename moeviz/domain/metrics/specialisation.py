@@ -18,8 +18,8 @@ def domain_specialisation(
     """
     chosen = chosen_mask(ids_TK, num_experts)
     tokens_D = np.bincount(domain_T[domain_T >= 0], minlength=num_domains)
-    hits = np.zeros((num_domains, num_experts))
-    np.add.at(hits, domain_T[domain_T >= 0], chosen[domain_T >= 0])
+    of_domain_DT = domain_T == np.arange(num_domains)[:, None]
+    hits = of_domain_DT.astype(np.float64) @ chosen.astype(np.float64)
     out = ratio(hits, tokens_D[:, None])
     out[tokens_D < min_tokens] = NOTHING
     return out

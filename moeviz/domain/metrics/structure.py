@@ -31,7 +31,7 @@ def co_activation(ids_TK: Ints, num_experts: int, min_tokens: int = 1) -> Array:
     return out
 
 
-def co_activation_baseline(k: int, num_experts: int) -> float:
+def co_activation_baseline(k: float, num_experts: int) -> float:
     """Co-activation of random choices of k of E: (k - 1) / (E - 1), in [0, 1]; NaN with one expert."""
     return (k - 1) / (num_experts - 1) if num_experts > 1 else NOTHING
 

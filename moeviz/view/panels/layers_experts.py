@@ -138,11 +138,11 @@ class LayersExperts(Panel):
 def change_in_words(shown: RoutingSnapshot, film: list[RoutingSnapshot], layer: int) -> list[str]:
     """Churn since the snapshot before the shown one, and what is settled already of the newest one's choices."""
     ids, words = shown.layers[layer].expert_ids_TK, []
-    earlier = (other for other in reversed(film) if other.step < shown.step and _comparable(shown, other, layer))
+    earlier = (other for other in reversed(film) if other.step < shown.step and comparable(shown, other, layer))
     before, newest = next(earlier, None), film[-1] if film else None
     if before is not None:
         words.append(f"churn {number(churn(before.layers[layer].expert_ids_TK, ids))} since step {before.step}")
-    if newest is not None and newest.step > shown.step and _comparable(shown, newest, layer):
+    if newest is not None and newest.step > shown.step and comparable(shown, newest, layer):
         settled = number(saturation(ids, newest.layers[layer].expert_ids_TK))
         words.append(f"saturation {settled} of step {newest.step}")
     return words
@@ -160,7 +160,7 @@ def transition_in_words(shown: RoutingSnapshot, layer: int) -> list[str]:
     return [f"tells {number(told)} of layer {layer + 1}"]
 
 
-def _comparable(a: RoutingSnapshot, b: RoutingSnapshot, layer: int) -> bool:
+def comparable(a: RoutingSnapshot, b: RoutingSnapshot, layer: int) -> bool:
     """Whether both routed the same tokens to the same experts in this layer."""
     if len(a.layers) != len(b.layers) or a.tokens != b.tokens:
         return False

@@ -1,0 +1,62 @@
+"""What a survey of a model tells, beyond the routing of the probe: a second, larger sample, and the experts at work."""
+
+from dataclasses import dataclass
+
+from moeviz.domain.routing import Floats, RoutingSnapshot
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Similarity:
+    """How alike the E experts of one layer are, with NaN for what is undefined.
+
+    router_cosine_EE  cosines of the router's rows, in [-1, 1], or None where it has no row for each expert
+    output_cka_EE     linear CKA of the outputs that the experts give on the same tokens, in [0, 1], or None
+    num_tokens        how many tokens every expert was run on; 0 where experts are too large for that
+    width             D; linear CKA is high for any data unless there are far more tokens than that
+    """
+
+    router_cosine_EE: Floats | None
+    output_cka_EE: Floats | None
+    num_tokens: int
+    width: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Terms:
+    """What one MoE layer made of T tokens: y = sum over the chosen experts of g e, plus whatever else the layer adds.
+
+    input_norm_T      |x| of what router and experts read (after the norm before the layer)
+    output_norm_TK    |e| of each chosen expert's output before its weight; NaN where the token has no such expert
+    output_cosine_TK  cosine of e and y; so g |e| cos is the expert's part of |y|. NaN where undefined
+    sum_norm_T        |y|
+    before_norm_T, after_norm_T   of the residual stream, h and h + y
+    temperature, noise   the router's; the noise is off while looking, and on the scores while training
+    """
+
+    input_norm_T: Floats
+    output_norm_TK: Floats
+    output_cosine_TK: Floats
+    sum_norm_T: Floats
+    before_norm_T: Floats
+    after_norm_T: Floats
+    temperature: float
+    noise: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SurveyResult:
+    """One step's survey.
+
+    heldout      held-out tokens with texts and domains, the same at every step, or None; then `lack` says why
+    row_length   they are sequences of so many tokens
+    probe        the probe's routing at this step, over which `terms` are, one a layer
+    similarity   one a layer, or empty without held-out tokens
+    """
+
+    step: int
+    heldout: RoutingSnapshot | None
+    row_length: int
+    probe: RoutingSnapshot
+    terms: tuple[Terms, ...]
+    similarity: tuple[Similarity, ...]
+    lack: str = ""

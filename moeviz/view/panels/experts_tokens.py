@@ -1,0 +1,253 @@
+"""What each expert handles most: its tokens of the vocabulary, and, for the selected expert, where they stand."""
+
+from typing import NamedTuple
+
+import numpy as np
+from PySide6.QtCore import QPointF, QRectF, QSize
+from PySide6.QtGui import QColor, QFontMetricsF, QPainter
+from PySide6.QtWidgets import QComboBox, QWidget
+
+from moeviz.domain.metrics import MIN_COUNT, codes, vocabulary_specialisation
+from moeviz.domain.metrics.arrays import first_choice
+from moeviz.domain.routing import Ints, Routing
+from moeviz.view.colours import expert_colour, mixed, readable_on
+from moeviz.view.panel import HEADER, LINE, Pointed, Table
+from moeviz.view.panels.axes import EVERY, visible
+from moeviz.view.panels.sampled import Sampled
+from moeviz.view.theme import GRID, SMALL, Theme, fitted, mono, put, sans, shaped, width_of
+
+ORDERS = ("most specific", "most frequent")
+ROW = 18.0
+RAIL = 30.0  # px, the experts' numbers
+DOMAIN = 64.0  # px, at most
+MOST = 60  # lines of context
+
+
+class Handled(NamedTuple):
+    """A token of the vocabulary: how often it went to the expert first, how often it was seen."""
+
+    token: str
+    times: int
+    seen: int
+
+    @property
+    def share(self) -> float:
+        return self.times / self.seen
+
+
+class ExpertsTokens(Sampled):
+    name = "experts_tokens"
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(theme, parent)
+        self.order = QComboBox()
+        self.order.addItems(list(ORDERS))
+        self.order.setAccessibleName("Which tokens come first")
+        self.order.currentIndexChanged.connect(lambda _: self.invalidate())
+        self.header.insertWidget(1, self.order)
+        self.offset = 0.0
+        self._handled: list[list[Handled]] = [[]]
+        self._left_out = 0
+        self._first_T: Ints = np.zeros(0, dtype=np.int64)
+        self._contexts: list[int] = []
+
+    def missing(self) -> str:
+        if super().missing():
+            return super().missing()
+        assert self.source is not None
+        return "" if self.source.tokens is not None else "This data has no token texts."
+
+    def choice(self) -> str:
+        return self.order.currentText()
+
+    def measure(self, routing: Routing) -> None:
+        assert self.source is not None
+        assert self.source.tokens is not None
+        names, code_T = codes(self.source.tokens)
+        experts, ids = routing.num_experts, routing.expert_ids_TK
+        self._first_T = first_choice(ids)
+        shares_VE = vocabulary_specialisation(ids, code_T, experts, len(names))
+        seen_V = np.bincount(code_T[self._first_T >= 0], minlength=len(names))
+        enough = seen_V >= MIN_COUNT
+        self._left_out = int((~enough).sum())
+        counts_VE = np.where(enough[:, None], np.nan_to_num(shares_VE) * seen_V[:, None], 0).round().astype(int)
+        by = counts_VE if self.choice() == "most frequent" else np.where(enough[:, None], np.nan_to_num(shares_VE), 0)
+        order_VE = np.lexsort((counts_VE, by), axis=0)[::-1]
+        self._handled = [
+            [
+                Handled(names[v], int(counts_VE[v, e]), int(seen_V[v]))
+                for v in order_VE[:, e].tolist()
+                if counts_VE[v, e]
+            ]
+            for e in range(experts)
+        ]
+
+    def prepare(self) -> None:
+        super().prepare()
+        routing, expert = self.routing(), self.opened
+        assert routing is not None
+        self._contexts = []
+        if expert is not None:
+            tokens = np.flatnonzero(self._first_T == expert)
+            if routing.gate_weights_TK is not None:  # the surest first
+                place = (routing.expert_ids_TK[tokens] == expert).argmax(axis=1)
+                weights = routing.gate_weights_TK[tokens, place]
+                tokens = tokens[np.argsort(-weights, kind="stable")]
+            self._contexts = tokens.tolist()
+
+    @property
+    def opened(self) -> int | None:
+        """The selected expert, whose tokens are listed in their context."""
+        expert = self.selection.expert
+        return expert if expert is not None and expert < len(self._handled) else None
+
+    # ---- where things lie
+    def rail(self, rect: QRectF) -> list[QRectF]:
+        """The place of each expert's number; all of them within the plot beside an open expert."""
+        high = ROW if self.opened is None else min(ROW, rect.height() / len(self._handled))
+        top = rect.top() - (self._shift(rect) if self.opened is None else 0.0)
+        return [QRectF(rect.left(), top + e * high, RAIL, high) for e in range(len(self._handled))]
+
+    def full_height(self) -> float:
+        lines = len(self._handled) if self.opened is None else 1 + min(len(self._contexts), MOST)
+        return lines * ROW
+
+    def _shift(self, rect: QRectF) -> float:
+        return min(self.offset, max(0.0, self.full_height() - rect.height()))
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        painter.setClipRect(rect)
+        opened, rail = self.opened, self.rail(rect)
+        every = next(n for n in EVERY if n * rail[0].height() >= 12)
+        for e, spot in enumerate(rail):
+            if spot.bottom() < rect.top() or spot.top() > rect.bottom():
+                continue
+            strong = e in (opened, self.pointed.get("row"))
+            painter.fillRect(QRectF(spot.left(), spot.top() + 1, 6, max(spot.height() - 2, 1)), self._colour(e))
+            if e % every == 0 or strong:
+                painter.setPen(QColor(self.theme.text if strong else self.theme.muted))
+                put(painter, spot.left() + 10, spot.center().y() + 4, str(e))
+            if opened is None:
+                self._draw_tokens(painter, e, QRectF(rect.left() + RAIL, spot.top(), rect.width() - RAIL, ROW))
+        if opened is not None:
+            area = rect.adjusted(RAIL, 0, 0, 0)
+            painter.setClipRect(area)
+            top = area.top() - self._shift(rect)
+            self._draw_tokens(painter, opened, QRectF(area.left(), top, area.width(), ROW))
+            self._draw_contexts(painter, opened, area, top + ROW)
+
+    def _colour(self, expert: int) -> QColor:
+        return expert_colour(expert, self.theme)
+
+    def _draw_tokens(self, painter: QPainter, expert: int, line: QRectF) -> None:
+        """The expert's tokens, each with its share of the token's occurrences and their number, as many as fit."""
+        x, handled = line.left(), self._handled[expert]
+        if not handled:
+            painter.setPen(QColor(self.theme.faint))
+            words = "only tokens seen too seldom to tell" if (self._first_T == expert).any() else "no token"
+            put(painter, x, line.top() + 13, fitted(words, line.width()))
+        for item in handled:
+            text, words = visible(item.token), f"{100 * item.share:.0f} % of {item.seen}"
+            wide = width_of(text) + 8
+            if x + wide + width_of(words) + 4 > line.right():
+                break
+            fill = mixed(self._colour(expert).name(), self.theme.panel, 0.15 + 0.85 * item.share)
+            painter.fillRect(QRectF(x, line.top() + 1, wide, ROW - 3), fill)
+            painter.setPen(readable_on(fill))
+            put(painter, x + 4, line.top() + 13, text)
+            painter.setPen(QColor(self.theme.muted))
+            put(painter, x + wide + 4, line.top() + 13, words)
+            x += wide + width_of(words) + 16
+
+    def _draw_contexts(self, painter: QPainter, expert: int, area: QRectF, top: float) -> None:
+        assert self.source is not None
+        texts, domains = self.source.tokens, self.source.domains
+        assert texts is not None
+        face = mono(SMALL)
+        one = QFontMetricsF(face).horizontalAdvance("x")
+        beside = DOMAIN if domains is not None and area.width() > 260 else 0.0
+        middle = area.left() + beside + (area.width() - beside) * 0.5
+        room = int((area.width() - beside) * 0.5 / one)
+        row_length = (
+            self.survey.row_length if self.survey is not None and self.source is not self.snapshot else len(texts)
+        )
+        fill = self._colour(expert)
+        for line, token in enumerate(self._contexts[:MOST]):
+            base = top + line * ROW + 13
+            if base < area.top() or base > area.bottom() + ROW:
+                continue
+            start = token // row_length * row_length
+            word = visible(texts[token])
+            before = "".join(map(visible, texts[max(start, token - room) : token]))[-max(room - 1, 0) :]
+            after = "".join(map(visible, texts[token + 1 : min(start + row_length, token + 1 + room)]))
+            wide = one * len(word)
+            painter.setFont(face)
+            painter.setPen(QColor(self.theme.muted))
+            if before and room > 1:
+                _put_mono(painter, middle - one * len(before) - 1, base, before)
+            _put_mono(painter, middle + wide + 2, base, after[: max(room - len(word), 0)])
+            painter.fillRect(QRectF(middle, base - 12, wide, ROW - 3), fill)
+            painter.setPen(readable_on(fill))
+            _put_mono(painter, middle, base, word)
+            if beside and domains is not None:
+                painter.setFont(sans(SMALL))
+                painter.setPen(QColor(self.theme.faint))
+                put(painter, area.left(), base, fitted(domains[token], beside - 8))
+
+    def footer(self) -> str:
+        left_out = f"left out: {self._left_out} seen less than {MIN_COUNT} times" if self._left_out else ""
+        opened, row = self.opened, self.pointed.get("row")
+        if opened is not None:
+            total = len(self._contexts)
+            shown = f"the first {MOST} of {total}" if total > MOST else f"{total}"
+            return f"expert {opened}: {shown} tokens that chose it first, surest first  click beside to see all experts"
+        if row is not None and row < len(self._handled):
+            return f"click to see the tokens of expert {row} in context"
+        words = ["% of a token's occurrences that chose the expert first", left_out, self.whose()]
+        return "  ".join(filter(None, words))
+
+    def hit(self, point: QPointF, rect: QRectF) -> Pointed:
+        # not "expert": pointing at one would open it, and move everything under the mouse
+        for e, spot in enumerate(self.rail(rect)):
+            wide = rect.width() if self.opened is None else RAIL
+            if rect.contains(point) and QRectF(spot.left(), spot.top(), wide, spot.height()).contains(point):
+                return {"row": e}
+        return {}
+
+    def click_at(self, point: QPointF) -> None:
+        if not self.lack():
+            at = self.hit(point, self.plot_rect(QRectF(self.canvas.rect())))
+            self.offset = 0.0
+            self.clicked.emit({"expert": at["row"]} if at else {})
+
+    def wheel(self, pixels: float) -> bool:
+        rect = self.plot_rect(QRectF(self.canvas.rect()))
+        room = max(0.0, self.full_height() - rect.height())
+        self.offset = min(max(self._shift(rect) - pixels, 0.0), room)
+        self.canvas.update()
+        return room > 0
+
+    def picture_size(self) -> QSize:
+        size = super().picture_size()
+        if self.lack():
+            return size
+        lines = len(self._handled) if self.opened is None else 0  # contexts go on and on
+        need = HEADER + lines * ROW + LINE * self.lines_of_words(size.width()) + 2 * GRID
+        return QSize(size.width(), max(size.height(), round(need)))
+
+    def table(self) -> Table:
+        head = ["layer", "expert", "token", "first_choices", "seen", "share"]
+        if self.missing():
+            return head, []
+        self.refresh()
+        rows: list[list[int | float | str]] = [
+            [self.layer, e, item.token, item.times, item.seen, item.share]
+            for e, handled in enumerate(self._handled)
+            for item in handled
+        ]
+        return head, rows
+
+
+def _put_mono(painter: QPainter, left: float, base: float, text: str) -> None:
+    face = mono(SMALL)
+    painter.drawStaticText(QPointF(left, base - QFontMetricsF(face).ascent()), shaped(text, face))

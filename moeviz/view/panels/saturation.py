@@ -1,0 +1,156 @@
+"""How the choices for the tokens shown settle: saturation and churn over the kept steps."""
+
+import numpy as np
+import numpy.typing as npt
+from PySide6.QtCore import QLineF, QPointF, QRectF
+from PySide6.QtGui import QColor, QPainter, QPen
+from PySide6.QtWidgets import QComboBox, QWidget
+
+from moeviz.domain.metrics import overlap_baseline
+from moeviz.domain.metrics.arrays import chosen_mask
+from moeviz.domain.routing import Ints, RoutingSnapshot
+from moeviz.view.panel import NARROW, Panel, Pointed, Table
+from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, number
+from moeviz.view.panels.layers_experts import comparable
+from moeviz.view.panels.marks import draw_marks, draw_now, step_range
+from moeviz.view.theme import Theme, put, width_of
+
+REFERENCES = ("the last step", "the shown step")
+NO_FILM = "No kept steps to compare yet: they gather while a model trains, or come with a trace."
+Bits = npt.NDArray[np.uint8]
+
+
+class Saturation(Panel):
+    name = "saturation"
+    uses = frozenset({"snapshot", "history", "layer"})
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(theme, parent)
+        self.reference = QComboBox()
+        self.reference.addItems(list(REFERENCES))
+        self.reference.setAccessibleName("Compared with")
+        self.reference.currentIndexChanged.connect(lambda _: self.invalidate())
+        self.header.insertWidget(1, self.reference)
+        self._packed: dict[tuple[int, int], tuple[RoutingSnapshot, Bits, Ints]] = {}
+        self._film: list[RoutingSnapshot] = []
+        self._steps: Ints = np.zeros(0, dtype=np.int64)
+        self._saturation: Array = np.zeros(0)
+        self._churn: Array = np.zeros(0)
+        self._at = 0  # the reference
+        self._baseline = 0.0
+
+    def kept(self) -> list[RoutingSnapshot]:
+        """The kept steps that routed the tokens shown to the same experts."""
+        shown = self.snapshot
+        film = self.history.snapshots if self.history is not None and shown is not None else []
+        return [s for s in film if shown is not None and comparable(s, shown, self.layer)]
+
+    def missing(self) -> str:
+        self._film = self.kept() if self.routing() is not None else []
+        return "" if len(self._film) > 1 else NO_FILM
+
+    def prepare(self) -> None:
+        assert self.snapshot is not None
+        layer = self.layer
+        kept = {(id(s), layer): self._packed.get((id(s), layer)) for s in self._film}
+        self._packed = {
+            (id(s), layer): kept[id(s), layer]
+            or (s, *packed(s.layers[layer].expert_ids_TK, s.layers[layer].num_experts))
+            for s in self._film
+        }
+        bits_STW = np.stack([self._packed[id(s), layer][1] for s in self._film])
+        size_ST = np.stack([self._packed[id(s), layer][2] for s in self._film])
+        self._steps = np.array([s.step for s in self._film])
+        shown = int(np.abs(self._steps - self.snapshot.step).argmin())
+        self._at = shown if self.reference.currentIndex() else len(self._film) - 1
+        self._saturation = overlaps(bits_STW, size_ST, bits_STW[self._at], size_ST[self._at])
+        self._churn = np.full(len(self._film), np.nan)
+        self._churn[1:] = 1 - overlaps(bits_STW[1:], size_ST[1:], bits_STW[:-1], size_ST[:-1])
+        routing = self.snapshot.layers[layer]
+        chosen = (routing.expert_ids_TK >= 0).sum(axis=1).mean()
+        self._baseline = overlap_baseline(1, routing.num_experts) * float(chosen)
+
+    def lines_of_words(self, width: float) -> int:
+        return 2 if width >= NARROW else 4
+
+    def subtitle(self) -> str:
+        return f"layer {self.layer}, the tokens shown, against step {self._steps[self._at]}"
+
+    def frame(self, rect: QRectF) -> Frame:
+        return Frame(inside(rect), *step_range(self._steps), 0.0, 1.0)
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        frame, theme = self.frame(rect), self.theme
+        draw_y_axis(painter, frame, theme, "share of choices")
+        draw_x_axis(painter, frame, theme, "step")
+        pen = QPen(QColor(theme.muted))
+        pen.setDashPattern([4, 3])
+        painter.setPen(pen)
+        painter.drawLine(
+            QLineF(frame.rect.left(), frame.y(self._baseline), frame.rect.right(), frame.y(self._baseline))
+        )
+        xs = self._steps.astype(np.float64)
+        draw_curve(painter, frame.points(xs, self._churn), QColor(theme.second))
+        draw_curve(painter, frame.points(xs, self._saturation), QColor(theme.accent), strong=True)
+        assert self.history is not None
+        draw_marks(painter, frame, self.history.marks, theme)
+        draw_now(painter, frame, int(self._steps[self._at]) if self.reference.currentIndex() else None, theme)
+        self._draw_names(painter, frame)
+        at = self.pointed.get("at")
+        if at is not None and at < len(self._steps):
+            x = frame.x(float(self._steps[at]))
+            painter.setPen(QColor(theme.faint))
+            painter.drawLine(QLineF(x, frame.rect.top(), x, frame.rect.bottom()))
+
+    def _draw_names(self, painter: QPainter, frame: Frame) -> None:
+        left = frame.rect.left() + 6
+        for row, (name, colour) in enumerate((("saturation", self.theme.accent), ("churn", self.theme.second))):
+            ground = QRectF(left - 3, frame.rect.top() + 3 + 13 * row, width_of(name) + 6, 13)
+            painter.fillRect(ground, QColor(self.theme.panel))
+            painter.setPen(QColor(colour))
+            put(painter, left, frame.rect.top() + 13 + 13 * row, name)
+
+    def footer(self) -> str:
+        at = self.pointed.get("at")
+        if at is None or at >= len(self._steps):
+            at = len(self._steps) - 1 if self.reference.currentIndex() else max(self._at - 1, 0)
+        words = [
+            f"step {self._steps[at]}: saturation {number(float(self._saturation[at]))}",
+            f"chance k/E = {number(self._baseline)}",
+        ]
+        if at:
+            words.append(f"churn {number(float(self._churn[at]))} since step {self._steps[at - 1]}")
+        return "  ".join([*words, f"{len(self._steps)} kept steps against step {self._steps[self._at]}"])
+
+    def hit(self, point: QPointF, rect: QRectF) -> Pointed:
+        frame = self.frame(rect)
+        if not frame.rect.contains(point):
+            return {}
+        step = frame.x0 + (point.x() - frame.rect.left()) / frame.rect.width() * (frame.x1 - frame.x0)
+        return {"at": int(np.abs(self._steps - step).argmin())}
+
+    def table(self) -> Table:
+        head = ["layer", "step", "reference_step", "saturation", "churn"]
+        if self.missing():
+            return head, []
+        self.refresh()
+        reference = int(self._steps[self._at])
+        return head, [
+            [self.layer, step, reference, *("" if value != value else value for value in pair)]
+            for step, *pair in zip(self._steps.tolist(), self._saturation.tolist(), self._churn.tolist(), strict=True)
+        ]
+
+
+def packed(ids_TK: Ints, num_experts: int) -> tuple[Bits, Ints]:
+    """The chosen experts of each token as bits (T, W), and how many they are (T,)."""
+    chosen = chosen_mask(ids_TK, num_experts)
+    return np.packbits(chosen, axis=1), chosen.sum(axis=1)
+
+
+def overlaps(bits_STW: Bits, size_ST: Ints, others: Bits, other_sizes: Ints) -> Array:
+    """Mean overlap |A & B| / max(|A|, |B|) over tokens at each of S steps; NaN where no token chose any."""
+    both_ST = np.bitwise_count(bits_STW & others).sum(axis=-1, dtype=np.int64)
+    larger_ST = np.maximum(size_ST, other_sizes)
+    known_S = (larger_ST > 0).sum(axis=-1)
+    total_S = (both_ST / np.maximum(larger_ST, 1)).sum(axis=-1)
+    return np.where(known_S > 0, total_S / np.maximum(known_S, 1), np.nan)

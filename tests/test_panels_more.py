@@ -1,0 +1,469 @@
+"""The panels of what the experts learned: exact numbers, what they lack, what is pointed at, hidden ones rest."""
+
+import csv
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PySide6.QtCore import QPointF, QRectF
+from PySide6.QtGui import QImage, QPainter
+from test_panels import make_snapshot, picture, routing, show
+
+from moeviz.domain import metrics
+from moeviz.domain.history import History
+from moeviz.domain.metrics.arrays import first_choice
+from moeviz.domain.routing import Routing, RoutingSnapshot
+from moeviz.domain.selection import Selection
+from moeviz.domain.survey import Similarity, SurveyResult, Terms
+from moeviz.view.dashboard import PANELS, PLACES
+from moeviz.view.export import export
+from moeviz.view.panel import Panel, wrapped
+from moeviz.view.panels.anatomy import lines_of
+from moeviz.view.panels.experts_domains import dead_in_words, information_in_words, uncovered_in_words
+from moeviz.view.panels.saturation import overlaps, packed
+from moeviz.view.render import render_plot
+from moeviz.view.theme import DARK, LIGHT, apply
+
+NEW = [name for name in PANELS if name not in PLACES]
+DOMAINS = ("data", "math", "prose", "python")
+LENGTH = 64
+
+
+def terms_of(r: Routing, width: int = 8, seed: int = 0) -> Terms:
+    """Random outputs of the chosen experts, and what follows from them."""
+    rng = np.random.default_rng(seed)
+    outputs = rng.normal(size=(r.num_tokens, r.k, width))
+    weights = np.ones(r.expert_ids_TK.shape) if r.gate_weights_TK is None else r.gate_weights_TK
+    idle = r.expert_ids_TK < 0 if r.dropped_TK is None else (r.expert_ids_TK < 0) | r.dropped_TK
+    y = (np.where(idle, 0, weights)[:, :, None] * outputs).sum(1)
+    norm, total = np.linalg.norm(outputs, axis=2), np.linalg.norm(y, axis=1)
+    with np.errstate(invalid="ignore"):
+        cosine = (outputs * y[:, None]).sum(2) / (norm * total[:, None])
+    plain = np.ones(r.num_tokens, np.float32)
+    unknown = np.where(idle, np.nan, 0)
+    made = [(x + unknown).astype(np.float32) for x in (norm, cosine)]
+    return Terms(plain, *made, total.astype(np.float32), plain, plain, 1.0, 0.5)
+
+
+def make_survey(experts: int = 8, layers: int = 3, k: int = 2, tokens: int = 512, step: int = 99) -> SurveyResult:
+    rng = np.random.default_rng(1)
+    texts = tuple(rng.choice(list("abcdefgh \n"), size=tokens).tolist())
+    domains = tuple(np.repeat(DOMAINS, -(-tokens // 4))[:tokens].tolist())
+    held = RoutingSnapshot(step, tuple(routing(tokens, experts, k, 10 + i) for i in range(layers)), texts, domains)
+    probe = make_snapshot(experts=experts, layers=layers, k=k, step=step)
+    alike = metrics.cosines(rng.normal(size=(experts, 5))).astype(np.float32)
+    similarity = tuple(Similarity(alike, np.abs(alike), 256, 8) for _ in range(layers))
+    return SurveyResult(step, held, LENGTH, probe, tuple(map(terms_of, probe.layers)), similarity)
+
+
+def make_film(steps: int = 12, **sizes: int) -> History:
+    history = History()
+    for step in range(steps):
+        made = make_snapshot(step=step, **sizes)
+        layers = tuple(
+            replace(r, expert_ids_TK=np.roll(r.expert_ids_TK, step, axis=0), gate_weights_TK=None) for r in made.layers
+        )
+        history.add_snapshot(replace(made, layers=layers))
+    return history
+
+
+def shown(qtbot, name: str, survey: SurveyResult | None = None, width: int = 640, height: int = 400) -> Panel:
+    survey = survey or make_survey()
+    panel = show(qtbot, PANELS[name](DARK), width, height)
+    sizes = survey.probe.layers[0]
+    panel.show_snapshot(survey.probe)
+    panel.show_history(make_film(experts=sizes.num_experts, layers=len(survey.probe.layers), k=sizes.k))
+    panel.show_survey(survey)
+    panel.refresh()
+    return panel
+
+
+def columns(panel: Panel) -> list[dict[str, object]]:
+    head, rows = panel.table()
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def matrix(panel: Panel, experts: int = 8) -> np.ndarray:
+    return np.array(
+        [[np.nan if (v := row[f"expert_{e}"]) == "" else v for e in range(experts)] for row in columns(panel)], float
+    )
+
+
+def paint(panel: Panel) -> None:
+    """Into a picture, not through a paint event, so that an exception comes out."""
+    image = QImage(panel.canvas.size(), QImage.Format.Format_RGB32)
+    painter = QPainter(image)
+    try:
+        panel.paint_body(painter, QRectF(image.rect()))
+    finally:
+        painter.end()
+
+
+# ---- numbers
+def test_experts_domains_holds_the_specialisation(qtbot, qapp):
+    survey = make_survey()
+    panel = shown(qtbot, "experts_domains", survey)
+    held = survey.heldout
+    mask = np.zeros((512, 8))
+    np.put_along_axis(mask, held.layers[0].expert_ids_TK, 1, axis=1)
+    wanted = mask.reshape(4, 128, 8).mean(axis=1)
+    np.testing.assert_allclose(matrix(panel), wanted)
+    np.testing.assert_allclose(matrix(panel).sum(axis=1), 2)
+    assert [row["domain"] for row in columns(panel)] == list(DOMAINS)
+    assert "chance k/E = 0.25" in panel.footer()
+    found = metrics.label_information(
+        held.layers[0].expert_ids_TK, np.repeat(np.arange(4), 128), 8, equal_weights=True, shuffles=20
+    )
+    assert information_in_words(found)[0] in panel.footer()
+
+
+def test_dead_experts_and_uncovered_domains_are_told():
+    assert dead_in_words(np.array([100, 0, 100, 0])) == ["⚠ dead: experts 1 and 3 got no token"]
+    assert dead_in_words(np.array([3, 0, 3, 0])) == ["experts 1 and 3 got no token; too few tokens to call them dead"]
+    assert dead_in_words(np.array([5, 5])) == []
+    tokens = np.array([200, 200, 200])
+    shares = np.array([[0.9, 0.1], [0.1, 0.9], [0.5, 0.5]])
+    assert uncovered_in_words(["a", "b", "c"], shares, shares.mean(axis=0), tokens) == ["⚠ no expert favours c"]
+    assert uncovered_in_words(["a"], shares[:1], shares[0], tokens[:1]) == []
+    few = uncovered_in_words(["a", "b"], shares[:2], np.array([0.5, 0.5]), np.array([2, 2]))
+    assert few == ["⚠ no expert favours a, b"]
+
+
+def test_information_below_the_shuffles_is_told_as_chance():
+    labels = np.random.default_rng(4).integers(0, 4, 2000)
+    sure = metrics.label_information(labels[:, None], labels, 4, equal_weights=True, shuffles=20)
+    assert information_in_words(sure)[0].startswith("NMI 0.99")
+    by_chance = metrics.Information(nats=0.013, bias=0.01, of_labels=0.002, symmetric=0.003, chance=0.014)
+    assert information_in_words(by_chance) == ["NMI no more than chance (< 0.004)"]
+    assert information_in_words(metrics.Information(*[float("nan")] * 5)) == ["NMI –"]
+
+
+def test_experts_tokens_counts_first_choices(qtbot, qapp):
+    survey = make_survey()
+    panel = shown(qtbot, "experts_tokens", survey)
+    held = survey.heldout
+    first = held.layers[0].expert_ids_TK[:, 0]
+    texts = np.array(held.tokens)
+    for row in columns(panel):
+        there = texts == row["token"]
+        assert row["seen"] == there.sum() >= metrics.MIN_COUNT
+        assert row["first_choices"] == (first[there] == row["expert"]).sum() > 0
+        assert row["share"] == row["first_choices"] / row["seen"]
+    per_expert = [row["share"] for row in columns(panel) if row["expert"] == 0]
+    assert per_expert == sorted(per_expert, reverse=True)
+    panel.order.setCurrentText("most frequent")
+    counts = [row["first_choices"] for row in columns(panel) if row["expert"] == 0]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_a_click_on_an_expert_lists_its_tokens_surest_first(qtbot, qapp):
+    survey = make_survey()
+    panel = shown(qtbot, "experts_tokens", survey)
+    rect = panel.plot_rect(QRectF(panel.canvas.rect()))
+    spot = panel.rail(rect)[3].center()
+    assert panel.hit(spot, rect) == {"row": 3}
+    hovered = []
+    panel.hovered.connect(hovered.append)
+    panel.point_at(spot)
+    assert hovered == [{}]  # its own; no other panel is to move
+    with qtbot.waitSignal(panel.clicked) as clicked:
+        panel.click_at(spot)
+    assert clicked.args == [{"expert": 3}]
+    panel.show_selection(Selection(expert=3))
+    panel.refresh()
+    r = survey.heldout.layers[0]
+    wanted = np.flatnonzero(r.expert_ids_TK[:, 0] == 3)
+    assert sorted(panel._contexts) == wanted.tolist()
+    weights = r.gate_weights_TK[panel._contexts, 0]
+    assert (np.diff(weights) <= 0).all()
+    assert picture(panel)
+    with qtbot.waitSignal(panel.clicked) as clicked:
+        panel.click_at(QPointF(rect.right() - 5, rect.bottom() - 5))
+    assert clicked.args == [{}]
+
+
+def test_co_activation_and_its_chance(qtbot, qapp):
+    survey = make_survey(k=3)
+    panel = shown(qtbot, "co_activation", survey)
+    ids = survey.heldout.layers[0].expert_ids_TK
+    wanted = np.full((8, 8), np.nan)
+    for i in range(8):
+        mine = ids[(ids == i).any(axis=1)]
+        for j in range(8):
+            if i != j and len(mine):
+                wanted[i, j] = (mine == j).any(axis=1).mean()
+    np.testing.assert_allclose(matrix(panel), wanted)
+    assert f"chance (k−1)/(E−1) = {2 / 7:.3g}" in panel.footer()
+    rect = panel.plot_rect(QRectF(panel.canvas.rect()))
+    assert panel.hit(panel.grid(rect).cell(2, 5).center(), rect) == {"expert": 2, "column": 5}
+
+
+def test_similarity_shows_both_kinds(qtbot, qapp):
+    survey = make_survey()
+    panel = shown(qtbot, "similarity", survey)
+    wanted = survey.similarity[0].router_cosine_EE.astype(float)
+    np.fill_diagonal(wanted, np.nan)
+    np.testing.assert_allclose(matrix(panel), wanted)
+    panel.kind.setCurrentText("outputs")
+    np.testing.assert_allclose(matrix(panel), np.abs(wanted))
+    assert "256 held-out tokens of width 8" in panel.footer()
+
+
+def test_flow_counts_first_choices_between_layers(qtbot, qapp):
+    survey = make_survey()
+    panel = shown(qtbot, "flow", survey)
+    first = [r.expert_ids_TK[:, 0] for r in survey.heldout.layers]
+    rows = columns(panel)
+    for row in rows:
+        here = first[row["layer"]] == row["expert"]
+        there = first[row["layer"] + 1] == row["next_expert"]
+        assert row["tokens"] == (here & there).sum()
+        assert row["share"] == pytest.approx((here & there).sum() / here.sum())
+    assert sum(row["tokens"] for row in rows if row["layer"] == 0) == 512
+    rect = panel.plot_rect(QRectF(panel.canvas.rect()))
+    panel.lay(rect)
+    busiest = int(np.argmax(panel._loads[1]))
+    assert panel.hit(panel._nodes[1][busiest].center(), rect) == {"layer": 1, "expert": busiest}
+    heights = [spot.height() for spot in panel._nodes[0]]
+    np.testing.assert_allclose(np.array(heights) / sum(heights), np.bincount(first[0], minlength=8) / 512)
+    layer, i, j = panel._widest[0]
+    middle = panel.path((layer, i, j)).pointAtPercent(0.25)
+    panel.pointed = {"layer": layer, "expert": i, "next": j}
+    assert panel.touching((layer, i)) == [(layer, i, j)]
+    assert middle.x() > panel._nodes[0][0].right()
+
+
+def test_the_anatomy_adds_up(qtbot, qapp):
+    survey = make_survey()
+    panel = shown(qtbot, "anatomy", survey)
+    panel.show_selection(Selection(layer=1, token=5))
+    rows, r, terms = columns(panel), survey.probe.layers[1], survey.terms[1]
+    assert {row["expert"] for row in rows if row["chosen"]} == set(r.expert_ids_TK[5].tolist())
+    assert sum(row["probability"] for row in rows) == pytest.approx(1, abs=1e-6)
+    assert sum(row["gate"] for row in rows if row["chosen"]) == pytest.approx(1, abs=1e-6)
+    assert sum(row["part"] for row in rows if row["chosen"]) == pytest.approx(float(terms.sum_norm_T[5]), rel=1e-5)
+    logits = r.router_logits_TE[5]
+    np.testing.assert_allclose([row["score"] for row in rows], logits[[row["expert"] for row in rows]])
+    assert not panel._has_rest
+    assert "noise off while looking, σ 0.5 in training" in panel.footer()
+    shared = replace(terms, sum_norm_T=terms.sum_norm_T + 1)
+    panel.show_survey(replace(survey, terms=(shared,) * 3))
+    panel.refresh()
+    assert panel._rest == pytest.approx(1, abs=1e-5)
+    assert "others: shared or null experts" in panel.footer()
+
+
+def test_the_anatomy_shows_dropped_and_missing_experts():
+    weights = np.array([[0.7, 0.0, 0.0]], np.float32)
+    dropped = np.array([[False, True, False]])
+    r = Routing("l", 4, np.array([[2, 0, -1]]), weights, dropped_TK=dropped)
+    lines = lines_of(r, 0, terms_of(r))
+    assert [(line.expert, line.chosen, line.dropped) for line in lines] == [
+        (2, True, False), (0, True, True), (1, False, False), (3, False, False),
+    ]  # fmt: skip
+    assert lines[0].values["part"] == pytest.approx(float(terms_of(r).sum_norm_T[0]), rel=1e-5)
+    assert np.isnan(lines[1].values["part"])
+
+
+def test_the_anatomy_keeps_to_one_step(qtbot, qapp):
+    survey = make_survey(step=50)
+    panel = shown(qtbot, "anatomy", survey)
+    panel.show_snapshot(replace(survey.probe, step=60))  # training went on: still the survey's numbers
+    assert panel.source is survey.probe
+    old = replace(survey.probe, step=40)
+    panel.show_snapshot(old)
+    panel.refresh()
+    assert panel.source is old
+    assert "outputs are known of step 50 alone" in panel.footer()
+    panel.show_snapshot(make_snapshot("another text", step=70))
+    assert panel.source is not survey.probe
+
+
+def test_saturation_agrees_with_the_measures(qtbot, qapp):
+    panel = shown(qtbot, "saturation")
+    film = panel.history.snapshots
+    ids = [s.layers[0].expert_ids_TK for s in film]
+    rows = columns(panel)
+    np.testing.assert_allclose([row["saturation"] for row in rows], [metrics.saturation(i, ids[-1]) for i in ids])
+    churn = [metrics.churn(a, b) for a, b in pairwise(ids)]
+    np.testing.assert_allclose([row["churn"] for row in rows[1:]], churn)
+    assert rows[0]["churn"] == ""
+    panel.show_snapshot(film[4])
+    panel.reference.setCurrentText("the shown step")
+    np.testing.assert_allclose(
+        [row["saturation"] for row in columns(panel)], [metrics.saturation(i, ids[4]) for i in ids]
+    )
+    rect = panel.plot_rect(QRectF(panel.canvas.rect()))
+    assert panel.hit(panel.frame(rect).rect.center(), rect) == {"at": 5}
+
+
+def test_overlap_of_choices_that_vary_in_size():
+    ids = np.array([[[0, 1], [2, -1], [-1, -1]], [[1, 9], [3, 2], [-1, -1]], [[-1, -1]] * 3])
+    bits, sizes = zip(*(packed(rows, 10) for rows in ids), strict=True)
+    found = overlaps(np.stack(bits), np.stack(sizes), bits[1], sizes[1])
+    np.testing.assert_allclose(found, [metrics.saturation(rows, ids[1]) for rows in ids])
+    assert np.isnan(overlaps(np.stack(bits[2:]), np.stack(sizes[2:]), bits[2], sizes[2])).all()
+
+
+def test_positions_count_along_the_sequence(qtbot, qapp):
+    survey = make_survey(tokens=1024)
+    r = survey.heldout.layers[0]
+    made = replace(r, dropped_TK=np.arange(1024)[:, None] % LENGTH >= np.array([LENGTH // 2, LENGTH]))
+    survey = replace(survey, heldout=replace(survey.heldout, layers=(made,) * 3))
+    panel = shown(qtbot, "positions", survey)
+    rows = columns(panel)
+    assert rows[0]["first_position"] == 0
+    assert rows[-1]["last_position"] == LENGTH - 1
+    at = np.arange(1024) % LENGTH
+    for row, shares in zip(rows, matrix(panel), strict=True):
+        here = (row["first_position"] <= at) & (at <= row["last_position"])
+        counts = np.bincount(r.expert_ids_TK[here].ravel(), minlength=8)
+        assert row["choices"] == counts.sum()
+        np.testing.assert_allclose(shares, counts / counts.sum())
+        assert row["drop_rate"] == pytest.approx(made.dropped_TK[here].mean())
+    rect = panel.plot_rect(QRectF(panel.canvas.rect()))
+    assert panel.hit(panel.grid(rect).cell(6, 1).center(), rect) == {"expert": 6, "column": 1}
+
+
+# ---- every panel
+@pytest.mark.parametrize("name", NEW)
+def test_a_panel_says_which_data_it_lacks(qtbot, name):
+    panel = PANELS[name](DARK)
+    qtbot.addWidget(panel)
+    assert panel.missing().startswith("No ")
+    head, rows = panel.table()
+    assert head
+    assert rows == []
+    bare = RoutingSnapshot(0, (Routing("l", 4, np.array([[0], [1], [-1]])),))
+    panel.show_snapshot(bare)
+    said = panel.missing()
+    wanted = {
+        "experts_domains": "no domains",
+        "experts_tokens": "no token texts",
+        "co_activation": "one expert",
+        "similarity": "not in this data",
+        "flow": "one MoE layer",
+        "anatomy": "",
+        "saturation": "No kept steps",
+        "positions": "",
+    }[name]
+    assert wanted in said
+    assert bool(wanted) == bool(said)
+    if name == "anatomy":
+        panel.refresh()
+        assert "no experts' outputs" in panel.footer()
+
+
+def test_a_trace_that_names_domains_needs_no_survey(qtbot, qapp):
+    held = make_survey().heldout
+    for name in ("experts_domains", "experts_tokens", "co_activation", "flow", "positions"):
+        panel = PANELS[name](DARK)
+        qtbot.addWidget(panel)
+        panel.show_snapshot(held)
+        assert panel.missing() == ""
+        panel.refresh()
+        assert panel.table()[1]
+        assert "512 tokens shown" in panel.subtitle()
+
+
+def test_held_out_text_that_is_missing_is_told(qtbot, qapp):
+    lack = "Held out of prose is less than one sequence."
+    survey = replace(make_survey(), heldout=None, similarity=(), lack=lack)
+    for name in ("experts_domains", "similarity"):
+        assert shown(qtbot, name, survey).missing() == lack
+
+
+@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize(("experts", "k", "tokens"), [(1, 1, 1), (2, 2, 8), (64, 6, 512), (8, 8, 64)])
+@pytest.mark.parametrize("poor", [False, True])
+def test_a_panel_draws_the_smallest_the_largest_and_the_poorest(qtbot, qapp, name, experts, k, tokens, poor):
+    apply(qapp, DARK)
+    survey = make_survey(experts, 2, k, tokens)
+    if poor:
+
+        def bare(r: Routing) -> Routing:
+            ids = r.expert_ids_TK.copy()
+            ids[::3, -1] = -1  # fewer than k experts; none at all where k is 1
+            dropped = (ids % 2 == 0) & (ids >= 0)
+            return Routing(r.name, r.num_experts, ids, dropped_TK=dropped)
+
+        held, probe = (replace(s, layers=tuple(map(bare, s.layers))) for s in (survey.heldout, survey.probe))
+        survey = replace(survey, heldout=held, probe=probe, terms=tuple(map(terms_of, probe.layers)))
+    panel = shown(qtbot, name, survey, 320, 200)
+    for size in ((200, 96), (320, 200), (900, 600)):
+        panel.resize(*size)
+        for selection in (Selection(), Selection(7, 10_000, 10_000), Selection(1, 3, experts - 1)):
+            panel.show_selection(selection)
+            paint(panel)
+            for x in range(0, size[0], 40):
+                for y in (0.2, 0.5):
+                    panel.point_at(QPointF(x, size[1] * y))
+                    panel.footer()
+            paint(panel)
+            panel.point_at(None)
+    panel.show_snapshot(None)
+    panel.show_history(None)
+    panel.show_survey(None)
+    assert picture(panel)
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_words_are_not_cut_in_a_window_of_1280(qtbot, qapp, name):
+    panel = shown(qtbot, name, None, 316, 300)
+    rect = QRectF(panel.canvas.rect())
+    told = wrapped(panel.footer(), panel.plot_rect(rect).width(), panel.lines_of_words(rect.width()))
+    assert not any("…" in line for line in told), told
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_a_hidden_panel_costs_nothing(qtbot, qapp, name, monkeypatch):
+    panel = PANELS[name](DARK)
+    qtbot.addWidget(panel)
+    monkeypatch.setattr(type(panel), "prepare", lambda self: pytest.fail("a hidden panel prepared"))
+    survey = make_survey()
+    panel.show_snapshot(survey.probe)
+    panel.show_history(make_film())
+    panel.show_survey(survey)
+    panel.show_selection(Selection(1, 2, 3))
+    qapp.processEvents()
+    assert panel.draws == 0
+
+
+@pytest.mark.parametrize("name", [n for n in NEW if n not in ("anatomy", "saturation")])
+def test_a_panel_of_held_out_text_rests_until_the_next_survey(qtbot, qapp, name):
+    panel = shown(qtbot, name)
+    qapp.processEvents()
+    before = panel.draws
+    panel.show_snapshot(make_snapshot(step=100))
+    qapp.processEvents()
+    assert panel.draws == before
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_every_ending_can_be_exported(qtbot, qapp, name, tmp_path):
+    panel = shown(qtbot, name)
+    for ending in ("pdf", "svg", "png", "csv"):
+        export(panel, tmp_path / f"p.{ending}", theme=LIGHT)
+        assert (tmp_path / f"p.{ending}").stat().st_size > 50
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        read = list(csv.reader(file))
+    head, rows = panel.table()
+    assert read == [head, *([str(value) for value in row] for row in rows)]
+    survey = make_survey()
+    render_plot(
+        tmp_path / "r.png", plot=name, snapshot=survey.probe, history=make_film(), survey=survey, size=(640, 480)
+    )
+    image = QImage(str(tmp_path / "r.png"))
+    assert (image.width(), image.height()) == (640, 480)
+
+
+def test_first_choices_leave_out_tokens_without_an_expert(qtbot, qapp):
+    ids = np.array([[0], [-1], [1], [1]])
+    after = np.array([[1], [1], [-1], [0]])
+    layers = (Routing("a", 2, ids), Routing("b", 2, after))
+    panel = PANELS["flow"](DARK)
+    qtbot.addWidget(panel)
+    panel.show_snapshot(RoutingSnapshot(0, layers))
+    assert panel.table()[1] == [[0, 0, 1, 1, 1.0], [0, 1, 0, 1, 1.0]]
+    assert first_choice(ids).tolist() == [0, -1, 1, 1]
