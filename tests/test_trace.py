@@ -1,6 +1,7 @@
 """A trace gives back exactly what was recorded, whatever happened while it was written."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,32 +17,43 @@ from hypothesis import given, settings
 import moeviz
 from moeviz.domain.messages import StepLog, UserError
 from moeviz.domain.routing import Routing, RoutingSnapshot
+from moeviz.trace.layout import KINDS
 from moeviz.trace.stats import stats
 from moeviz.trace.store import TraceWriter, open_trace
 from moeviz.trace.writer import CHUNK_STEPS
 
-ARRAYS = ("expert_ids_TK", "gate_weights_TK", "router_probs_TE", "router_logits_TE", "dropped_TK")
+ARRAYS = (
+    "expert_ids_TK",
+    "gate_weights_TK",
+    "router_probs_TE",
+    "router_logits_TE",
+    "dropped_TK",
+    "selection_scores_TE",
+)
 
 
-def make_layer(rng, name, tokens, k, experts, present=(True, True, True, True)) -> Routing:
+def make_layer(rng, name, tokens, k, experts, present=(True,) * 5, kinds=(0, False, False)) -> Routing:
     ids = np.argsort(rng.random((tokens, experts)), axis=1)[:, :k].astype(np.int64)
     ids[rng.random(ids.shape) < 0.2] = -1
-    gates, probs, logits, dropped = (
+    gates, probs, logits, dropped, selection = (
         rng.random((tokens, k)).astype(np.float32),
         rng.random((tokens, experts)).astype(np.float32),
         rng.normal(size=(tokens, experts)).astype(np.float32),
         rng.random((tokens, k)) < 0.5,
+        np.where(rng.random((tokens, experts)) < 0.3, -np.inf, 0.5).astype(np.float32),  # groups that were not kept
     )
     logits[rng.random(logits.shape) < 0.05] = np.nan  # a diverged model's scores are kept as they were
-    arrays = [a if there else None for a, there in zip((gates, probs, logits, dropped), present, strict=True)]
-    return Routing(name, experts, ids, *arrays)
+    arrays = [
+        a if there else None for a, there in zip((gates, probs, logits, dropped, selection), present, strict=True)
+    ]
+    return Routing(name, experts, ids, *arrays, *kinds)
 
 
 def make_snapshot(
-    seed, step=0, tokens=5, k=2, experts=4, present=(True,) * 4, counts=True, text=True
+    seed, step=0, tokens=5, k=2, experts=4, present=(True,) * 5, counts=True, text=True, kinds=(0, False, False)
 ) -> RoutingSnapshot:
     rng = np.random.default_rng(seed)
-    layers = tuple(make_layer(rng, f"blocks.{i}", tokens, k, experts, present) for i in range(2))
+    layers = tuple(make_layer(rng, f"blocks.{i}", tokens, k, experts, present, kinds) for i in range(2))
     return RoutingSnapshot(
         step,
         layers,
@@ -56,7 +68,8 @@ def assert_same(a: RoutingSnapshot, b: RoutingSnapshot) -> None:
     assert (a.step, a.tokens, a.domains, dict(a.scalars)) == (b.step, b.tokens, b.domains, dict(b.scalars))
     assert len(a.layers) == len(b.layers)
     for x, y in zip(a.layers, b.layers, strict=True):
-        assert (x.name, x.num_experts) == (y.name, y.num_experts)
+        assert (x.name, x.num_experts, x.num_null) == (y.name, y.num_experts, y.num_null)
+        assert (x.looks_ahead, x.soft) == (y.looks_ahead, y.soft)
         for name in ARRAYS:
             left, right = getattr(x, name), getattr(y, name)
             assert (left is None) == (right is None), name
@@ -83,9 +96,10 @@ def snapshots(draw):
         draw(st.integers(0, 6)),
         draw(st.integers(1, experts)),
         experts,
-        draw(st.tuples(*[st.booleans()] * 4)),
+        draw(st.tuples(*[st.booleans()] * 5)),
         draw(st.booleans()),
         draw(st.booleans()),
+        (draw(st.integers(0, experts)), draw(st.booleans()), draw(st.booleans())),
     )
 
 
@@ -142,6 +156,22 @@ def test_plain_zarr_reads_it(tmp_path):
     assert root["layers/0/router_probs_TE"].metadata.dimension_names == ("S", "T", "E")
 
 
+def test_a_trace_of_version_1_still_opens(tmp_path):
+    """It had no selection scores and nothing to say of null experts, of looking ahead and of soft dispatch."""
+    path, plain = tmp_path / "t.zarr", make_snapshot(1, step=3, present=(True, True, True, True, False))
+    with TraceWriter.create(path) as writer:
+        writer.append(plain)
+    for layer in (path / "layers" / "0", path / "layers" / "1"):
+        for name in KINDS:
+            shutil.rmtree(layer / name)
+    with pytest.raises(UserError, match="damaged"):
+        open_trace(path)
+    attributes = json.loads((path / "zarr.json").read_text())
+    attributes["attributes"]["version"] = 1
+    (path / "zarr.json").write_text(json.dumps(attributes))
+    assert_same(open_trace(path)[0], plain)
+
+
 def test_a_killed_run_costs_the_last_chunk_only(tmp_path):
     """What was flushed is there, although nobody closed the trace and the next chunk was half written."""
     path = tmp_path / "t.zarr"
@@ -179,7 +209,9 @@ def test_bad_paths_and_damage(tmp_path):
         TraceWriter.create(tmp_path / "file" / "below")
 
 
-@pytest.mark.parametrize("name", ["layers/0/expert_ids_TK", "layers/1/num_experts", "layers/0/router_probs_TE", "step"])
+@pytest.mark.parametrize(
+    "name", ["layers/0/expert_ids_TK", "layers/1/num_experts", "layers/0/router_probs_TE", "step", "layers/0/soft"]
+)
 @pytest.mark.parametrize("way", ["garbage", "chunks gone", "array gone"])
 def test_damaged_arrays_are_never_shown_as_routing(tmp_path, name, way):
     path = tmp_path / "t.zarr"
@@ -227,6 +259,17 @@ def written(folder, *snapshots, log=()):
         for part in log:
             writer.add_log(part)
     return open_trace(folder / "t.zarr")
+
+
+def test_stats_of_null_experts_and_of_the_scores_that_chose_by_hand(tmp_path):
+    probs = np.array([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1]], np.float32)
+    scores = np.array([[0.1, 0.4, 0.2], [0.5, 0.6, -np.inf]], np.float32)
+    ids = np.array([[1, 2], [1, 0]])
+    layer = Routing("a", 3, ids, None, probs, selection_scores_TE=scores, num_null=1, looks_ahead=True)
+    found = stats(written(tmp_path, RoutingSnapshot(0, (layer,))))["layers"][0]
+    assert found["boundary_margin"] == pytest.approx(0.1)  # of the first token; the second had no other choice
+    assert (found["null_experts"], found["executed_experts"]) == (1, 1.5)
+    assert (found["looks_ahead"], found["soft"]) == (True, False)
 
 
 def test_stats_between_steps_and_between_layers_by_hand(tmp_path):

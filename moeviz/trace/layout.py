@@ -8,23 +8,34 @@ S steps are recorded; T, K and E are the widest of the run, shorter steps are pa
     probe (S,)               which probe the tokens are, -1 for unknown tokens
     scalars/{name} (S,)      losses and rates of a snapshot, NaN where there is none
     probes/{n}               attributes: tokens, domains (a list of strings each, or null)
-    layers/{i}/              expert_ids_TK, gate_weights_TK, router_probs_TE, router_logits_TE, dropped_TK (S, ...)
-                             train_counts_E (S, E); num_tokens, k, num_experts, assignments, present (S,)
+    layers/{i}/              expert_ids_TK, gate_weights_TK, router_probs_TE, router_logits_TE, dropped_TK,
+                             selection_scores_TE (S, ...); train_counts_E (S, E)
+                             num_tokens, k, num_experts, assignments, present, num_null, looks_ahead, soft (S,)
     log/step (N,)            every training step, recorded or not
     log/{name} (N,)          its scalars
     log/counts/{i} (N, E)    assignments per expert in its training batch
+
+Version 1 had no selection_scores_TE, num_null, looks_ahead and soft; there were none.
 
 Data is written first and `num_steps`, `log_steps` last: what lies beyond them was not finished.
 """
 
 from urllib.parse import quote
 
-FORMAT, VERSION = "moeviz trace", 1
+FORMAT, VERSION = "moeviz trace", 2
 
 # the arrays of a layer that may be unknown; `present` holds one bit for each, in this order
-OPTIONAL = ("gate_weights_TK", "router_probs_TE", "router_logits_TE", "dropped_TK", "train_counts_E")
+OPTIONAL = (
+    "gate_weights_TK",
+    "router_probs_TE",
+    "router_logits_TE",
+    "dropped_TK",
+    "train_counts_E",
+    "selection_scores_TE",
+)
 ARRAYS = ("expert_ids_TK", *OPTIONAL)
 SIZES = ("num_tokens", "k", "num_experts", "assignments", "present")
+KINDS = ("num_null", "looks_ahead", "soft")  # since version 2
 DTYPES = {"expert_ids_TK": "int32", "dropped_TK": "bool", "train_counts_E": "int64"}
 FILLS = {"expert_ids_TK": -1, "dropped_TK": False, "train_counts_E": -1}
 RESERVED = ("step", "counts")  # names in log/ that no scalar may have

@@ -13,7 +13,7 @@ import zarr
 
 from moeviz.domain.messages import StepLog, UserError
 from moeviz.domain.routing import Routing, RoutingSnapshot
-from moeviz.trace.layout import FORMAT, OPTIONAL, RESERVED, SIZES, VERSION, axes
+from moeviz.trace.layout import FORMAT, KINDS, OPTIONAL, RESERVED, SIZES, VERSION, axes
 
 Array = npt.NDArray[Any]
 
@@ -40,8 +40,9 @@ class Trace:
         self._root = root
         self._array = cache(lambda name: root[name])
         self._log_steps = int(attributes["log_steps"])
+        columns = SIZES if attributes["version"] == 1 else (*SIZES, *KINDS)
         self._sizes = [
-            {name: self._column(f"layers/{i}/{name}", self.num_steps) for name in SIZES}
+            {name: self._column(f"layers/{i}/{name}", self.num_steps) for name in columns}
             for i in range(len(attributes["layers"]))
         ]
         self.steps: Array = self._column("step", self.num_steps) if self.num_steps else np.zeros(0, np.int64)
@@ -125,7 +126,18 @@ class Trace:
         if ids is None or (ids >= 0).sum() != sizes["assignments"] or (ids >= sizes["num_experts"]).any():
             raise ValueError("expert_ids_TK has lost some of its values")
         optional: dict[str, Any] = {name: read(name) for name in OPTIONAL if name != "train_counts_E"}
-        return Routing(self.layers[i].name, sizes["num_experts"], ids.astype(np.int64), **optional)
+        kinds = {name: sizes.get(name, 0) for name in KINDS}
+        if min(kinds.values()) < 0 or kinds["num_null"] > sizes["num_experts"]:
+            raise ValueError(f"{', '.join(KINDS)} have lost some of their values")
+        return Routing(
+            self.layers[i].name,
+            sizes["num_experts"],
+            ids.astype(np.int64),
+            **optional,
+            num_null=kinds["num_null"],
+            looks_ahead=bool(kinds["looks_ahead"]),
+            soft=bool(kinds["soft"]),
+        )
 
     def _train_counts(self, i: int, at: int) -> Array | None:
         if not int(self._sizes[i]["present"][at]) >> OPTIONAL.index("train_counts_E") & 1:
@@ -169,9 +181,9 @@ def open_trace(path: str | Path) -> Trace:
         root = zarr.open_group(str(path), mode="r")
         if root.attrs.get("format") != FORMAT:
             raise UserError(f"{path} is a Zarr group, but not a trace that moeviz wrote.")
-        if root.attrs.get("version") != VERSION:
+        if root.attrs.get("version") not in range(1, VERSION + 1):
             raise UserError(
-                f"{path} has trace version {root.attrs.get('version')}, and this moeviz reads version {VERSION}; "
+                f"{path} has trace version {root.attrs.get('version')}, and this moeviz reads versions 1 to {VERSION}; "
                 "open it with the moeviz that wrote it."
             )
         return Trace(path, root)

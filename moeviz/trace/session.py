@@ -62,7 +62,13 @@ def _size(snapshot: RoutingSnapshot) -> int:
     arrays = (
         array
         for r in snapshot.layers
-        for array in (r.expert_ids_TK, r.gate_weights_TK, r.router_probs_TE, r.router_logits_TE)
+        for array in (
+            r.expert_ids_TK,
+            r.gate_weights_TK,
+            r.router_probs_TE,
+            r.router_logits_TE,
+            r.selection_scores_TE,
+        )
         if array is not None
     )
     return sum(int(array.nbytes) for array in arrays)

@@ -94,13 +94,18 @@ def _balance(layer: Routing) -> Values:
         "can_tell_dead": summary.can_tell_dead,
         "drop_rate": metrics.drop_rate(layer),
         "fully_dropped_rate": metrics.fully_dropped_rate(layer),
-        "executed_experts": metrics.executed_experts(layer),
+        "null_experts": layer.num_null,
+        "executed_experts": metrics.executed_experts(
+            layer, range(layer.num_experts - layer.num_null, layer.num_experts)
+        ),
+        "looks_ahead": layer.looks_ahead,
+        "soft": layer.soft,
     }
 
 
 def _confidence(layer: Routing) -> Values:
-    """Means over tokens. The boundary margin is of the probabilities: a trace holds no other selection scores."""
-    probs, k = layer.router_probs_TE, layer.k
+    """Means over tokens. The boundary margin is of the scores that the choice was made by."""
+    probs, k, chosen_by = layer.router_probs_TE, layer.k, layer.selection_scores_TE
     values: dict[str, Array | None] = dict.fromkeys(
         ("max_probability", "top_k_mass", "margin", "boundary_margin", "token_entropy", "token_effective_experts")
     )
@@ -109,7 +114,7 @@ def _confidence(layer: Routing) -> Values:
             "max_probability": metrics.max_probability(probs),
             "top_k_mass": metrics.top_k_mass(probs, k) if k else None,
             "margin": metrics.margin(probs),
-            "boundary_margin": metrics.boundary_margin(probs, layer.expert_ids_TK),
+            "boundary_margin": metrics.boundary_margin(probs if chosen_by is None else chosen_by, layer.expert_ids_TK),
             "token_entropy": metrics.token_entropy(probs),
             "token_effective_experts": metrics.token_effective_experts(probs),
         }

@@ -13,7 +13,7 @@ import zarr
 
 from moeviz.domain.messages import StepLog, UserError
 from moeviz.domain.routing import Routing, RoutingSnapshot
-from moeviz.trace.layout import ARRAYS, DTYPES, FILLS, FORMAT, OPTIONAL, RESERVED, SIZES, VERSION, axes, node
+from moeviz.trace.layout import ARRAYS, DTYPES, FILLS, FORMAT, KINDS, OPTIONAL, RESERVED, SIZES, VERSION, axes, node
 
 CHUNK_STEPS, CHUNK_BYTES = 32, 1 << 22  # of the largest array
 LOG_CHUNK = 1024  # of columns, which are small
@@ -128,8 +128,9 @@ class TraceWriter:
             self._put(f"scalars/{node(name)}", start, values, fill=np.nan, attributes={"name": name})
         for i in range(len(snapshots[0].layers)):
             rows = [_row(s.layers[i], s.train_counts_LE[i] if s.train_counts_LE else None) for s in snapshots]
-            for name in SIZES:
-                self._put(f"layers/{i}/{name}", start, np.array([row[name] for row in rows], np.int64), fill=0)
+            for name in (*SIZES, *KINDS):
+                fill = -1 if name in KINDS else 0  # no value of theirs, so that a lost chunk shows
+                self._put(f"layers/{i}/{name}", start, np.array([row[name] for row in rows], np.int64), fill=fill)
             for name in ARRAYS:
                 blocks = [row[name] for row in rows]
                 if any(block is not None for block in blocks):
@@ -211,7 +212,7 @@ def _row(layer: Routing, train_counts_E: Array | None) -> dict[str, Any]:
         "assignments": int((layer.expert_ids_TK >= 0).sum()),
         "present": sum(1 << bit for bit, name in enumerate(OPTIONAL) if arrays[name] is not None),
     }
-    return {**arrays, **sizes}
+    return {**arrays, **sizes, **{name: int(getattr(layer, name)) for name in KINDS}}
 
 
 def _padded(blocks: Sequence[Array | None], ndim: int, fill: Any, dtype: str) -> Array:
