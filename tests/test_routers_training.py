@@ -239,6 +239,9 @@ def test_relu_l1_grows_until_k_experts_are_left() -> None:
     l1 = [float(layer.router.l1) for layer in trainer.model.layers]
     assert l1[0] == l1[1] > 1e-8
     assert np.isfinite(log.scalars_S["relu_l1"]).all()
+    factors = log.scalars_S["lambda"][1:] / log.scalars_S["lambda"][:-1]
+    assert set(np.round(factors, 5)) <= {0.5, 1.0, 2.0}
+    assert log.scalars_S["lambda"][0] == pytest.approx(1e-8)
 
 
 def test_bias_counts_training_batches_only() -> None:
@@ -252,6 +255,14 @@ def test_bias_counts_training_batches_only() -> None:
         assert torch.equal(layer.router.bias, bias)
         expected = 0.01 * np.sign(counts[0].mean() - counts[0])
         np.testing.assert_allclose(bias.numpy(), expected, rtol=1e-6)
+    assert (log.scalars_S["bias_low"][0], log.scalars_S["bias_high"][0]) == (0, 0)  # before the step
+    trainer.advance()
+    after = trainer.flush().scalars_S
+    biases = torch.stack(before)
+    assert after["bias_low"][0] == float(biases.min())
+    assert after["bias_high"][0] == float(biases.max())
+    trainer.change(small("topk"))
+    assert not {"bias_low", "bias_high"} & set(trainer.snapshot().scalars)  # they are of no router any more
 
 
 # ---- live changes

@@ -21,8 +21,9 @@ from moeviz.moe.model import CharModel
 from moeviz.moe.routers import Router, RoutingTensors
 from moeviz.moe.routers.dynamic import ReluRouter
 from moeviz.moe.routers.null import NullRouter
+from moeviz.moe.routers.sigmoid import SigmoidBiasRouter
 
-SCALARS = ("loss", "cross_entropy", "balance", "z")  # of every step; the terms in use follow
+SCALARS = ("loss", "cross_entropy", "balance", "z")  # of every step; the terms in use and the router's numbers follow
 
 
 class Terms(NamedTuple):
@@ -106,6 +107,18 @@ TERMS: dict[str, Callable[[MoELayer, RoutingTensors, int], Tensor]] = {
 MAXIMISED = frozenset({"batch_entropy", "mutual_information"})
 
 
+def router_numbers(routers: Sequence[Router]) -> dict[str, Tensor]:
+    """What the routers keep from step to step, as scalars by name: relu's l1 ("lambda"), and the least and the greatest
+    bias of sigmoid_bias in all layers."""
+    first = routers[0]
+    if isinstance(first, ReluRouter):
+        return {"lambda": first.l1}
+    if isinstance(first, SigmoidBiasRouter):
+        biases = torch.stack([router.bias for router in routers if isinstance(router, SigmoidBiasRouter)])
+        return {"bias_low": biases.min(), "bias_high": biases.max()}
+    return {}
+
+
 def terms_in_use(settings: Settings) -> Terms:
     """The losses that the settings ask for: a coefficient of 0 costs nothing."""
     router, flat = settings.routing.router, settings.flat()
@@ -133,7 +146,8 @@ def coefficients(settings: Settings) -> list[float]:
 
 class StepLoss(nn.Module):
     """tokens (B, C+1), coefficients (2 + n,) of balance, z and the other terms, noise draws (L, T, R) or nothing -> the
-    loss to minimise, and news (4 + n + L*E): SCALARS, the other terms, then the assignments per expert of each layer.
+    loss to minimise, and news (4 + n + m + L*E): SCALARS, the other terms, the router's m numbers before the step, then
+    the assignments per expert of each layer.
 
     The routers are in training mode."""
 
@@ -163,7 +177,8 @@ class StepLoss(nn.Module):
             loss = loss + weight * term
         counts = [expert_counts(r.expert_ids_TK, r.probs_TE.shape[1]) for r in routings]
         # float32 holds whole numbers up to 2^24: more assignments than a batch can have
-        scalars = torch.stack([loss, cross_entropy, balance, z, *others]).detach()
+        numbers = router_numbers([layer.router for layer in self.model.layers]).values()
+        scalars = torch.stack([loss, cross_entropy, balance, z, *others, *numbers]).detach()
         return loss, torch.cat([scalars, torch.cat(counts).float()])
 
     def balance(self, routings: Sequence[RoutingTensors]) -> Tensor:

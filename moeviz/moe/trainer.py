@@ -18,7 +18,16 @@ from moeviz.moe.model import CharModel, active_parameters, flops_per_token, rout
 from moeviz.moe.optimiser import AdamW
 from moeviz.moe.resize import resize_experts, resize_shared, switch_router
 from moeviz.moe.routers import Router
-from moeviz.moe.step import SCALARS, Look, StepLoss, coefficients, terms_in_use, unpack_look, unpack_news
+from moeviz.moe.step import (
+    SCALARS,
+    Look,
+    StepLoss,
+    coefficients,
+    router_numbers,
+    terms_in_use,
+    unpack_look,
+    unpack_news,
+)
 from moeviz.moe.tasks.text import TextData
 from moeviz.moe.traced import Traced
 
@@ -255,7 +264,8 @@ class Trainer:
 
     def _fill_coefficients(self) -> None:
         self._terms = terms_in_use(self.settings)
-        self._scalars = (*SCALARS, *self._terms.others)
+        self._scalars = (*SCALARS, *self._terms.others, *router_numbers([self._router]))
+        self.losses = {name: value for name, value in self.losses.items() if name in (*self._scalars, "heldout")}
         self._coefficients = torch.tensor(coefficients(self.settings), device=self.device)
 
     def _begin_anew(self) -> None:
