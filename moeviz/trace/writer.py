@@ -129,8 +129,8 @@ class TraceWriter:
         for i in range(len(snapshots[0].layers)):
             rows = [_row(s.layers[i], s.train_counts_LE[i] if s.train_counts_LE else None) for s in snapshots]
             for name in (*SIZES, *KINDS):
-                fill = -1 if name in KINDS else 0  # no value of theirs, so that a lost chunk shows
-                self._put(f"layers/{i}/{name}", start, np.array([row[name] for row in rows], np.int64), fill=fill)
+                lost = -1 if name in KINDS else 0  # no value of theirs
+                self._put(f"layers/{i}/{name}", start, np.array([row[name] for row in rows], np.int64), fill=lost)
             for name in ARRAYS:
                 blocks = [row[name] for row in rows]
                 if any(block is not None for block in blocks):

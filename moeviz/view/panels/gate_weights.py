@@ -17,6 +17,7 @@ from moeviz.domain.routing import Routing
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number, share, visible
+from moeviz.view.panels.words import first_null, kept, label, labels, signs_in_words
 from moeviz.view.theme import Theme, put, width_of
 
 UNKNOWN = float("nan")
@@ -30,6 +31,7 @@ class GateWeights(Panel):
         super().__init__(theme, parent)
         self._heights = np.zeros(0)
         self._chosen: dict[int, float] = {}
+        self._dropped: set[int] = set()
         self._top = 1.0
 
     @property
@@ -55,6 +57,7 @@ class GateWeights(Panel):
         assert routing is not None
         assert token is not None
         self._chosen = chosen_weights(routing, token)
+        self._dropped = set(self._chosen) - set(routing.expert_ids_TK[token, kept(routing)[token]].tolist())
         if routing.router_probs_TE is not None:
             self._heights = routing.router_probs_TE[token].astype(float)
         else:
@@ -64,7 +67,8 @@ class GateWeights(Panel):
         self._top = max(nice_ceiling(float(np.nanmax(self._heights, initial=0.0)) * 1.12), 0.1)
 
     def lines_of_words(self, width: float) -> int:
-        return 3 if width >= NARROW else 4
+        routing = self.routing()
+        return (3 if width >= NARROW else 4) + bool(routing is not None and _legend(routing))
 
     def subtitle(self) -> str:
         return f"{self._who()}, layer {self.layer}"
@@ -83,8 +87,9 @@ class GateWeights(Panel):
         frame, theme = self.frame(rect), self.theme
         routing = self.routing()
         assert routing is not None
-        label = "probability p" if routing.router_probs_TE is not None else "gate weight g"
-        draw_y_axis(painter, frame, theme, label)
+        null = first_null(routing)
+        height_is = "probability p" if routing.router_probs_TE is not None else "gate weight g"
+        draw_y_axis(painter, frame, theme, height_is)
         step = frame.rect.width() / self._heights.size
         gap = min(6.0, step * 0.15)
         for e, height in enumerate(self._heights.tolist()):
@@ -93,22 +98,28 @@ class GateWeights(Panel):
                     frame.x(e) + gap, frame.y(height), step - 2 * gap, height / self._top * frame.rect.height()
                 )
                 colour = expert_colour(e, theme)
-                painter.fillRect(bar, colour if e in self._chosen else mixed(colour.name(), theme.panel, 0.25))
+                if e in self._chosen and e not in self._dropped and e < null:
+                    painter.fillRect(bar, colour)
+                    continue
+                painter.fillRect(bar, mixed(colour.name(), theme.panel, 0.25))
+                if e in self._chosen:  # hollow: dropped, or an expert that computes nothing
+                    painter.setPen(colour)
+                    painter.drawRect(bar.adjusted(0, 0, -1, -1))
         painter.setPen(QColor(theme.text))
         taken: list[QRectF] = []
         for e in sorted(self._chosen, key=lambda e: -self._heights[e]):  # the highest first, if not all have room
-            weight = self._chosen[e]
-            for text in ("✓",) if weight != weight else (f"✓ {share(weight)}", "✓"):
+            weight, tick = self._chosen[e], "✗" if e in self._dropped else "✓"
+            for text in (tick,) if weight != weight else (f"{tick} {share(weight)}", tick):
                 wide = width_of(text)
                 spot = QRectF(frame.x(e + 0.5) - wide / 2, frame.y(float(self._heights[e])) - 15, wide, 12)
-                roomy = wide <= step - 2 or len(self._chosen) == 1 or text == "✓"
+                roomy = wide <= step - 2 or len(self._chosen) == 1 or text == tick
                 if roomy and not any(spot.intersects(other) for other in taken):
                     put(painter, spot.left(), spot.bottom() - 1, text)
                     taken.append(spot)
                     break
         painter.setPen(QColor(theme.line))
         painter.drawLine(QLineF(frame.rect.left(), frame.rect.bottom(), frame.rect.right(), frame.rect.bottom()))
-        names = [str(e) for e in range(self._heights.size)]
+        names = labels(self._heights.size, null)
         expert = self.pointed.get("expert", self.selection.expert)
         strong = expert if expert is not None and expert < len(names) else None
         draw_column_labels(painter, frame.rect, names, theme, "expert", strong)
@@ -120,12 +131,18 @@ class GateWeights(Panel):
         expert = self.pointed.get("expert")
         if expert is not None and expert < self._heights.size:
             symbol = "p" if routing.router_probs_TE is not None else "g"
-            words = f"expert {expert}: {symbol} {number(float(self._heights[expert]))}"
+            words = f"expert {label(expert, first_null(routing))}: {symbol} {number(float(self._heights[expert]))}"
             weight = self._chosen.get(expert)
             state = "not chosen" if weight is None else f"chosen, gate weight {number(weight)}"
+            if expert in self._dropped:
+                state = "chosen, dropped"
+            if routing.selection_scores_TE is not None and self.token is not None:
+                state += f"  selection score {number(float(routing.selection_scores_TE[self.token, expert]))}"
             return f"{self._who()}  {words}, {state}  {expert_in_words(routing, expert)}"
         who = self._who() + ("" if self.selection.token is not None else " (the last; click one to choose)")
-        return "  ".join([who, margin_in_words(routing, token), *confidence_in_words(routing, token)])
+        return "  ".join(
+            [who, margin_in_words(routing, token), *confidence_in_words(routing, token), *_legend(routing)]
+        )
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         inner = self.frame(rect).rect
@@ -139,7 +156,9 @@ class GateWeights(Panel):
         routing, token = self.routing(), self.token
         if self.missing() or routing is None or token is None:
             return head, []
-        chosen, probs = chosen_weights(routing, token), routing.router_probs_TE
+        self.refresh()
+        chosen, probs, scores = chosen_weights(routing, token), routing.router_probs_TE, routing.selection_scores_TE
+        head += ["dropped"] * (routing.dropped_TK is not None) + ["selection_score"] * (scores is not None)
         rows: list[list[int | float | str]] = []
         for e in range(routing.num_experts):
             weight = chosen.get(e, UNKNOWN)
@@ -150,9 +169,17 @@ class GateWeights(Panel):
                     "" if probs is None else float(probs[token, e]),
                     int(e in chosen),
                     "" if weight != weight else weight,
+                    *([int(e in self._dropped)] if routing.dropped_TK is not None else []),
+                    *([float(scores[token, e])] if scores is not None else []),
                 ]
             )
         return head, rows
+
+
+def _legend(routing: Routing) -> list[str]:
+    """What a reader of the bars must know of a layer that is not a plain choice of experts that compute."""
+    soft = ["soft: weights are shares in mixtures"] if routing.soft else []
+    return [*soft, *signs_in_words(routing), *(["✗ dropped"] if routing.dropped_TK is not None else [])]
 
 
 def chosen_weights(routing: Routing, token: int) -> dict[int, float]:
@@ -163,13 +190,17 @@ def chosen_weights(routing: Routing, token: int) -> dict[int, float]:
 
 
 def margin_in_words(routing: Routing, token: int) -> str:
-    """How close the choice was: the smallest chosen probability over the largest one not chosen.
+    """How close the choice was: the smallest chosen score over the largest one not chosen, of the scores that the
+    choice was made by.
 
-    Negative where noise, a bias or a capacity decided, not the clean probabilities.
+    Negative where something else decided than these: noise, or experts that choose their tokens.
     """
-    if routing.router_probs_TE is None:
+    by = routing.selection_scores_TE
+    if routing.router_probs_TE is None and by is None:
         return "bars are gate weights: this data has no router probabilities"
-    probs = routing.router_probs_TE[token].astype(float)
+    every = routing.router_probs_TE if by is None else by
+    assert every is not None
+    probs, null = every[token].astype(float), first_null(routing)
     chosen = [e for e in routing.expert_ids_TK[token].tolist() if e >= 0]
     left = [e for e in range(routing.num_experts) if e not in set(chosen) and np.isfinite(probs[e])]
     if not chosen:
@@ -177,8 +208,12 @@ def margin_in_words(routing: Routing, token: int) -> str:
     if not left:
         return "every expert was chosen"
     last, first_out = min(chosen, key=lambda e: probs[e]), max(left, key=lambda e: probs[e])
+    if by is None and routing.router_logits_TE is None and probs[last] == 1:
+        return f"p is 1 at expert {last}: no other could be chosen"
     margin = number(float(boundary_margin(probs[None], routing.expert_ids_TK[token : token + 1])[0]))
-    return f"margin {margin}: expert {last} chosen over {first_out}"
+    if by is not None:
+        return f"selection margin {margin}: expert {label(last, null)} over {label(first_out, null)}"
+    return f"margin {margin}: expert {label(last, null)} chosen over {label(first_out, null)}"
 
 
 def confidence_in_words(routing: Routing, token: int) -> list[str]:

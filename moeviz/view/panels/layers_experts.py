@@ -1,7 +1,7 @@
 """Load share of every expert in every layer."""
 
 import numpy as np
-from PySide6.QtCore import QPointF, QRectF
+from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QImage, QPainter
 from PySide6.QtWidgets import QWidget
 
@@ -19,7 +19,8 @@ from moeviz.view.colours import sequential
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import Array, draw_column_labels, draw_row_labels, inside, nice_ceiling, number, share
 from moeviz.view.panels.heat import BAR, draw_colour_bar, draw_heat, heat_image, outline
-from moeviz.view.panels.load import layer_counts
+from moeviz.view.panels.load import combine_mass, layer_counts
+from moeviz.view.panels.words import first_null, label, labels, signs_in_words
 from moeviz.view.theme import Theme, put, width_of
 
 
@@ -31,13 +32,16 @@ class LayersExperts(Panel):
         super().__init__(theme, parent)
         self._shares: Array = np.zeros((1, 1))
         self._cv: list[float] = []
-        self._training = False
+        self._training = self._soft = False
+        self._null = 1
         self._drawn: object = None
         self._said: tuple[object, list[str]] | None = None
         self._image = QImage()
         self._top = 1.0
 
     def subtitle(self) -> str:
+        if self._soft:
+            return "combine weights of the tokens shown"
         return f"{'training batch' if self._training else 'the tokens shown'}, before drops"
 
     def prepare(self) -> None:
@@ -51,13 +55,20 @@ class LayersExperts(Panel):
         self._shares = np.full((len(counts), widest), np.nan)
         for row, (c, _) in zip(self._shares, counts, strict=True):
             row[: c.size] = load_share(c)
+        masses = [combine_mass(routing) for routing in self.snapshot.layers]
+        self._soft = all(mass is not None for mass in masses)
+        for row, mass in zip(self._shares, masses, strict=True):
+            if self._soft and mass is not None:
+                row[: mass.size] = mass
+        self._null = min(map(first_null, self.snapshot.layers))
         self._cv = [cv(c) for c, _ in counts]
         self._top = min(1.0, max(2 / widest, nice_ceiling(float(np.nanmax(self._shares, initial=0.0)))))
         self._image = heat_image(self._shares, 0.0, self._top, sequential(self.theme), self.theme.panel)
         self._drawn = key
 
     def lines_of_words(self, width: float) -> int:
-        return 3 if width >= NARROW else 5
+        routing = self.routing()
+        return (3 if width >= NARROW else 5) + bool(routing is not None and signs_in_words(routing))
 
     def heat_rect(self, rect: QRectF) -> QRectF:
         return inside(rect, right=BAR)
@@ -80,7 +91,11 @@ class LayersExperts(Panel):
         draw_row_labels(painter, heat, [str(i) for i in range(layers)], theme, "layer")
         expert = self.pointed.get("expert", self.selection.expert)
         strong = expert if expert is not None and expert < experts else None
-        draw_column_labels(painter, heat, [str(e) for e in range(experts)], theme, "expert", strong)
+        draw_column_labels(painter, heat, labels(experts, self._null), theme, "expert", strong)
+        if self._null < experts:
+            x = heat.left() + self._null * wide
+            painter.setPen(QColor(theme.text))
+            painter.drawLine(QLineF(x, heat.top(), x, heat.bottom()))
         row = QRectF(heat.left(), heat.top() + self.layer * high, heat.width(), high)
         outline(painter, row.adjusted(0, 0, -1, -1), theme)
         if strong is not None:
@@ -93,7 +108,12 @@ class LayersExperts(Panel):
         layer, expert = self.pointed.get("layer"), self.pointed.get("expert")
         layers, experts = self._shares.shape
         if layer is not None and expert is not None and layer < layers and expert < experts:
-            first = f"layer {layer} × expert {expert}: q {number(float(self._shares[layer, expert]))}  q of {of}"
+            q = number(float(self._shares[layer, expert]))
+            first = f"layer {layer} × expert {label(expert, self._null)}: q {q}  q of {of}"
+            if self._soft:
+                first = f"layer {layer} × expert {expert}: {q} of weights"
+        elif self._soft:
+            first = "share of combine weights  tokens shown  the load is even"
         elif np.isfinite(self._cv).any():
             worst = int(np.nanargmax(self._cv))
             first = f"load share q of {of}  least even: layer {worst}, CV {number(self._cv[worst])}"
@@ -108,9 +128,11 @@ class LayersExperts(Panel):
             assert self.snapshot is not None
             film = self.history.snapshots if self.history is not None else []
             words = [*change_in_words(self.snapshot, film, layer), *transition_in_words(self.snapshot, layer)]
+            if self._soft:  # every token has every expert: nothing moves, nothing tells
+                words = []
             if words:
                 words = [f"layer {layer}: {words[0]}", *words[1:], "(tokens shown)"]
-            self._said = key, words
+            self._said = key, [*words, *signs_in_words(self.snapshot.layers[layer])]
         return self._said[1]
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:

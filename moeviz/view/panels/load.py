@@ -9,18 +9,19 @@ from moeviz.domain.metrics import (
     TOO_FEW,
     LoadSummary,
     cv_floor,
-    drop_rate,
     expert_counts,
     floor_k,
-    fully_dropped_rate,
+    importance,
+    importance_share,
     max_violation_floor,
     share_noise,
     summarise,
 )
-from moeviz.domain.routing import Ints, RoutingSnapshot
+from moeviz.domain.routing import Ints, Routing, RoutingSnapshot
 from moeviz.view.colours import expert_colour
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
-from moeviz.view.panels.axes import Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number
+from moeviz.view.panels.axes import Array, Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number
+from moeviz.view.panels.words import about, first_null, kind_in_words, label, labels
 from moeviz.view.theme import Theme
 
 
@@ -30,6 +31,13 @@ def layer_counts(snapshot: RoutingSnapshot, layer: int) -> tuple[Ints, bool]:
     if layer < len(snapshot.train_counts_LE):
         return snapshot.train_counts_LE[layer], True
     return expert_counts(snapshot.layers[layer]), False
+
+
+def combine_mass(routing: Routing) -> Array | None:
+    """Soft MoE: each expert's share (E,) of all combine weights of the tokens shown. Its load is even by construction.
+    None for all other routing."""
+    mass = importance(routing) if routing.soft else None
+    return None if mass is None else importance_share(mass)
 
 
 class Load(Panel):
@@ -42,6 +50,8 @@ class Load(Panel):
         self._training = False
         self._k = 1
         self._summary: LoadSummary = summarise(self._counts)
+        self._mass: Array | None = None
+        self._null = 1
         self._top = 1.0
 
     def prepare(self) -> None:
@@ -49,22 +59,31 @@ class Load(Panel):
         self._counts, self._training = layer_counts(self.snapshot, self.layer)
         self._summary = summarise(self._counts)
         self._k = min(floor_k(self.snapshot.layers[self.layer].expert_ids_TK), self._counts.size)
+        routing = self.snapshot.layers[self.layer]
+        self._mass, self._null = combine_mass(routing), first_null(routing)
         even = 1 / self._counts.size
-        highest = max(float(self._summary.load_share.max()), even + 2 * self.noise)
+        highest = max(float(self._bars.max()), even + 2 * self.noise)
         self._top = min(1.0, max(2 * even, nice_ceiling(highest)))
 
     @property
+    def _bars(self) -> Array:
+        return self._summary.load_share if self._mass is None else self._mass
+
+    @property
     def noise(self) -> float:
-        """Standard deviation of a share by chance; 0 where nothing was routed: there is no band to draw."""
-        total = int(self._counts.sum())
+        """Standard deviation of a share by chance; 0 where there is no band to draw: nothing was routed, or softly."""
+        total = int(self._counts.sum()) if self._mass is None else 0
         return share_noise(total, self._counts.size, self._k) if total else 0.0
 
     def lines_of_words(self, width: float) -> int:
         routing = self.routing()
+        odd = 0 if routing is None else len(self._kind(routing))
         drops = routing is not None and routing.dropped_TK is not None
-        return 3 + drops if width >= NARROW else 5 + 2 * drops
+        return 3 + min(odd, 3) if width >= NARROW else 5 + min(odd + drops, 4)
 
     def subtitle(self) -> str:
+        if self._mass is not None:
+            return f"layer {self.layer}, combine weights of the tokens shown"
         return f"layer {self.layer}, {'training batch' if self._training else 'the tokens shown'}, before drops"
 
     def frame(self, rect: QRectF) -> Frame:
@@ -73,7 +92,7 @@ class Load(Panel):
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         frame, theme, size = self.frame(rect), self.theme, self._counts.size
         inner = frame.rect
-        draw_y_axis(painter, frame, theme, "load share q")
+        draw_y_axis(painter, frame, theme, "load share q" if self._mass is None else "combine share")
         even, noise = 1 / size, self.noise
         low, high = frame.y(min(even + 2 * noise, self._top)), frame.y(max(even - 2 * noise, 0))
         step = inner.width() / size
@@ -81,10 +100,14 @@ class Load(Panel):
         painter.fillRect(QRectF(inner.left(), low, inner.width(), high - low), _thin(theme.muted, 50))
         selected = self.pointed.get("expert", self.selection.expert)
         strong = selected if selected is not None and selected < size else None
-        for e, q in enumerate(self._summary.load_share.tolist()):
+        for e, q in enumerate(self._bars.tolist()):
             top = frame.y(min(q, self._top))
             bar = QRectF(frame.x(e) + gap, top, step - 2 * gap, inner.bottom() - top)
-            painter.fillRect(bar, expert_colour(e, theme))
+            if e < self._null:
+                painter.fillRect(bar, expert_colour(e, theme))
+            else:  # hollow: it computes nothing
+                painter.setPen(expert_colour(e, theme))
+                painter.drawRect(bar.adjusted(0, 0, -1, -1))
             if e == strong:
                 painter.setPen(QColor(theme.text))
                 painter.drawRect(bar.adjusted(0, 0, -1, -1))
@@ -97,8 +120,10 @@ class Load(Panel):
         painter.drawLines([QLineF(inner.left(), y, inner.right(), y) for y in (low, high)])
         painter.setPen(QColor(theme.line))
         painter.drawLine(QLineF(inner.left(), inner.bottom(), inner.right(), inner.bottom()))
+        if self._null < size:
+            painter.drawLine(QLineF(frame.x(self._null), inner.top(), frame.x(self._null), inner.bottom()))
         draw_column_labels(
-            painter, inner, [str(e) for e in range(size)], theme, f"expert (line 1/E = {number(even)})", strong
+            painter, inner, labels(size, self._null), theme, f"expert (line 1/E = {number(even)})", strong
         )
 
     def footer(self) -> str:
@@ -108,7 +133,10 @@ class Load(Panel):
         expert = self.pointed.get("expert")
         if expert is not None and expert < size:
             q = float(summary.load_share[expert])
-            first = f"expert {expert}: q {number(q)}, {int(self._counts[expert])} of {total} assignments  of {of}"
+            name = label(expert, self._null)
+            first = f"expert {name}: q {number(q)}, {int(self._counts[expert])} of {total} assignments  of {of}"
+            if self._mass is not None:
+                first = f"expert {name}: {number(float(self._mass[expert]))} of combine weights"
         else:
             first = f"{total} assignments of {of}"
         words = [
@@ -120,10 +148,16 @@ class Load(Panel):
             dead_in_words(summary),
         ]
         routing = self.routing()
-        dropped, whole = (drop_rate(routing), fully_dropped_rate(routing)) if routing is not None else (None, None)
-        if dropped is not None and whole is not None:
-            words.append(f"tokens shown: {about(100 * dropped)} % dropped, {about(100 * whole)} % wholly")
-        return "  ".join(words)
+        assert routing is not None
+        return "  ".join([*words, *self._kind(routing)])
+
+    def _kind(self, routing: Routing) -> list[str]:
+        """What is unlike a plain choice, and the bias that balances, if there is one."""
+        words = kind_in_words(routing)
+        scalars = self.snapshot.scalars if self.snapshot is not None else {}
+        if routing.selection_scores_TE is not None and {"bias_low", "bias_high"} <= scalars.keys():
+            words.append(f"bias {number(scalars['bias_low'])} to {number(scalars['bias_high'])} in all layers")
+        return words
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         inner = self.frame(rect).rect
@@ -139,12 +173,10 @@ class Load(Panel):
         self.refresh()
         batch = "training" if self._training else "shown tokens"
         pairs = zip(self._counts.tolist(), self._summary.load_share.tolist(), strict=True)
-        return head, [[self.layer, e, count, q, batch] for e, (count, q) in enumerate(pairs)]
-
-
-def about(value: float) -> str:
-    """Two digits: what chance does is known no better."""
-    return number(float(f"{value:.2g}"))
+        rows: list[list[int | float | str]] = [[self.layer, e, count, q, batch] for e, (count, q) in enumerate(pairs)]
+        if self._mass is None:
+            return head, rows
+        return [*head, "combine_share"], [[*row, share] for row, share in zip(rows, self._mass.tolist(), strict=True)]
 
 
 def dead_in_words(summary: LoadSummary) -> str:

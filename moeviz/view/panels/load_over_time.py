@@ -11,6 +11,7 @@ from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import Panel, Pointed, Table
 from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, nice_ceiling, number
 from moeviz.view.panels.marks import bin_edges, binned_mean, draw_marks, draw_now, earlier_step, step_range
+from moeviz.view.panels.words import first_null, label, signs_in_words
 from moeviz.view.theme import Theme, put
 
 PIXELS_A_POINT = 4
@@ -119,11 +120,16 @@ class LoadOverTime(Panel):
         room = int(frame.rect.height() / GAP)
         shown = sorted(known[:room], key=lambda e: -float(last[e]))
         spots = spread_out([frame.y(float(last[e])) for e in shown], frame.rect.top() + 4, frame.rect.bottom() - 2)
-        x = frame.rect.right() + 4
+        x, null = frame.rect.right() + 4, self._null()
         for e, y in zip(shown, spots, strict=True):
             painter.fillRect(QRectF(x, y - 3, 6, 6), expert_colour(e, self.theme))
             painter.setPen(QColor(self.theme.text if e == strong else self.theme.muted))
-            put(painter, x + 9, y + 4, str(e))
+            put(painter, x + 9, y + 4, label(e, null))
+
+    def _null(self) -> int:
+        """The first null expert of the layer shown, or more than there are."""
+        routing = self.routing()
+        return first_null(routing) if routing is not None else self._shares.shape[1]
 
     def footer(self) -> str:
         points = self._bins[1].size if self._bins else self._steps.size
@@ -132,8 +138,10 @@ class LoadOverTime(Panel):
         words = f"layer {self._row}, training batches{mean}"
         expert = self.pointed.get("expert", self.selection.expert)
         if expert is not None and expert < self._shares.shape[1]:
-            words = f"expert {expert}: q {number(float(self._shares[-1, expert]))} at step {self._steps[-1]}  {words}"
-        return words
+            q = number(float(self._shares[-1, expert]))
+            words = f"expert {label(expert, self._null())}: q {q} at step {self._steps[-1]}  {words}"
+        routing = self.routing()
+        return "  ".join([words, *(signs_in_words(routing) if routing is not None else [])])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         frame = self.frame(rect)

@@ -1,7 +1,7 @@
 """The losses over the training steps; one quantity at a time, for each has its own unit."""
 
 import numpy as np
-from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
+from PySide6.QtCore import QLineF, QPointF, QRectF, QSignalBlocker, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
 from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 
@@ -20,13 +20,54 @@ from moeviz.view.panels.marks import (
 )
 from moeviz.view.theme import Theme, put, width_of
 
+# what the box offers: always the first four, the others once the history has them
 KINDS = {
     "cross-entropy": ("cross_entropy", "heldout"),
     "total loss": ("loss",),
     "balance": ("balance",),
     "router z": ("z",),
+    "importance": ("importance",),
+    "load": ("load",),
+    "sequence balance": ("sequence",),
+    "token entropy": ("token_entropy",),
+    "batch entropy": ("batch_entropy",),
+    "mutual information": ("mutual_information",),
+    "output orthogonality": ("orthogonality",),
+    "score variance": ("variance",),
+    "router orthogonality": ("router_orthogonality",),
+    "heterogeneous balance": ("heterogeneous",),
+    "L1 of relu": ("relu_l1",),
+    "λ of relu": ("lambda",),
+    "bias": ("bias_low", "bias_high"),
 }
-NAMES = {"cross_entropy": "training", "heldout": "held-out", "loss": "total", "balance": "balance", "z": "router z"}
+ALWAYS = 4
+NAMES = {
+    **{name: kind for kind, names in KINDS.items() for name in names},
+    "cross_entropy": "training",
+    "heldout": "held-out",
+    "loss": "total",
+    "bias_low": "least bias",
+    "bias_high": "greatest bias",
+}
+UNITS = {
+    "total loss": "total loss (nats + penalties)",
+    "balance": "balance loss (even: 1)",
+    "router z": "z-loss (nats²)",
+    "importance": "CV² of importance",
+    "load": "CV² of load",
+    "sequence balance": "balance in sequences (even: 1)",
+    "token entropy": "token entropy (nats)",
+    "batch entropy": "batch entropy (nats, maximised)",
+    "mutual information": "information (nats, maximised)",
+    "output orthogonality": "overlap of outputs",
+    "score variance": "−variance of p",
+    "router orthogonality": "‖W·Wᵀ − I‖²",
+    "heterogeneous balance": "Σ η·f·P",
+    "L1 of relu": "L1 (even: mean Σ of weights)",
+    "λ of relu": "λ, weight of L1",
+    "bias": "bias on the selection",
+}
+SECOND = ("heldout", "bias_high")  # drawn in the second colour
 NO_HISTORY = "No history of losses yet: it grows while a model trains."
 PIXELS_A_POINT = 4
 
@@ -39,7 +80,8 @@ class Losses(Panel):
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
         self.kind = QComboBox()
-        self.kind.addItems(list(KINDS))
+        self.kind.addItems(list(KINDS)[:ALWAYS])
+        self.kind.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.kind.setAccessibleName("Which loss")
         self.kind.currentIndexChanged.connect(lambda _: self.invalidate())
         self.log = QToolButton()
@@ -57,6 +99,7 @@ class Losses(Panel):
 
     def missing(self) -> str:
         self._curves, self._bins = {}, None
+        self._offer()
         if self.history is None:
             return NO_HISTORY
         self._steps = self.history.steps
@@ -67,6 +110,20 @@ class Losses(Panel):
             if np.isfinite(values).any():
                 self._curves[name] = values
         return "" if self._curves else f"This history has no {self.kind.currentText()}."
+
+    def _offer(self) -> None:
+        """In the box: what the history has, and what is chosen."""
+        chosen, have = self.kind.currentText(), self.history.scalar_names if self.history is not None else ()
+        wanted = [
+            kind
+            for i, (kind, names) in enumerate(KINDS.items())
+            if i < ALWAYS or kind == chosen or any(name in have for name in names)
+        ]
+        if wanted != [self.kind.itemText(i) for i in range(self.kind.count())]:
+            with QSignalBlocker(self.kind):
+                self.kind.clear()
+                self.kind.addItems(wanted)
+                self.kind.setCurrentText(chosen)
 
     def show_snapshot(self, snapshot: RoutingSnapshot | None) -> None:
         before = earlier_step(self.snapshot, self._steps), self.unit()
@@ -80,9 +137,7 @@ class Losses(Panel):
     def unit(self) -> str:
         """Of what the axis shows; a token is a character where all tokens shown are one character long."""
         if self.kind.currentText() != "cross-entropy":
-            return {"total loss": "total loss (nats + penalties)", "balance": "balance loss (even: 1)"}.get(
-                self.kind.currentText(), "z-loss (nats²)"
-            )
+            return UNITS[self.kind.currentText()]
         tokens = self.snapshot.tokens if self.snapshot else None
         return f"nats/{'char' if tokens and all(len(token) == 1 for token in tokens) else 'token'}"
 
@@ -116,7 +171,7 @@ class Losses(Panel):
         painter.setClipRect(frame.rect.adjusted(0, -1, 1, 1))
         for name, (xs, means, low, high) in self.binned(frame.rect.width()).items():
             held = name == "heldout"
-            colour = QColor(theme.second if held else theme.accent)
+            colour = QColor(theme.second if name in SECOND else theme.accent)
             if not held:  # from the least to the greatest raw value behind their mean
                 painter.setPen(Qt.PenStyle.NoPen)
                 painter.setBrush(mixed(colour.name(), theme.panel, 0.35))
@@ -144,7 +199,7 @@ class Losses(Panel):
         """Which line is which; told apart by the dots too."""
         x, y = frame.rect.left() + 8, frame.rect.bottom() - 8
         for name in self._curves:
-            colour = QColor(self.theme.second if name == "heldout" else self.theme.accent)
+            colour = QColor(self.theme.second if name in SECOND else self.theme.accent)
             painter.setPen(QPen(colour, 2))
             painter.drawLine(QLineF(x, y - 4, x + 14, y - 4))
             if name == "heldout":
@@ -164,7 +219,19 @@ class Losses(Panel):
                 when = int(self._steps[upto[-1]])
                 late = f" (of step {when})" if name == "heldout" else ""
                 words.append(f"{NAMES[name]} {number(float(values[upto[-1]]))}{late}")
+        if self.kind.currentText() == "total loss":
+            words += self._terms(at)
         return "  ".join([*words, "line: mean, band: all values"])
+
+    def _terms(self, at: int | None) -> list[str]:
+        """The terms of the total at one point, before their coefficients, without those that are off."""
+        assert self.history is not None
+        words = []
+        for kind in list(KINDS)[2:-2]:
+            value = self.history.scalar(KINDS[kind][0])[at if at is not None else -1]
+            if np.isfinite(value):
+                words.append(f"{kind} {number(float(value))}")
+        return words
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         return {}

@@ -1,9 +1,14 @@
-"""The token strip: the probe as running text, each token in the colour of its first expert."""
+"""The token strip: the probe as running text, each token in the colour of its first expert.
+
+A token without any expert that computes for it is hollow: its first choice is a null expert, or (struck out) all its
+choices were dropped.
+"""
 
 from bisect import bisect_right
 from functools import lru_cache
 
-from PySide6.QtCore import QPointF, QRectF, QSize
+import numpy as np
+from PySide6.QtCore import QLineF, QPointF, QRectF, QSize
 from PySide6.QtGui import QColor, QFontMetricsF, QPainter
 from PySide6.QtWidgets import QWidget
 
@@ -13,6 +18,7 @@ from moeviz.view.colours import expert_colour, mixed, readable_on
 from moeviz.view.panel import HEADER, LINE, Panel, Pointed, Table
 from moeviz.view.panels.axes import share, visible
 from moeviz.view.panels.heat import outline
+from moeviz.view.panels.words import first_null, kept, kind_in_words, label
 from moeviz.view.theme import GRID, Theme, mono, shaped
 
 FACE = 13  # px
@@ -35,6 +41,8 @@ class TokenStrip(Panel):
         self._laid = (-1.0, -1.0)
         self._fills: list[QColor] = []
         self._inks: list[str] = []
+        self._hollow: dict[int, QColor] = {}  # the colour of a token's border
+        self._struck: set[int] = set()
 
     def missing(self) -> str:
         if super().missing():
@@ -50,11 +58,18 @@ class TokenStrip(Panel):
             self._texts, self._laid, self.offset = texts, (-1.0, -1.0), 0.0
         routing = self.routing()
         assert routing is not None
-        first = routing.expert_ids_TK[:, 0].tolist()
-        weights = routing.gate_weights_TK
-        strength = [0.6] * len(first) if weights is None else weights[:, 0].tolist()
+        first, strength = first_choices(routing)
+        null = first_null(routing)
+        self._hollow = {t: expert_colour(e, self.theme) for t, e in enumerate(first) if e >= null}
+        self._struck = set()
+        if routing.dropped_TK is not None:
+            self._struck = set(np.flatnonzero((routing.expert_ids_TK >= 0).any(axis=1) & ~kept(routing).any(axis=1)))
+            self._hollow |= {t: expert_colour(first[t], self.theme) for t in self._struck}
         # 32 strengths are more than an eye can tell, and they make the mixing a table
-        pairs = [_worn(e, round(min(max(w, 0.0), 1.0) * 32), self.theme) for e, w in zip(first, strength, strict=True)]
+        pairs = [
+            _worn(-1 if t in self._hollow else e, round(w * 32), self.theme)
+            for t, (e, w) in enumerate(zip(first, strength, strict=True))
+        ]
         self._fills = [fill for fill, _ in pairs]
         self._inks = [ink for _, ink in pairs]
 
@@ -129,6 +144,13 @@ class TokenStrip(Panel):
             painter.setPen(QColor(ink))
             for i in members:
                 painter.drawStaticText(self._spots[i], shaped(self._texts[i], face))
+        for i in range(first, last):
+            if i in self._hollow:
+                painter.setPen(self._hollow[i])
+                painter.drawRect(cells[i].adjusted(0, 0, -1, -1))
+            if i in self._struck:
+                middle = cells[i].center().y()
+                painter.drawLine(QLineF(cells[i].left(), middle, cells[i].right(), middle))
         token = self._token()
         if self.selection.expert is not None:
             self._underline(painter, cells, first, last)
@@ -155,7 +177,12 @@ class TokenStrip(Panel):
         if routing is None:
             return ""
         if token is None:
-            return f"{len(self._texts)} tokens in {routing.name}; point at one, or click to keep it"
+            words = [f"{len(self._texts)} tokens in {routing.name}; point at one, or click to keep it"]
+            if len(self._hollow) > len(self._struck):
+                words.append("hollow: null expert first")
+            if self._struck:
+                words.append("struck out: all dropped")
+            return "  ".join([*words, *kind_in_words(routing)])
         return describe(routing, token, self._texts[token])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
@@ -198,6 +225,10 @@ class TokenStrip(Panel):
             head += [f"weight_{i + 1}" for i in range(routing.k)]
             for row, weights in zip(rows, routing.gate_weights_TK.tolist(), strict=True):
                 row += weights
+        if routing.dropped_TK is not None:
+            head += [f"dropped_{i + 1}" for i in range(routing.k)]
+            for row, dropped in zip(rows, routing.dropped_TK.astype(int).tolist(), strict=True):
+                row += dropped
         return head, rows
 
 
@@ -210,15 +241,37 @@ def _worn(expert: int, strength: int, theme: Theme) -> tuple[QColor, str]:
     return fill, readable_on(fill).name()
 
 
+def first_choices(routing: Routing) -> tuple[list[int], list[float]]:
+    """The best expert of each token that was not dropped (-1: none, and the dropped one where all were), and how strong
+    it is: its gate weight on a scale up to 1, or up to the largest one where some are above 1."""
+    ids, done = routing.expert_ids_TK, kept(routing)
+    if not ids.shape[1]:
+        return [-1] * len(ids), [0.0] * len(ids)
+    place = done.argmax(axis=1)[:, None]  # experts come best first; 0 where none is left
+    first = np.take_along_axis(ids, place, 1)[:, 0]
+    if routing.gate_weights_TK is None:
+        return first.tolist(), [0.6] * len(ids)
+    weight = np.nan_to_num(np.take_along_axis(routing.gate_weights_TK, place, 1)[:, 0])
+    return first.tolist(), np.clip(weight / max(1.0, float(weight.max(initial=0.0))), 0.0, 1.0).tolist()
+
+
 def describe(routing: Routing, token: int, text: str) -> str:
     """`token 12 'a' → experts 3 (0.61), 5 (0.39)`"""
+    null = first_null(routing)
     ids = routing.expert_ids_TK[token].tolist()
     weights = None if routing.gate_weights_TK is None else routing.gate_weights_TK[token].tolist()
-    chosen = [f"{e} ({share(weights[i])})" if weights else f"{e}" for i, e in enumerate(ids) if e >= 0]
-    if len(chosen) > 8:
-        chosen = [*chosen[:8], f"and {len(chosen) - 8} more"]
-    to = f"expert{'s' if len(chosen) > 1 else ''} {', '.join(chosen)}" if chosen else "no expert"
+    chosen = [
+        f"{label(e, null)} ({share(weights[i])})" if weights else label(e, null) for i, e in enumerate(ids) if e >= 0
+    ]
+    count = len(chosen)
+    if count > 8:
+        chosen = [*chosen[:8], f"and {count - 8} more"]
+    to = f"expert{'s' if count > 1 else ''} {', '.join(chosen)}" if chosen else "no expert"
+    if routing.soft:
+        to = f"a mixture of all {count} experts: {', '.join(chosen)}"
     if routing.dropped_TK is not None and routing.dropped_TK[token].any():
-        lost = [str(e) for e, gone in zip(ids, routing.dropped_TK[token].tolist(), strict=True) if gone and e >= 0]
+        lost = [
+            label(e, null) for e, gone in zip(ids, routing.dropped_TK[token].tolist(), strict=True) if gone and e >= 0
+        ]
         to += f", dropped at {', '.join(lost)}" if lost else ""
     return f"token {token} '{text}' → {to}"

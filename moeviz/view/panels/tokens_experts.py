@@ -1,23 +1,38 @@
-"""Tokens × experts of one layer, as gate weights, router probabilities or router scores."""
+"""Tokens × experts of one layer, as gate weights, router probabilities, router scores or the scores that chose."""
+
+from math import floor
 
 import numpy as np
-from PySide6.QtCore import QPointF, QRectF
-from PySide6.QtGui import QImage, QPainter
+from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
+from PySide6.QtGui import QColor, QImage, QPainter
 from PySide6.QtWidgets import QComboBox, QWidget
 
 from moeviz.domain.routing import Floats, Routing
+from moeviz.view.colours import Table as Colours
 from moeviz.view.colours import diverging, expert_colour, sequential
 from moeviz.view.panel import Panel, Pointed, Table
 from moeviz.view.panels.axes import draw_column_labels, draw_row_labels, inside, nice_ceiling, number, visible
 from moeviz.view.panels.heat import BAR, draw_colour_bar, draw_heat, heat_image, outline
+from moeviz.view.panels.words import first_null, kind_in_words, label, labels
 from moeviz.view.theme import Theme, width_of
 
-KINDS = {"gate weights": "gate weights", "probabilities": "router probabilities", "scores": "router scores"}
-ONE_OF = {"gate weights": "gate weight", "router probabilities": "router probability", "router scores": "router score"}
+KINDS = {
+    "gate weights": "gate weights",
+    "probabilities": "router probabilities",
+    "scores": "router scores",
+    "selection": "selection scores",
+}
+ONE_OF = {
+    "gate weights": "gate weight",
+    "router probabilities": "router probability",
+    "router scores": "router score",
+    "selection scores": "selection score",
+}
+ROUND = 20  # selection scores lie close together: their scale ends at multiples of 1/20
 
 
 def gate_matrix(routing: Routing) -> Floats | None:
-    """Gate weights (T, E), zero where an expert was not chosen."""
+    """Gate weights (T, E), zero where an expert was not chosen or the choice was dropped."""
     if routing.gate_weights_TK is None:
         return None
     out = np.zeros((routing.num_tokens, routing.num_experts), dtype=np.float32)
@@ -41,6 +56,7 @@ class TokensExperts(Panel):
         self._drawn: object = None
         self._image = QImage()
         self._range = (0.0, 1.0)
+        self._dropped: list[tuple[int, int]] = []  # token and expert
 
     def subtitle(self) -> str:
         return f"{KINDS[self.kind.currentText()]}, layer {self.layer}"
@@ -50,23 +66,32 @@ class TokensExperts(Panel):
         routing = self.routing()
         if routing is None:
             return None
-        if self.kind.currentText() == "gate weights":
-            return gate_matrix(routing)
-        return routing.router_probs_TE if self.kind.currentText() == "probabilities" else routing.router_logits_TE
+        return self._kinds(routing)[self.kind.currentText()]
+
+    @staticmethod
+    def _kinds(routing: Routing) -> dict[str, Floats | None]:
+        return {
+            "gate weights": gate_matrix(routing),
+            "probabilities": routing.router_probs_TE,
+            "scores": routing.router_logits_TE,
+            "selection": routing.selection_scores_TE,
+        }
+
+    def lines_of_words(self, width: float) -> int:
+        """One more for a layer that is not a plain choice of k experts."""
+        routing = self.routing()
+        return 1 + bool(routing is not None and kind_in_words(routing))
 
     def missing(self) -> str:
         if super().missing():
             return super().missing()
         routing = self.routing()
         assert routing is not None
-        have = {
-            "gate weights": routing.gate_weights_TK,
-            "probabilities": routing.router_probs_TE,
-            "scores": routing.router_logits_TE,
-        }
-        kind = self.kind.currentText()
+        have, kind = self._kinds(routing), self.kind.currentText()
         if have[kind] is not None:
             return ""
+        if kind == "selection" and routing.router_probs_TE is not None:
+            return "This layer chose by its probabilities: it has no selection scores apart from them."
         others = [name for name, values in have.items() if values is not None]
         return f"This data has no {KINDS[kind]}." + (f" It has {' and '.join(others)}." if others else "")
 
@@ -77,15 +102,26 @@ class TokensExperts(Panel):
         values = self.values()
         assert values is not None
         self._drawn, self._values = key, values
-        if self.kind.currentText() == "scores":
-            top = nice_ceiling(float(np.nanmax(np.abs(values), initial=0.0)))
+        kind, known = self.kind.currentText(), values[np.isfinite(values)]
+        top = nice_ceiling(float(np.abs(known).max(initial=0.0)))
+        if kind == "scores":
             self._range = (-top, top)
+        elif kind == "selection":
+            low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+            self._range = (floor(low * ROUND) / ROUND, (floor(high * ROUND) + 1) / ROUND)
         else:
-            top = nice_ceiling(float(np.nanmax(values, initial=0.0)))
             # gate weights keep one scale, so that layers and steps compare; probabilities of many experts are small
-            self._range = (0.0, max(1.0, top) if self.kind.currentText() == "gate weights" else min(1.0, top))
-        table = diverging(self.theme) if self.kind.currentText() == "scores" else sequential(self.theme)
-        self._image = heat_image(values.T, *self._range, table, self.theme.line)
+            self._range = (0.0, max(1.0, top) if kind == "gate weights" else min(1.0, top))
+        self._image = heat_image(values.T, *self._range, self._colours(), self.theme.line)
+        routing = self.routing()
+        assert routing is not None
+        self._dropped = []
+        if routing.dropped_TK is not None and kind == "gate weights":
+            tokens, places = np.nonzero(routing.dropped_TK & (routing.expert_ids_TK >= 0))
+            self._dropped = list(zip(tokens.tolist(), routing.expert_ids_TK[tokens, places].tolist(), strict=True))
+
+    def _colours(self) -> Colours:
+        return diverging(self.theme) if self.kind.currentText() == "scores" else sequential(self.theme)
 
     def heat_rect(self, rect: QRectF) -> QRectF:
         return inside(rect, right=BAR)
@@ -93,17 +129,37 @@ class TokensExperts(Panel):
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         heat = self.heat_rect(rect)
         tokens, experts = self._values.shape
-        table = diverging(self.theme) if self.kind.currentText() == "scores" else sequential(self.theme)
+        routing = self.routing()
+        assert routing is not None
+        null = first_null(routing)
         draw_heat(painter, heat, self._image)
-        draw_colour_bar(painter, heat, table, *self._range, self.theme)
+        draw_colour_bar(painter, heat, self._colours(), *self._range, self.theme)
         high, wide = heat.height() / experts, heat.width() / tokens
-        for e in range(experts):  # the colour that this expert has everywhere
-            painter.fillRect(QRectF(heat.left() - 5, heat.top() + e * high, 3, high), expert_colour(e, self.theme))
-        draw_row_labels(painter, heat, [str(e) for e in range(experts)], self.theme, "expert")
+        for e in range(experts):  # the colour that this expert has everywhere; hollow where it computes nothing
+            patch = QRectF(heat.left() - 5, heat.top() + e * high, 3, high)
+            painter.fillRect(patch, expert_colour(e, self.theme))
+            if e >= null:
+                painter.fillRect(patch.adjusted(1, 1, -1, -1), QColor(self.theme.panel))
+        if null < experts:
+            painter.setPen(QColor(self.theme.text))
+            painter.drawLine(QLineF(heat.left(), heat.top() + null * high, heat.right(), heat.top() + null * high))
+        if self._dropped:  # a hollow cell: chosen, and not carried out
+            painter.setPen(QColor(self.theme.warn))
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            inset = 1 if min(wide, high) > 5 else 0
+            painter.drawRects(
+                [
+                    QRectF(heat.left() + t * wide, heat.top() + e * high, wide - 1, high - 1).adjusted(
+                        inset, inset, -inset, -inset
+                    )
+                    for t, e in self._dropped
+                ]
+            )
+        draw_row_labels(painter, heat, labels(experts, null), self.theme, "expert")
         token = self.pointed.get("token", self.selection.token)
         strong = token if token is not None and token < tokens else None
-        labels, label = self._labels(wide)
-        draw_column_labels(painter, heat, labels, self.theme, label, strong)
+        texts, name = self._labels(wide)
+        draw_column_labels(painter, heat, texts, self.theme, name, strong)
         expert = self.pointed.get("expert", self.selection.expert)
         if strong is not None:
             column = QRectF(heat.left() + strong * wide, heat.top(), max(wide, 3), heat.height())
@@ -126,16 +182,24 @@ class TokensExperts(Panel):
         token = self.pointed.get("token", self.selection.token)
         expert = self.pointed.get("expert", self.selection.expert)
         tokens, experts = self._values.shape
-        kind = KINDS[self.kind.currentText()]
+        kind, routing = KINDS[self.kind.currentText()], self.routing()
+        assert routing is not None
+        of = kind_in_words(routing)
+        if self._dropped:
+            of = ["hollow: dropped", *of]
         if token is None or token >= tokens:
-            return f"{kind}, {tokens} tokens × {experts} experts"
+            return "  ".join([f"{kind}, {tokens} tokens × {experts} experts", *of])
         assert self.snapshot is not None
         text = f" '{visible(self.snapshot.tokens[token])}'" if self.snapshot.tokens is not None else ""
         row = self._values[token]
+        null = first_null(routing)
         if expert is None or expert >= experts:
             best = int(np.nanargmax(row)) if np.isfinite(row).any() else 0
-            return f"token {token}{text}: highest of the {kind} {number(float(row[best]))} at expert {best}"
-        return f"token {token}{text} × expert {expert}: {ONE_OF[kind]} {number(float(row[expert]))}"
+            highest = f"highest of the {kind} {number(float(row[best]))} at expert {label(best, null)}"
+            return "  ".join([f"token {token}{text}: {highest}", *of])
+        lost = ", dropped" if (token, expert) in self._dropped else ""
+        value = "group not kept" if row[expert] == -np.inf else number(float(row[expert]))
+        return "  ".join([f"token {token}{text} × expert {label(expert, null)}: {ONE_OF[kind]} {value}{lost}", *of])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         heat = self.heat_rect(rect)
