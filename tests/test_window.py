@@ -13,20 +13,25 @@ from pytestqt.qtbot import QtBot
 
 from moeviz.app import make_window
 from moeviz.domain.messages import OpenModel, Report, SaveModel, Survey
-from moeviz.domain.settings import Settings
-from moeviz.view.controls import explain
+from moeviz.domain.settings import KNOBS, ROUTERS, Settings
+from moeviz.view.controls import USUAL
 from moeviz.view.dashboard import PLACES
 from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.memory import memory
 from moeviz.view.menus import numbered
 from moeviz.view.status import Progress, duration, in_words, short
 from moeviz.view.theme import THEMES
+from moeviz.view.together import explain, idle, k_in_words, looks_ahead, together
 from moeviz.view.window import Window
 
 SMALL = Settings().with_values(
     {"model.layers": 2, "model.width": 16, "model.expert_width": 16, "model.context": 32, "train.batch": 2}
 )
 WAIT = 20_000
+NO_NULL = {
+    "routing.router": "null",
+    **dict.fromkeys(("routing.constant_experts", "routing.copy_experts", "routing.zero_experts"), 0),
+}
 
 
 @pytest.fixture
@@ -143,7 +148,9 @@ def test_the_router_changes_on_the_running_model(qtbot: QtBot, window: Window, r
     assert layer.gate_weights_TK is not None
     sums = layer.gate_weights_TK.sum(axis=1)
     assert np.allclose(sums, 1, atol=1e-5) == (router != "topk_raw")
-    assert window.controls.rows["routing.k"].field.isEnabled() == (router != "dense")
+    k = window.controls.rows["routing.k"]
+    assert k.field.isVisibleTo(window.controls) == (router != "dense")
+    assert k.words.text() == ("all, each by its probability" if router == "dense" else "")
 
 
 def test_fewer_experts_take_k_along_and_undo_brings_both_back(qtbot: QtBot, window: Window) -> None:
@@ -251,6 +258,94 @@ def test_odd_combinations_are_explained() -> None:
     assert explain(base.with_values({"routing.k": 1, "routing.router": "topk_raw"})) == ""
     assert "dense mixture" in explain(base.with_values({"routing.k": 8}))
     assert "One expert" in explain(base.with_values({"routing.k": 1, "model.experts": 1}))
+    for words, values in (
+        ("does nothing without noise", {"balance.load_coefficient": 0.1}),
+        ("about 25% of the choices or more", {"routing.capacity_factor": 0.75}),
+        ("both balance", {"routing.router": "sigmoid_bias"}),
+        ("no loss can change", {"routing.router": "hash"}),
+        ("by construction", {"routing.router": "expert_choice"}),
+        ("token entropy", {"routing.router": "top_p"}),
+        ("L1 factor 1", {"routing.router": "relu", "routing.l1_factor": 1}),
+        ("No null experts", dict(NO_NULL)),
+    ):
+        told = explain(base.with_values(values)).split("\n")
+        assert [words in line for line in told] == [True], told
+    assert explain(base.with_values({"routing.router": "sigmoid_bias", "balance.loss": "none"})) == ""
+    assert explain(base.with_values({"routing.router": "gshard"})) == ""
+
+
+def test_what_does_nothing_says_why() -> None:
+    base = Settings()
+    assert not [key for key in KNOBS if idle(base, key) and key != "balance.load_coefficient" and base.applies(key)]
+    assert idle(base, "balance.load_coefficient") == "needs noise"
+    noisy = base.with_values({"routing.noise": 1.0})
+    assert idle(noisy, "balance.load_coefficient") == ""
+    assert idle(noisy.with_values({"routing.k": 8}), "balance.load_coefficient") == "all are chosen"
+    assert idle(base.with_values({"routing.router": "switch"}), "balance.load_coefficient") == "not with switch"
+    assert idle(base.with_values({"routing.k": 1}), "balance.importance_coefficient") == "weights are all 1"
+    assert idle(base.with_values({"balance.loss": "none"}), "balance.coefficient") == "no balance loss"
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("more", [{}, {"capacity_factor": 1.0}, {"capacity_factor": 1.0, "drop": "probability"}])
+def test_looking_ahead_is_told_where_the_router_does(router: str, more: dict[str, float | str]) -> None:
+    from moeviz.moe.routers import ROUTERS as BUILDERS
+    from moeviz.moe.routers import build_router
+
+    options = {key: value for key, value in more.items() if key in BUILDERS[router].options}
+    for k in (1, 2):
+        settings = Settings().with_values(
+            {"routing.router": router, "routing.k": k, **{f"routing.{key}": value for key, value in more.items()}}
+        )
+        made = build_router(router, 16, 8, k, **options)  # type: ignore[arg-type]
+        words = looks_ahead(settings)
+        assert bool(words) == made.train().looks_ahead
+        assert ("the probe is routed without" in words) == (bool(words) and not made.eval().looks_ahead)
+
+
+def test_what_must_change_along_with_a_knob() -> None:
+    base = Settings()
+    deep = base.with_values({"routing.router": "sigmoid_bias", "routing.groups": 4, "routing.topk_groups": 2})
+    assert together(base, "routing.k", 3) == {"routing.k": 3}
+    assert together(base, "model.experts", 1) == {"model.experts": 1, "routing.k": 1}
+    assert together(base, "routing.router", "noisy_topk") == {"routing.router": "noisy_topk", "routing.noise": 1.0}
+    assert together(deep, "routing.k", 5) == {"routing.k": 5, "routing.topk_groups": 3}
+    assert together(deep, "routing.groups", 1) == {"routing.groups": 1, "routing.topk_groups": 1}
+    odd = base.with_values({"routing.groups": 3, "routing.topk_groups": 2})  # of no meaning to topk
+    wanted = together(odd, "routing.router", "sigmoid_bias")
+    assert wanted == {"routing.router": "sigmoid_bias", "routing.groups": 1, "routing.topk_groups": 1}
+    for router in ROUTERS:
+        odd.with_values(together(odd, "routing.router", router))  # raises nothing
+        title, instead = k_in_words(base.with_values({"routing.router": router}))
+        assert title.startswith("k")
+        assert bool(instead) == (not base.with_values({"routing.router": router}).applies("routing.k"))
+
+
+def visible_keys(window: Window) -> set[str]:
+    return {key for key, row in window.controls.rows.items() if row.label.isVisibleTo(window.controls)}
+
+
+def test_a_router_shows_its_own_knobs_and_a_fold_hides_losses_that_are_off(qtbot: QtBot, window: Window) -> None:
+    controls = window.controls
+    hidden = {key for key in KNOBS if key.startswith("balance.")} - set(USUAL)
+    assert not controls.more.isChecked()
+    for router in ROUTERS:
+        settings = SMALL.with_values({"routing.router": router})
+        controls.show_settings(settings)
+        assert visible_keys(window) == {key for key in KNOBS if settings.applies(key)} - hidden | {"routing.k"}
+        assert controls.ahead.isVisibleTo(controls) == bool(looks_ahead(settings))
+    controls.show_settings(SMALL.with_values({"balance.load_coefficient": 0.1}))
+    assert visible_keys(window) & hidden == {"balance.load_coefficient"}
+    assert controls.rows["balance.load_coefficient"].words.text() == "needs noise"
+    controls.show_settings(SMALL.with_values({"balance.load_coefficient": 0.1, "routing.router": "switch"}))
+    assert controls.rows["balance.load_coefficient"].words.text() == "not with switch"
+    controls.show_settings(SMALL)
+    assert "More losses" in controls.more.text()
+    controls.more.click()
+    assert visible_keys(window) & hidden == {key for key in hidden if SMALL.applies(key)}
+    assert "Fewer losses" in controls.more.text()
+    window.close()
+    assert window.memory.value("more losses") == "true"
 
 
 def test_selection_is_shared_pinned_and_let_go(qtbot: QtBot, window: Window) -> None:

@@ -15,11 +15,13 @@ from PySide6.QtWidgets import (
     QScrollArea,
     QSlider,
     QSpinBox,
+    QToolButton,
     QWidget,
 )
 
 from moeviz.domain.settings import KNOBS, TYPES, Knob, Settings, SettingsError, Value
 from moeviz.view.theme import BODY, GRID, sans
+from moeviz.view.together import explain, idle, k_in_words, looks_ahead, together
 
 GROUPS = {
     "main": "",
@@ -31,6 +33,7 @@ GROUPS = {
 }
 TICKS = 1000  # positions of a slider over real numbers
 LOG_FLOOR = 1e-4  # a logarithmic slider has zero at its left end and this right beside it
+USUAL = ("balance.loss", "balance.coefficient", "balance.z_coefficient")  # of the balance group; the others are folded
 
 
 class Controls(QScrollArea):
@@ -42,6 +45,12 @@ class Controls(QScrollArea):
         super().__init__(parent)
         self.settings = Settings()
         self.rows: dict[str, Row] = {}
+        self.heads: dict[str, QLabel] = {}
+        self.more = QToolButton()
+        self.more.setCheckable(True)
+        self.more.setToolTip("Losses that are off; those in use are always shown")
+        self.more.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.more.toggled.connect(lambda _: self.show_settings(self.settings))
         body = QWidget()
         grid = QGridLayout(body)
         grid.setContentsMargins(GRID, GRID, GRID, GRID)
@@ -55,11 +64,13 @@ class Controls(QScrollArea):
                 head.setFont(sans(BODY, bold=True))
                 head.setContentsMargins(0, GRID // 2, 0, 0)
                 grid.addWidget(head, line, 0, 1, 3)
+                self.heads[group] = head
                 line += 1
             for key in [key for key, knob in KNOBS.items() if knob.group == group]:
                 row = Row(key, KNOBS[key], self._ask)
                 self.rows[key] = row
                 grid.addWidget(row.label, line, 0)
+                grid.addWidget(row.words, line, 1, 1, 2 if key == "routing.k" else 1)
                 if row.slider is None:
                     grid.addWidget(row.field, line, 1, 1, 2)
                 else:
@@ -67,10 +78,14 @@ class Controls(QScrollArea):
                     grid.addWidget(row.field, line, 2)
                 line += 1
             if group == "main":
-                self.hint = QLabel()
-                self.hint.setWordWrap(True)
-                self.hint.setObjectName("hint")
-                grid.addWidget(self.hint, line, 0, 1, 3)
+                self.hint, self.ahead = QLabel(), QLabel()
+                for words in (self.hint, self.ahead):
+                    words.setWordWrap(True)
+                    words.setObjectName("hint")
+                    grid.addWidget(words, line, 0, 1, 3)
+                    line += 1
+            if group == "balance":
+                grid.addWidget(self.more, line, 0, 1, 3)
                 line += 1
         grid.setColumnStretch(1, 1)
         grid.setRowStretch(line, 1)
@@ -84,25 +99,31 @@ class Controls(QScrollArea):
     def show_settings(self, settings: Settings) -> None:
         """What the running model has now."""
         self.settings = settings
-        flat = settings.flat()
+        flat, folded = settings.flat(), 0
         for key, row in self.rows.items():
             row.show_value(flat[key])
-        dense = settings.routing.router == "dense"
-        k = self.rows["routing.k"]
+            applies, off = settings.applies(key), flat[key] == 0
+            if row.knob.group == "balance" and key not in USUAL:
+                folded += applies and off
+                seen = (applies and self.more.isChecked()) or not off  # a coefficient that is set is never hidden
+            else:
+                seen = applies or key == "routing.k"
+            row.show_row(seen, idle(settings, key))
+        k, (title, instead) = self.rows["routing.k"], k_in_words(settings)
         k.set_high(settings.model.experts)
-        k.set_enabled(not dense, "dense sends every token to every expert, so there is no k to choose.")
-        self.hint.setText(explain(settings))
-        self.hint.setVisible(bool(self.hint.text()))
+        k.label.setText(title)
+        if instead:
+            k.replace_by(instead)
+        for group, head in self.heads.items():
+            head.setVisible(any(row.seen for row in self.rows.values() if row.knob.group == group))
+        self.more.setText(f"▾ Fewer losses ({folded})" if self.more.isChecked() else f"▸ More losses ({folded})")
+        self.more.setVisible(folded > 0)
+        for words, text in ((self.hint, explain(settings)), (self.ahead, looks_ahead(settings))):
+            words.setText(text)
+            words.setVisible(bool(text))
 
     def _ask(self, key: str, value: Value) -> None:
-        values: dict[str, Value] = {key: value}
-        experts = self.settings.model.experts
-        if key == "model.experts" and self.settings.routing.k > int(value):
-            values["routing.k"] = int(value)  # k cannot stay above the number of experts
-        if key == "routing.router" and value != "dense" and self.settings.routing.k > experts:
-            values["routing.k"] = experts
-        if key == "routing.router" and value == "noisy_topk" and self.settings.routing.noise == 0:
-            values["routing.noise"] = 1.0  # its own noise at its customary strength
+        values = together(self.settings, key, value)
         try:
             wanted = self.settings.with_values(values)
         except SettingsError as error:
@@ -114,22 +135,6 @@ class Controls(QScrollArea):
             self.changed.emit(values)
 
 
-def explain(settings: Settings) -> str:
-    """What a newcomer should know of this combination of knobs; empty if there is nothing odd about it."""
-    routing = settings.routing
-    if settings.model.experts == 1:
-        return "One expert: every token goes to it, the router has nothing to choose."
-    if routing.router in ("topk", "noisy_topk") and routing.k == 1:
-        return (
-            f"With k = 1, {routing.router} gives every token the weight 1: the router gets no gradient. Use topk_raw."
-        )
-    if routing.router == "noisy_topk" and routing.noise == 0:
-        return "noisy_topk without noise routes as topk does."
-    if routing.router != "dense" and routing.k == settings.model.experts:
-        return "k equals the number of experts: this is the dense mixture."
-    return ""
-
-
 class Row(QObject):
     """Label, slider and number of one knob. A double-click on the label asks for the default."""
 
@@ -137,7 +142,11 @@ class Row(QObject):
         super().__init__()
         self.key, self.knob, self._ask = key, knob, ask
         self.default: Value = Settings().flat()[key]
+        self.seen = True
         self.label = QLabel(knob.title)
+        self.words = QLabel()  # in the slider's place, where turning the knob does nothing
+        self.words.setWordWrap(True)
+        self.words.setObjectName("hint")
         self.slider: QSlider | None = None
         self.field: QWidget
         kind = TYPES[key]
@@ -162,7 +171,7 @@ class Row(QObject):
             if widget is not None:
                 widget.setToolTip(tip)
                 widget.setAccessibleName(knob.title)
-        self._tip = tip
+        self.words.setToolTip(tip)
         self.label.installEventFilter(self)
 
     def _number(self, kind: type) -> QWidget:
@@ -240,11 +249,20 @@ class Row(QObject):
                 with QSignalBlocker(widget):
                     widget.setMaximum(high)
 
-    def set_enabled(self, on: bool, why_not: str) -> None:
-        for widget in (self.field, self.slider):
-            if widget is not None:
-                widget.setEnabled(on)
-                widget.setToolTip(self._tip if on else why_not)
+    def show_row(self, seen: bool, idle: str) -> None:
+        """`idle`: why the value does nothing now; empty if it does."""
+        self.seen = seen
+        self.label.setVisible(seen)
+        self.field.setVisible(seen)
+        self.words.setText(idle)
+        self.words.setVisible(seen and bool(idle))
+        if self.slider is not None:
+            self.slider.setVisible(seen and not idle)
+
+    def replace_by(self, words: str) -> None:
+        """There is nothing to set: say what holds instead."""
+        self.show_row(True, words)
+        self.field.hide()
 
     def _text(self, value: Value) -> str:
         return "empty" if value == "" else value if isinstance(value, str) else f"{value:g}"

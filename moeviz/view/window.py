@@ -271,6 +271,7 @@ class Window(QMainWindow):
         state = self.memory.value("layout")
         if isinstance(state, QByteArray):
             self.restoreState(state, LAYOUT_VERSION)
+        self.controls.more.setChecked(self.memory.value("more losses") == "true")
         self.notices.hide()
         self.question.hide()
 
@@ -284,6 +285,7 @@ class Window(QMainWindow):
             return
         self.memory.setValue("layout", self.saveState(LAYOUT_VERSION))
         self.memory.setValue("theme", self.theme.name)
+        self.memory.setValue("more losses", "true" if self.controls.more.isChecked() else "false")
         self.memory.sync()
         self.timer.stop()
         if self.runner.close(2.0):

@@ -1,0 +1,124 @@
+"""What settings mean together: what changes along with a knob, what does nothing, and odd combinations in words."""
+
+from math import ceil
+
+from moeviz.domain.settings import KNOBS, Settings, Value
+
+EVEN = ("dense", "expert_choice", "soft")  # the load is even whatever the scores are
+
+
+def together(settings: Settings, key: str, value: Value) -> dict[str, Value]:
+    """The change that a person asks for, with what must change along so that it can be had."""
+    values: dict[str, Value] = {key: value}
+    flat = {**settings.flat(), key: value}
+    router, experts, k = flat["routing.router"], int(flat["model.experts"]), int(flat["routing.k"])
+    if k > experts:
+        values["routing.k"] = k = experts  # k cannot stay above the number of experts
+    if key == "routing.router" and router == "noisy_topk" and flat["routing.noise"] == 0:
+        values["routing.noise"] = 1.0  # its own noise at its customary strength
+    if router == "sigmoid_bias":
+        groups, kept = int(flat["routing.groups"]), int(flat["routing.topk_groups"])
+        if key == "routing.router" and experts % groups:
+            values["routing.groups"] = groups = 1
+        if key != "routing.topk_groups" and experts % groups == 0:
+            needed = min(max(kept, ceil(k * groups / experts)), groups)
+            if needed != kept:
+                values["routing.topk_groups"] = needed
+    return values
+
+
+def k_in_words(settings: Settings) -> tuple[str, str]:
+    """What k is called with this router, and what stands in its place where there is none to choose."""
+    routing = settings.routing
+    none = {
+        "dense": "all, each by its probability",
+        "soft": "all, in mixtures of tokens",
+        "switch": "1, the best",
+        "base": "1, evenly assigned",
+        "hash": "1, by a fixed table",
+        "gshard": "1, the best" if routing.second_policy == "none" else "up to 2",
+        "top_p": "as many as reach Top-p",
+    }
+    titles = {"expert_choice": "k (mean)", "relu": "k (aim)", "null": "k (with ∅)"}
+    return titles.get(routing.router, "k"), none.get(routing.router, "")
+
+
+def idle(settings: Settings, key: str) -> str:
+    """Why a coefficient does nothing here, in a few words; empty if it acts."""
+    router = settings.routing.router
+    if not key.startswith("balance.") or key == "balance.loss":
+        return ""
+    if not KNOBS[key].applies_to(router):
+        return f"not with {router}"
+    if router == "hash":
+        return "nothing to learn"
+    if key == "balance.coefficient":
+        return "no balance loss" if settings.balance.loss == "none" else ""
+    if key == "balance.load_coefficient":
+        if settings.routing.noise == 0:
+            return "needs noise"
+        return "all are chosen" if settings.routing.k == settings.model.experts else ""
+    one = router in ("topk", "noisy_topk") and settings.routing.k == 1
+    return "weights are all 1" if key == "balance.importance_coefficient" and one else ""
+
+
+def looks_ahead(settings: Settings) -> str:
+    """Whether a token's experts depend on tokens after it, and when; empty if they do not."""
+    routing = settings.routing
+    if routing.router in ("expert_choice", "soft"):
+        return (
+            f"{routing.router} looks ahead: later tokens change an earlier one's routing, so it cannot route text as "
+            "it is written."
+        )
+    drops = settings.applies("routing.capacity_factor") and routing.capacity_factor > 0
+    if drops and (routing.drop == "probability" or (routing.router not in ("switch", "hash") and not _one(settings))):
+        return "With a capacity, what is dropped of a token depends on later tokens too."
+    if routing.router in ("sinkhorn", "base"):
+        return f"{routing.router} looks ahead while it trains; the probe is routed without."
+    return ""
+
+
+def _one(settings: Settings) -> bool:
+    return settings.applies("routing.k") and settings.routing.k == 1 and settings.routing.router != "relu"
+
+
+def explain(settings: Settings) -> str:
+    """What a newcomer should know of this combination of knobs; empty if there is nothing odd about it."""
+    return "\n".join(_oddities(settings))
+
+
+def _oddities(settings: Settings) -> list[str]:
+    routing, balance, experts = settings.routing, settings.balance, settings.model.experts
+    if experts == 1 and routing.router != "null":
+        return ["One expert: every token goes to it, the router has nothing to choose."]
+    router, k, words = routing.router, routing.k, []
+    if router in ("topk", "noisy_topk") and k == 1:
+        words.append(f"With k = 1, {router} gives every token the weight 1: the router gets no gradient. Use topk_raw.")
+    if router == "noisy_topk" and routing.noise == 0:
+        words.append("noisy_topk without noise routes as topk does.")
+    if router in ("topk", "topk_raw", "noisy_topk", "sinkhorn", "sigmoid_bias") and 1 < k == experts:
+        words.append("k equals the number of experts: this is the dense mixture.")
+    if router == "top_p" and routing.top_p == 1:
+        words.append("Top-p 1 takes every expert: this is the dense mixture.")
+    if router == "top_p" and 0 < routing.top_p < 1 and balance.token_entropy_coefficient == 0:
+        words.append("Without the token entropy loss, top_p may flatten its probabilities to get more experts.")
+    if router == "relu" and routing.l1_factor == 1:
+        words.append("With L1 factor 1 the weight λ stays at 1e-8: relu uses all experts that it likes, not k.")
+    if router == "null" and not routing.constant_experts + routing.copy_experts + routing.zero_experts:
+        words.append("No null experts are left: null routes as topk does.")
+    if router == "sigmoid_bias" and routing.bias_speed > 0 and balance.loss != "none" and balance.coefficient > 0:
+        words.append("Bias and balance loss both balance. DeepSeek-V3 sets the balance loss to none.")
+    if balance.load_coefficient > 0 and settings.applies("balance.load_coefficient") and routing.noise == 0:
+        words.append("The load loss does nothing without noise.")
+    if balance.loss != "none" and balance.coefficient > 0:
+        if router in EVEN:
+            words.append(f"{router} is evenly loaded by construction: the balance loss only flattens probabilities.")
+        if router == "hash":
+            words.append("hash has nothing to learn: no loss can change its balance.")
+    narrow = settings.applies("routing.capacity_factor") and 0 < routing.capacity_factor < 1
+    if narrow and router not in ("null", "gshard"):
+        words.append(
+            f"Capacity factor below 1: about {1 - routing.capacity_factor:.0%} of the choices or more are dropped, "
+            "however even they are."
+        )
+    return words
