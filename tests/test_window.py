@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +14,18 @@ from PySide6.QtWidgets import QAbstractSpinBox, QApplication, QComboBox, QInputD
 from pytestqt.qtbot import QtBot
 
 from moeviz.app import make_window
+from moeviz.domain.experiments import EXPERIMENTS, Experiment
 from moeviz.domain.messages import OpenModel, Report, SaveModel, Survey
 from moeviz.domain.settings import KNOBS, ROUTERS, Settings
 from moeviz.view.controls import USUAL
 from moeviz.view.dashboard import PLACES
 from moeviz.view.export_dialog import ExportDialog
+from moeviz.view.guide import arm_values
 from moeviz.view.memory import memory
 from moeviz.view.menus import numbered
 from moeviz.view.status import Progress, duration, in_words, short
 from moeviz.view.theme import THEMES
-from moeviz.view.together import explain, idle, k_in_words, looks_ahead, together
+from moeviz.view.together import explain, idle, k_in_words, looks_ahead, together, useless
 from moeviz.view.window import Window
 
 SMALL = Settings().with_values(
@@ -151,6 +155,86 @@ def test_the_router_changes_on_the_running_model(qtbot: QtBot, window: Window, r
     k = window.controls.rows["routing.k"]
     assert k.field.isVisibleTo(window.controls) == (router != "dense")
     assert k.words.text() == ("all, each by its probability" if router == "dense" else "")
+
+
+def test_all_routers_one_after_the_other_on_a_model_in_training(qtbot: QtBot, window: Window) -> None:
+    def ask(key: str, value: object) -> None:
+        marks = len(window.history.marks)
+        window.controls._ask(key, value)  # type: ignore[arg-type]
+        qtbot.waitUntil(lambda: len(window.history.marks) > marks, timeout=WAIT)
+        assert window.settings.flat()[key] == value
+        train(qtbot, window, 1)
+        assert window.runner.training
+        assert not window.notices.isVisible(), window.notices.words.text()
+        assert not window.controls.hint.text().startswith("routing.")
+
+    train(qtbot, window, 2)
+    ask("routing.capacity_factor", 1.0)
+    for router in (*ROUTERS[2:], *ROUTERS[:2]):
+        ask("routing.router", router)
+        assert window.snapshot is not None
+        assert all(panel.lack() == "" for panel in window.panels.values())
+        layer = window.snapshot.layers[0]
+        assert layer.num_experts == 8 + (4 if router == "null" else 0)
+        assert (layer.dropped_TK is not None) == window.settings.applies("routing.capacity_factor")
+        for key, knob in KNOBS.items():
+            if router in knob.routers and len(knob.routers) == 1 and key.startswith("routing."):
+                if useless(window.settings, key):
+                    assert key in ("routing.topk_groups", "routing.second_threshold")
+                    continue
+                assert window.controls.rows[key].field.isVisibleTo(window.controls)
+                now = window.settings.flat()[key]
+                ask(
+                    key,
+                    next(c for c in knob.choices if c != now) if isinstance(now, str) else min(now * 2 or 1, knob.high),
+                )
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda e: e.name)
+def test_an_experiment_starts_trains_and_stays_readable(
+    qtbot: QtBot, window: Window, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"model.width": 16, "model.expert_width": 16, "model.layers": 1, "model.context": 32, "train.batch": 2}
+    experiment = replace(experiment, settings={**experiment.settings, **small})
+    assert not window.guide.isVisible()
+    window.begin_experiment(experiment)
+    assert not window.question.open  # nothing was trained
+    wanted = Settings().with_values(experiment.settings)
+    qtbot.waitUntil(lambda: window.settings == wanted and window.runner.training, timeout=WAIT)
+    train(qtbot, window, 3)
+    assert window.guide.isVisible()
+    text = window.guide.words.text() + window.guide.figures.text()
+    for words in (experiment.watch, experiment.source, *experiment.figures, *experiment.figures.values()):
+        assert escape(words) in text
+    arms = window.guide.arms
+    assert list(arms) == (list(experiment.arms) if len(experiment.arms) > 1 else [])
+    assert [name for name, b in arms.items() if b.isChecked()] == [n for n in arms if not experiment.arms[n]]
+    for name, button in arms.items():
+        button.click()
+        assert window.settings == wanted.with_values(arm_values(experiment, name))
+        assert [other for other, b in arms.items() if b.isChecked()] == [name]
+        train(qtbot, window, 2)
+    assert window.guide.isVisible()
+    assert window.runner.training
+    assert not window.notices.isVisible(), window.notices.words.text()
+
+
+def test_an_experiment_asks_before_a_trained_model_goes(qtbot: QtBot, window: Window) -> None:
+    train(qtbot, window, 3)
+    title = EXPERIMENTS["capacity"].title
+    action(window, title).trigger()
+    assert window.question.words.text().startswith(f"“{title}” starts the model anew and loses ")
+    window.question.no.click()
+    assert window.settings == SMALL
+    assert not window.guide.isVisible()
+    action(window, title).trigger()
+    window.question.yes.click()
+    qtbot.waitUntil(lambda: window.settings == Settings().with_values(EXPERIMENTS["capacity"].settings), timeout=WAIT)
+    assert window.guide.isVisible()
+    action(window, "Reset layout").trigger()
+    assert window.guide.isVisible()
+    action(window, "Close the experiment's text").trigger()
+    assert not window.guide.isVisible()
 
 
 def test_fewer_experts_take_k_along_and_undo_brings_both_back(qtbot: QtBot, window: Window) -> None:
@@ -332,8 +416,13 @@ def test_a_router_shows_its_own_knobs_and_a_fold_hides_losses_that_are_off(qtbot
     for router in ROUTERS:
         settings = SMALL.with_values({"routing.router": router})
         controls.show_settings(settings)
-        assert visible_keys(window) == {key for key in KNOBS if settings.applies(key)} - hidden | {"routing.k"}
+        assert visible_keys(window) == {
+            key for key in KNOBS if settings.applies(key) and not useless(settings, key)
+        } - hidden | {"routing.k"}
         assert controls.ahead.isVisibleTo(controls) == bool(looks_ahead(settings))
+    assert not {"routing.drop", "routing.scope", "model.shared_gate"} & visible_keys(window)
+    controls.show_settings(SMALL.with_values({"routing.capacity_factor": 1, "model.shared_experts": 1}))
+    assert {"routing.drop", "routing.scope", "model.shared_gate"} <= visible_keys(window)
     controls.show_settings(SMALL.with_values({"balance.load_coefficient": 0.1}))
     assert visible_keys(window) & hidden == {"balance.load_coefficient"}
     assert controls.rows["balance.load_coefficient"].words.text() == "needs noise"

@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
 
 from moeviz.domain.settings import KNOBS, TYPES, Knob, Settings, SettingsError, Value
 from moeviz.view.theme import BODY, GRID, sans
-from moeviz.view.together import explain, idle, k_in_words, looks_ahead, together
+from moeviz.view.together import explain, idle, k_in_words, looks_ahead, together, useless
 
 GROUPS = {
     "main": "",
@@ -66,7 +66,7 @@ class Controls(QScrollArea):
                 grid.addWidget(head, line, 0, 1, 3)
                 self.heads[group] = head
                 line += 1
-            for key in [key for key, knob in KNOBS.items() if knob.group == group]:
+            for key in sorted((key for key, knob in KNOBS.items() if knob.group == group), key=_place):
                 row = Row(key, KNOBS[key], self._ask)
                 self.rows[key] = row
                 grid.addWidget(row.label, line, 0)
@@ -107,7 +107,7 @@ class Controls(QScrollArea):
                 folded += applies and off
                 seen = (applies and self.more.isChecked()) or not off  # a coefficient that is set is never hidden
             else:
-                seen = applies or key == "routing.k"
+                seen = (applies and not useless(settings, key)) or key == "routing.k"
             row.show_row(seen, idle(settings, key))
         k, (title, instead) = self.rows["routing.k"], k_in_words(settings)
         k.set_high(settings.model.experts)
@@ -133,6 +133,11 @@ class Controls(QScrollArea):
             return
         if wanted != self.settings:
             self.changed.emit(values)
+
+
+def _place(key: str) -> tuple[bool, bool]:
+    """The router before its options, and shared experts, which are no part of it, after them; else the given order."""
+    return key.startswith("model.shared"), KNOBS[key].group == "router" and key != "routing.router"
 
 
 class Row(QObject):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtGui import QAction, QActionGroup, QKeySequence
 from PySide6.QtWidgets import QMenu
 
+from moeviz.domain.experiments import EXPERIMENTS
 from moeviz.view.theme import THEMES
 
 if TYPE_CHECKING:
@@ -69,6 +70,14 @@ def menus(window: "Window") -> dict[str, list[Item | None]]:
             None,
             Item("Back to the newest step", "End", window.follow),
             Item("Let go of the selection", "Esc", window.let_go),
+        ],
+        "E&xperiments": [
+            *(
+                Item(experiment.title, numbered("Ctrl+Alt", i), partial(window.begin_experiment, experiment))
+                for i, experiment in enumerate(EXPERIMENTS.values(), 1)
+            ),
+            None,
+            Item("Close the experiment's text", "Ctrl+Alt+Q", window.guide.hide),
         ],
     }
 

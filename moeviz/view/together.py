@@ -43,6 +43,18 @@ def k_in_words(settings: Settings) -> tuple[str, str]:
     return titles.get(routing.router, "k"), none.get(routing.router, "")
 
 
+def useless(settings: Settings, key: str) -> bool:
+    """Whether an option means nothing while another one is off."""
+    needs = {
+        "routing.drop": settings.routing.capacity_factor > 0,
+        "routing.scope": settings.routing.capacity_factor > 0 or settings.routing.router == "expert_choice",
+        "routing.topk_groups": settings.routing.groups > 1,
+        "routing.second_threshold": settings.routing.second_policy in ("threshold", "random"),
+        "model.shared_gate": settings.model.shared_experts > 0,
+    }
+    return not needs.get(key, True)
+
+
 def idle(settings: Settings, key: str) -> str:
     """Why a coefficient does nothing here, in a few words; empty if it acts."""
     router = settings.routing.router

@@ -33,6 +33,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from moeviz.domain.experiments import Experiment
 from moeviz.domain.history import History
 from moeviz.domain.messages import Advance as Step
 from moeviz.domain.messages import (
@@ -61,6 +62,7 @@ from moeviz.view.controls import Controls
 from moeviz.view.dashboard import make_panels
 from moeviz.view.docks import BEHIND, lay_out, make_dock
 from moeviz.view.files import Files, kind_of, sort_paths
+from moeviz.view.guide import Guide
 from moeviz.view.menus import make_menus
 from moeviz.view.notices import Notices, Question
 from moeviz.view.status import Progress, Status
@@ -70,7 +72,7 @@ FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
 DRAWING_SHARE = 0.06  # of the time, at most: drawing holds the interpreter, and training waits for it
 SURVEY_SECONDS = 2.0  # between two surveys while training, at least
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 MOST_STEPS = 10_000_000
 SaveTrace = Callable[
     [str, Settings, StepLog | None, tuple[RoutingSnapshot, ...], tuple[tuple[int, str], ...], Report], str
@@ -154,6 +156,7 @@ class Window(QMainWindow):
         self.controls = Controls()
         self.controls.changed.connect(self.change_knobs)
         self.controls.show_settings(settings)
+        self.guide = Guide(self.take_arm)
         self.panels = make_panels(self.theme)
         for panel in self.panels.values():
             panel.hovered.connect(self._hover)
@@ -259,6 +262,7 @@ class Window(QMainWindow):
 
     def reset_layout(self) -> None:
         lay_out(self, self.docks)
+        self.splitDockWidget(self.docks["controls"], self.guide, Qt.Orientation.Vertical)
 
     def event(self, event: QEvent) -> bool:
         return _is_for_widget(event) or super().event(event)
@@ -274,6 +278,7 @@ class Window(QMainWindow):
         self.controls.more.setChecked(self.memory.value("more losses") == "true")
         self.notices.hide()
         self.question.hide()
+        self.guide.hide()
 
     def closeEvent(self, event: QCloseEvent) -> None:
         if self.runner.errand_work and not self._closing:
@@ -346,10 +351,11 @@ class Window(QMainWindow):
             self._kept_at, self._unkept, self._kept_marks = now, [], len(self.history.marks)
             self.runner.beside(partial(self.keeper.keep, self._run, self.settings, self.snapshot, logs, marks))
 
-    def start(self, make: MakeSession | None = None, title: str = LOADING) -> None:
+    def start(self, make: MakeSession | None = None, title: str = LOADING, *, training: bool = False) -> None:
         """Start a session, or the first one; what runs now goes on until the new one can be shown."""
         self._failed = False
-        self.runner.start(make or self.make_session(self.settings, self.device, self.checkpoint), title=title)
+        make = make or self.make_session(self.settings, self.device, self.checkpoint)
+        self.runner.start(make, title=title, training=training)
         self._show_state()
         self.watch()
 
@@ -413,6 +419,25 @@ class Window(QMainWindow):
         self.runner.train_for(steps)
         self._show_state()
         self.timer.start()
+
+    def begin_experiment(self, experiment: Experiment) -> None:
+        """Train a new model with the settings of an experiment; ask first if that loses a trained one."""
+
+        def begin() -> None:
+            settings = Settings().with_values(experiment.settings)
+            self._goal = (0, 0.0)
+            self.start(self.make_session(settings, self.device, None), f"Starting: {experiment.title}", training=True)
+            self.guide.show_experiment(experiment)
+            self.guide.show_settings(settings)
+
+        self.if_not_replaced(f"“{experiment.title}”", begin)
+
+    def take_arm(self, values: Mapping[str, Value]) -> None:
+        """Of the experiment that is on: what differs from the running model."""
+        flat = self.settings.flat()
+        if changed := {key: value for key, value in values.items() if value != flat[key]}:
+            self.change_knobs(changed)
+        self.guide.show_settings(self.settings)
 
     def restart(self) -> None:
         what = f"Restart with seed {self.settings.seed}"
@@ -501,6 +526,7 @@ class Window(QMainWindow):
             self.question.hide()
             shown = self.settings
         self.controls.show_settings(shown)
+        self.guide.show_settings(self.settings)
 
     def undo_change(self, forward: bool) -> None:
         """Undo or redo; ask first where that starts a trained model anew."""

@@ -21,7 +21,7 @@ from moeviz.domain.routing import Ints, Routing, RoutingSnapshot
 from moeviz.view.colours import expert_colour
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import Array, Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number
-from moeviz.view.panels.words import about, first_null, kind_in_words, label, labels
+from moeviz.view.panels.words import about, drops_in_words, first_null, kind_in_words, label, labels
 from moeviz.view.theme import Theme
 
 
@@ -79,7 +79,7 @@ class Load(Panel):
         routing = self.routing()
         odd = 0 if routing is None else len(self._kind(routing))
         drops = routing is not None and routing.dropped_TK is not None
-        return 3 + min(odd, 3) if width >= NARROW else 5 + min(odd + drops, 4)
+        return 3 + min(odd + drops, 3) if width >= NARROW else 5 + min(odd + 2 * drops, 4)
 
     def subtitle(self) -> str:
         if self._mass is not None:
@@ -139,21 +139,22 @@ class Load(Panel):
                 first = f"expert {name}: {number(float(self._mass[expert]))} of combine weights"
         else:
             first = f"{total} assignments of {of}"
+        routing = self.routing()
+        assert routing is not None
         words = [
             first,
-            "before drops",
+            *(["before drops"] if routing.dropped_TK is not None else []),
+            *drops_in_words(routing),
             f"CV {number(summary.cv)} (chance {about(cv_floor(total, size, self._k))})",
             f"MaxVio {number(summary.max_violation)} (chance {about(max_violation_floor(total, size, self._k))})",
             f"effective experts {number(summary.effective_experts)} of {size}",
             dead_in_words(summary),
         ]
-        routing = self.routing()
-        assert routing is not None
         return "  ".join([*words, *self._kind(routing)])
 
     def _kind(self, routing: Routing) -> list[str]:
         """What is unlike a plain choice, and the bias that balances, if there is one."""
-        words = kind_in_words(routing)
+        words = [phrase for phrase in kind_in_words(routing) if phrase not in drops_in_words(routing)]
         scalars = self.snapshot.scalars if self.snapshot is not None else {}
         if routing.selection_scores_TE is not None and {"bias_low", "bias_high"} <= scalars.keys():
             words.append(f"bias {number(scalars['bias_low'])} to {number(scalars['bias_high'])} in all layers")
