@@ -151,7 +151,8 @@ def test_tables_hold_the_routing_of_every_router(qtbot: QtBot, router: str, capa
 
 @pytest.mark.parametrize(("router", "capacity"), CASES)
 @pytest.mark.parametrize(
-    ("name", "width"), [("load", 277), ("load", 420), ("gate_weights", 287), ("layers_experts", 240)]
+    ("name", "width"),
+    [("load", 277), ("load", 420), ("gate_weights", 287), ("layers_experts", 240), ("load_over_time", 270)],
 )
 def test_words_of_every_router_are_not_cut(qtbot: QtBot, router: str, capacity: float, name: str, width: int) -> None:
     snapshot, history = trained(router, capacity)

@@ -20,6 +20,7 @@ from moeviz.domain.settings import KNOBS, ROUTERS, Settings
 from moeviz.view.controls import USUAL
 from moeviz.view.dashboard import PLACES
 from moeviz.view.export_dialog import ExportDialog
+from moeviz.view.frame import Frame
 from moeviz.view.guide import arm_values
 from moeviz.view.memory import memory
 from moeviz.view.menus import numbered
@@ -568,6 +569,17 @@ def test_themes_switch_and_are_remembered(qtbot: QtBot, window: Window) -> None:
     assert all(panel.theme.name == "light" for panel in window.panels.values())
     window.close()
     assert window.memory.value("theme") == "light"
+
+
+def test_a_theme_reaches_the_frame_and_the_title_bars(qtbot: QtBot, window: Window) -> None:
+    frame = Frame(window.memory)
+    qtbot.addWidget(frame)
+    frame.hold(window)
+    for name in ("light", "dark"):
+        window.set_theme(name)
+        for widget in (frame, *(dock.titleBarWidget() for dock in window.docks.values())):
+            if widget is not None:
+                assert widget.palette().window().color() == QColor(THEMES[name].window)
 
 
 def commands(menu: QMenu | QMenuBar) -> Iterator[QAction]:

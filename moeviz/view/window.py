@@ -302,6 +302,7 @@ class Window(QMainWindow):
         app = QApplication.instance()
         assert isinstance(app, QApplication)
         themes.apply(app, self.theme)
+        self.window().setPalette(themes.palette(self.theme))  # the frame around it has one of its own
         self.notices.wear(self.theme)
         self.question.wear(self.theme)
         for panel in self.panels.values():

@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QWidget
 from moeviz.domain.history import History
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.colours import expert_colour, mixed
-from moeviz.view.panel import Panel, Pointed, Table
+from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, nice_ceiling, number
 from moeviz.view.panels.marks import bin_edges, binned_mean, draw_marks, draw_now, earlier_step, step_range
 from moeviz.view.panels.words import first_null, label, signs_in_words
@@ -55,6 +55,10 @@ class LoadOverTime(Panel):
                 return
         super().show_history(history, settled=settled)
         self._marks = len(history.marks) if history is not None else 0
+
+    def lines_of_words(self, width: float) -> int:
+        routing = self.routing()
+        return self.footer_lines + bool(width < NARROW and routing is not None and signs_in_words(routing))
 
     def subtitle(self) -> str:
         return f"layer {self._row}, training batches"

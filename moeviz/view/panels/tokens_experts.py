@@ -13,7 +13,7 @@ from moeviz.view.colours import diverging, expert_colour, sequential
 from moeviz.view.panel import Panel, Pointed, Table
 from moeviz.view.panels.axes import draw_column_labels, draw_row_labels, inside, nice_ceiling, number, visible
 from moeviz.view.panels.heat import BAR, draw_colour_bar, draw_heat, heat_image, outline
-from moeviz.view.panels.words import first_null, kind_in_words, label, labels
+from moeviz.view.panels.words import first_null, label, labels, signs_in_words
 from moeviz.view.theme import Theme, width_of
 
 KINDS = {
@@ -80,7 +80,7 @@ class TokensExperts(Panel):
     def lines_of_words(self, width: float) -> int:
         """One more for a layer that is not a plain choice of k experts."""
         routing = self.routing()
-        return 1 + bool(routing is not None and kind_in_words(routing))
+        return 1 + bool(routing is not None and (signs_in_words(routing) or routing.dropped_TK is not None))
 
     def missing(self) -> str:
         if super().missing():
@@ -184,9 +184,8 @@ class TokensExperts(Panel):
         tokens, experts = self._values.shape
         kind, routing = KINDS[self.kind.currentText()], self.routing()
         assert routing is not None
-        of = kind_in_words(routing)
-        if self._dropped:
-            of = ["hollow: dropped", *of]
+        hollow = ["hollow: dropped"] if self._dropped else []
+        of = [*hollow, *signs_in_words(routing), *(["soft: combine weights"] if routing.soft else [])]
         if token is None or token >= tokens:
             return "  ".join([f"{kind}, {tokens} tokens × {experts} experts", *of])
         assert self.snapshot is not None
