@@ -580,6 +580,7 @@ def test_a_theme_reaches_the_frame_and_the_title_bars(qtbot: QtBot, window: Wind
         for widget in (frame, *(dock.titleBarWidget() for dock in window.docks.values())):
             if widget is not None:
                 assert widget.palette().window().color() == QColor(THEMES[name].window)
+    frame.takeCentralWidget().setParent(None)  # the fixture closes the window itself
 
 
 def commands(menu: QMenu | QMenuBar) -> Iterator[QAction]:

@@ -92,7 +92,10 @@ class Load(Panel):
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         frame, theme, size = self.frame(rect), self.theme, self._counts.size
         inner = frame.rect
-        draw_y_axis(painter, frame, theme, "load share q" if self._mass is None else "combine share")
+        routing = self.routing()
+        drops = routing is not None and routing.dropped_TK is not None
+        share_of = "combine share" if self._mass is not None else "q before drops" if drops else "load share q"
+        draw_y_axis(painter, frame, theme, share_of)
         even, noise = 1 / size, self.noise
         low, high = frame.y(min(even + 2 * noise, self._top)), frame.y(max(even - 2 * noise, 0))
         step = inner.width() / size
@@ -143,7 +146,6 @@ class Load(Panel):
         assert routing is not None
         words = [
             first,
-            *(["before drops"] if routing.dropped_TK is not None else []),
             *drops_in_words(routing),
             f"CV {number(summary.cv)} (chance {about(cv_floor(total, size, self._k))})",
             f"MaxVio {number(summary.max_violation)} (chance {about(max_violation_floor(total, size, self._k))})",
