@@ -74,7 +74,6 @@ def shown(qtbot: QtBot, name: str, snapshot: RoutingSnapshot, history: History |
     panel = PANELS[name](DARK)
     qtbot.addWidget(panel)
     panel.resize(600, 300)
-    panel.show()
     panel.show_snapshot(snapshot)
     panel.show_history(history, settled=True)
     panel.refresh()
@@ -150,19 +149,17 @@ def test_tables_hold_the_routing_of_every_router(qtbot: QtBot, router: str, capa
 
 
 @pytest.mark.parametrize(("router", "capacity"), CASES)
-@pytest.mark.parametrize(
-    ("name", "width"),
-    [("load", 277), ("load", 420), ("gate_weights", 287), ("layers_experts", 240), ("load_over_time", 270)],
-)
-def test_words_of_every_router_are_not_cut(qtbot: QtBot, router: str, capacity: float, name: str, width: int) -> None:
+def test_words_of_every_router_are_not_cut(qtbot: QtBot, router: str, capacity: float) -> None:
     snapshot, history = trained(router, capacity)
-    panel = shown(qtbot, name, snapshot, history)
-    panel.resize(width, 278)
-    rect = QRectF(panel.canvas.rect())
-    for panel.pointed in ({}, {"expert": 4, "layer": 1}):
-        told = wrapped(panel.footer(), panel.plot_rect(rect).width(), panel.lines_of_words(rect.width()))
-        assert not any("…" in line for line in told), told
-    assert panel.plot_rect(rect).height() > 80
+    places = (("load", 277), ("load", 420), ("gate_weights", 287), ("layers_experts", 240), ("load_over_time", 270))
+    for name, width in places:
+        panel = shown(qtbot, name, snapshot, history)
+        panel.resize(width, 278)
+        rect = QRectF(panel.canvas.rect())
+        for panel.pointed in ({}, {"expert": 4, "layer": 1}):
+            told = wrapped(panel.footer(), panel.plot_rect(rect).width(), panel.lines_of_words(rect.width()))
+            assert not any("…" in line for line in told), told
+        assert panel.plot_rect(rect).height() > 80
 
 
 def test_the_losses_offer_every_term_that_is_on(qtbot: QtBot) -> None:
@@ -199,20 +196,20 @@ def test_the_losses_offer_every_term_that_is_on(qtbot: QtBot) -> None:
 
 # ---- words, by hand
 def test_words_of_a_plain_choice_are_none() -> None:
-    assert kind_in_words(Routing("l", 4, np.array([[0, 1], [2, 3]]))) == []
+    assert kind_in_words(Routing("l", 4, np.array([[0, 1], [2, 3]]))) == ()
 
 
 def test_words_of_odd_routing_by_hand() -> None:
     ids = np.array([[0, 1, -1], [3, -1, -1], [-1, -1, -1], [2, 0, 1]])
-    assert kind_in_words(Routing("l", 4, ids)) == ["0 to 3 experts a token, mean 1.5", "none for 25 %"]
+    assert kind_in_words(Routing("l", 4, ids)) == ("0 to 3 experts a token, mean 1.5", "none for 25 %")
     null = Routing("l", 4, np.array([[0, 3], [1, 2]]), num_null=2, looks_ahead=True)
-    assert kind_in_words(null) == [
+    assert kind_in_words(null) == (
         "looks ahead: later tokens change the routing",
         "∅ null experts; a token runs 1 experts",
-    ]
+    )
     dropped = np.array([[True, True], [False, True]])
     lost = Routing("l", 4, np.array([[0, 3], [1, 2]]), dropped_TK=dropped)
-    assert kind_in_words(lost) == ["tokens shown: 75 % dropped, 50 % wholly"]
+    assert kind_in_words(lost) == ("tokens shown: 75 % dropped, 50 % wholly",)
 
 
 def test_the_strip_wears_the_expert_that_worked() -> None:

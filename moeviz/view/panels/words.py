@@ -27,7 +27,8 @@ def label(expert: int, null_from: int) -> str:
     return f"{NULL}{expert}" if expert >= null_from else f"{expert}"
 
 
-def kind_in_words(routing: Routing) -> list[str]:
+@lru_cache(maxsize=8)  # several panels ask, each several times a picture
+def kind_in_words(routing: Routing) -> tuple[str, ...]:
     """What is unlike a plain choice of k experts that compute; nothing of it where all is plain."""
     words = []
     if routing.soft:
@@ -40,7 +41,7 @@ def kind_in_words(routing: Routing) -> list[str]:
         words.append(f"{NULL} null experts; a token runs {number(ran)} experts")
     elif not routing.soft:
         words += count_in_words(routing)
-    return words + drops_in_words(routing)
+    return (*words, *drops_in_words(routing))
 
 
 def signs_in_words(routing: Routing) -> list[str]:
@@ -58,11 +59,12 @@ def count_in_words(routing: Routing) -> list[str]:
     return [f"{count.min()} to {count.max()} experts a token, mean {number(float(count.mean()))}", *none]
 
 
-def drops_in_words(routing: Routing) -> list[str]:
+@lru_cache(maxsize=8)
+def drops_in_words(routing: Routing) -> tuple[str, ...]:
     dropped, whole = drop_rate(routing), fully_dropped_rate(routing)
     if dropped is None or whole is None:
-        return []
-    return [f"tokens shown: {about(100 * dropped)} % dropped, {about(100 * whole)} % wholly"]
+        return ()
+    return (f"tokens shown: {about(100 * dropped)} % dropped, {about(100 * whole)} % wholly",)
 
 
 def kept(routing: Routing) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
