@@ -1,0 +1,27 @@
+"""The data of a task by its name."""
+
+from collections.abc import Callable
+
+from moeviz.domain.messages import UserError
+from moeviz.moe.tasks import search, translation
+from moeviz.moe.tasks.data import Data
+from moeviz.moe.tasks.text import load_text
+
+
+def load_task(name: str, path: str = "") -> Data:
+    """The built-in data of a task, or the user's own at `path`. UserError if that cannot be used."""
+    loaders: dict[str, Callable[[str], Data]] = {
+        "text": load_text,
+        "translation": _without_path(name, translation.load),
+        "search": _without_path(name, search.load),
+    }
+    return loaders[name](path)
+
+
+def _without_path(name: str, load: Callable[[], Data]) -> Callable[[str], Data]:
+    def checked(path: str) -> Data:
+        if path:
+            raise UserError(f"The task {name} takes no data of your own; leave data.path empty.")
+        return load()
+
+    return checked
