@@ -7,4 +7,6 @@ TASKS: dict[str, str] = {
     "real work of Qt's translators, as it comes with PySide6",
     "search": "find a character of Unicode by some words of its name and the user's script; the names are real, the "
     "queries and the context are simulated from them",
+    "recommendation": "the next item of a user's history: real import lists, where users are the Python files of this "
+    "installation and items the modules they import; or your own ratings.csv and movies.csv (data.path: their folder)",
 }

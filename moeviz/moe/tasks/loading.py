@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from moeviz.domain.messages import UserError
-from moeviz.moe.tasks import search, translation
+from moeviz.moe.tasks import recommendation, search, translation
 from moeviz.moe.tasks.data import Data
 from moeviz.moe.tasks.text import load_text
 
@@ -14,6 +14,7 @@ def load_task(name: str, path: str = "") -> Data:
         "text": load_text,
         "translation": _without_path(name, translation.load),
         "search": _without_path(name, search.load),
+        "recommendation": recommendation.load,
     }
     return loaders[name](path)
 

@@ -1,7 +1,7 @@
 """A task whose examples are rows of tokens, some given and the others to be predicted."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -29,6 +29,27 @@ class RowParts(NamedTuple):
     heldout: tuple[Row, ...]
 
 
+def as_it_is(row: Row) -> tuple[Sequence[str], Sequence[str]]:
+    return row.tokens, [row.domain] * len(row.tokens)
+
+
+def frequent_answers(train: Sequence[Row], heldout: Sequence[Row]) -> list[list[int]]:
+    """The answer is what most often follows in rows with the same first token: rank 0 where it is right, else 1."""
+    answers: dict[str, Counter[tuple[str, ...]]] = {}
+    for row in train:
+        answers.setdefault(row.tokens[0], Counter())[tuple(row.tokens[row.given :])] += 1
+    best = {first: counts.most_common(1)[0][0] for first, counts in answers.items()}
+    ranks = []
+    for row in heldout:
+        said = (*row.tokens[: row.given], *best.get(row.tokens[0], ()))
+        ranks.append([int(said[i : i + 1] != (token,)) for i, token in enumerate(row.tokens)])
+    return ranks
+
+
+def _fits(row: Row, context: int) -> bool:
+    return row.given < len(row.tokens) <= context + 1
+
+
 @dataclass(frozen=True, eq=False)
 class RowData:
     """Rows of tokens as the data of a task (tasks/data.py); a task gives only what is its own.
@@ -38,6 +59,8 @@ class RowData:
     rows_of   the rows of a probe, one a line of what is shown
     scored    the held-out measures, from inputs, ranks and vocabulary
     known     the vocabulary of a model that was opened
+    shown     the texts of a row's tokens and their domains, as a probe shows them
+    guess     from training and held-out rows, the ranks that the most frequent answers give to each token of the latter
     """
 
     probe: str
@@ -48,6 +71,8 @@ class RowData:
     scored: Callable[[Ints, Ints, Vocabulary], dict[str, float]]
     notes: tuple[str, ...] = ()
     known: Vocabulary | None = None
+    shown: Callable[[Row], tuple[Sequence[str], Sequence[str]]] = as_it_is
+    guess: Callable[[Sequence[Row], Sequence[Row]], list[list[int]]] = frequent_answers
     padded: bool = True
 
     @cached_property
@@ -80,8 +105,9 @@ class RowData:
         inputs = np.full((len(rows), longest), PADDING, np.int64)
         for line, row in zip(inputs, rows, strict=True):
             line[: len(row.tokens)] = self.encode(row.tokens)
-        tokens = tuple(token for row in rows for token in row.tokens)
-        return Probe(tokens, inputs, tuple(row.domain for row in rows for _ in row.tokens))
+        shown = [self.shown(row) for row in rows]
+        tokens, domains = (tuple(text for pair in shown for text in pair[side]) for side in (0, 1))
+        return Probe(tokens, inputs, domains)
 
     def batches(self, context: int, seed: int) -> "RowBatches":
         table = self._table(self.parts.train, context)
@@ -109,25 +135,18 @@ class RowData:
         return self.scored(rows.inputs, np.where(rows.targets == 0, len(self.vocabulary), ranks), self.vocabulary)
 
     def baseline(self, context: int) -> dict[str, float]:
-        """The most frequent answer is that of the rows with the same first token."""
-        train, heldout = self._table(self.parts.train, context), self._table(self.parts.heldout, context)
-        if train is None or heldout is None:
+        table = self._table(self.parts.heldout, context)
+        if table is None:
             return {}
-        answers: dict[int, Counter[tuple[int, ...]]] = {}
-        for ids, given in train.split():
-            answers.setdefault(ids[0], Counter())[tuple(ids[given:])] += 1
-        best = {first: counts.most_common(1)[0][0] for first, counts in answers.items()}
-        rows = heldout.rows(np.arange(len(heldout.length_N)))
+        rows = table.rows(np.arange(len(table.length_N)))
+        heldout = [row for row in self.parts.heldout if _fits(row, context)]
         ranks = np.full(rows.targets.shape, UNCOUNTED)
-        for line, target, (ids, given) in zip(ranks, rows.targets, heldout.split(), strict=True):
-            said = np.full(len(target), PADDING)
-            answer = best.get(ids[0], ())[: len(said) - given + 1]
-            said[given - 1 : given - 1 + len(answer)] = answer
-            line[target != UNCOUNTED] = (said != target)[target != UNCOUNTED]
-        return self.score(rows, ranks)
+        for line, guessed in zip(ranks, self.guess(self.parts.train, heldout), strict=True):
+            line[: len(guessed) - 1] = guessed[1:]
+        return self.score(rows, np.where(rows.targets == UNCOUNTED, UNCOUNTED, ranks))
 
     def _table(self, rows: Iterable[Row], context: int) -> "RowTable | None":
-        fitting = [row for row in rows if row.given < len(row.tokens) <= context + 1]
+        fitting = [row for row in rows if _fits(row, context)]
         if not fitting:
             return None
         names = {name: i for i, name in enumerate(dict.fromkeys(row.domain for row in fitting))}
@@ -158,11 +177,6 @@ class RowTable:
     def _starts_N(self) -> Ints:
         starts: Ints = np.concatenate([[0], self.length_N.cumsum()[:-1]])
         return starts
-
-    def split(self) -> Iterator[tuple[list[int], int]]:
-        """The ids of each row, and how many are given."""
-        for start, length, given in zip(self._starts_N, self.length_N, self.given_N, strict=True):
-            yield self.tokens[start : start + length].tolist(), int(given)
 
     def rows(self, places: Ints) -> Rows:
         """Some rows, in one width."""
