@@ -9,4 +9,8 @@ TASKS: dict[str, str] = {
     "queries and the context are simulated from them",
     "recommendation": "the next item of a user's history: real import lists, where users are the Python files of this "
     "installation and items the modules they import; or your own ratings.csv and movies.csv (data.path: their folder)",
+    "plane": "which of two classes a point of the plane is of: moons, spirals, rings, blobs and a checkerboard with "
+    "noise, all simulated (data.path: the name of one pattern alone)",
 }
+
+FEATURES: dict[str, int] = {"plane": 2}  # numbers in an input, of tasks whose inputs are no token ids

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from moeviz.domain.messages import UserError
-from moeviz.moe.tasks import recommendation, search, translation
+from moeviz.moe.tasks import plane, recommendation, search, translation
 from moeviz.moe.tasks.data import Data
 from moeviz.moe.tasks.text import load_text
 
@@ -15,6 +15,7 @@ def load_task(name: str, path: str = "") -> Data:
         "translation": _without_path(name, translation.load),
         "search": _without_path(name, search.load),
         "recommendation": recommendation.load,
+        "plane": plane.load,
     }
     return loaders[name](path)
 
