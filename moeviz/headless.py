@@ -259,7 +259,7 @@ def inspect(
 
 
 class Seen(NamedTuple):
-    """What a checkpoint does with a text: the routing, the settings used, how many characters it does not know, the
+    """What a checkpoint does with a text: the routing, the settings used, how many tokens it does not know, the
     text with what was generated, and a survey if asked for."""
 
     snapshot: RoutingSnapshot
@@ -304,7 +304,9 @@ def look(
     assert update is not None
     if update.settings.routing != settings.routing:
         raise UserError(update.notice or "The model did not take these settings.")
-    return Seen(snapshot, settings, sum(token not in saved.vocabulary for token in snapshot.tokens or ()), text, found)
+    from moeviz.moe.tasks.loading import unknown_tokens
+
+    return Seen(snapshot, settings, unknown_tokens(settings, saved.vocabulary, text), text, found)
 
 
 def model_file(path: str) -> Path:

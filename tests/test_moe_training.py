@@ -576,7 +576,7 @@ def test_a_head_of_any_length_is_no_pickle(tmp_path: Path) -> None:
     trainer, firsts = make_trainer(), set()
     for length in range(0, 256, 8):
         settings = SMALL.with_values({"data.path": "x" * length})
-        path = save(tmp_path / "m.st", settings, TinyText().vocabulary, 0, trainer.model, None, trainer.counts())
+        path = save(tmp_path / "m.st", settings, tiny_text().vocabulary, 0, trainer.model, None, trainer.counts())
         firsts.add(path.read_bytes()[0])
         assert load(path).settings == settings
     assert 0x80 in firsts
@@ -641,9 +641,9 @@ def test_two_growths_at_one_step_make_no_twins() -> None:
 
 def test_a_broken_model_is_not_written_over_a_good_file(tmp_path: Path) -> None:
     trainer = make_trainer()
-    path = save(tmp_path / "m.st", SMALL, TinyText().vocabulary, 0, trainer.model, None, trainer.counts())
+    path = save(tmp_path / "m.st", SMALL, tiny_text().vocabulary, 0, trainer.model, None, trainer.counts())
     with torch.no_grad():
         trainer.model.head[0, 0] = torch.nan
     with pytest.raises(UserError, match="no numbers"):
-        save(path, SMALL, TinyText().vocabulary, 0, trainer.model, None, trainer.counts())
+        save(path, SMALL, tiny_text().vocabulary, 0, trainer.model, None, trainer.counts())
     assert load(path).step == 0

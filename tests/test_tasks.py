@@ -1,6 +1,7 @@
 """The built-in tasks besides text: what is read, how it is parted, what a model sees of it, and what is measured."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from moeviz.moe import training
 from moeviz.moe.checkpoint import load
 from moeviz.moe.model import CharModel
 from moeviz.moe.step import StepLoss
-from moeviz.moe.tasks import TASKS, pairs, qm, search, translation
+from moeviz.moe.tasks import TASKS, pairs, plane, qm, recommendation, search, translation
 from moeviz.moe.tasks.builtin import packages
 from moeviz.moe.tasks.data import PADDING, UNCOUNTED, Rows
 from moeviz.moe.tasks.loading import load_task
@@ -362,7 +363,7 @@ def test_padding_changes_nothing_and_traces(router):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("task", ["translation", "search"])
+@pytest.mark.parametrize("task", ["translation", "search", "recommendation", "plane"])
 def test_twenty_steps_lower_the_loss_and_it_is_saved(task, tmp_path):
     session = training.session(Settings().with_values({**SMALL, "task": task}))
     first = next(session)
@@ -372,10 +373,10 @@ def test_twenty_steps_lower_the_loss_and_it_is_saved(task, tmp_path):
         session.send(Advance(snapshot=False))
     log = session.send(Advance()).log
     assert log.scalars_S["cross_entropy"][-5:].mean() < 0.9 * log.scalars_S["cross_entropy"][:5].mean()
-    assert (log.counts_SE[0].sum(1) < 2 * 8 * 48).all(), "padding is not routed"
+    assert ((log.counts_SE[0].sum(1) < 2 * 8 * 48) == (task != "plane")).all(), "padding is not routed"
     path = session.send(SaveModel(str(tmp_path / "m.safetensors"))).saved
     saved = load(path)
-    assert saved.vocabulary[0] == "\ufffd"
+    assert isinstance(saved.vocabulary, tuple)
     again = next(training.session(saved.settings, checkpoint=path))
     shown = session.send(SetProbe(load_task(task).probe)).snapshot
     np.testing.assert_allclose(again.snapshot.layers[1].gate_weights_TK, shown.layers[1].gate_weights_TK)
@@ -405,3 +406,151 @@ def test_measures_are_in_the_log(monkeypatch):
     log = trainer.flush()
     for name in ("exact_match", "character_accuracy"):
         assert np.flatnonzero(np.isfinite(log.scalars_S[name])).tolist() == [2]
+
+
+# ---- recommendation
+@pytest.fixture(scope="module")
+def histories() -> RowParts:
+    return recommendation.load().parts
+
+
+def test_no_user_and_no_history_is_in_both_parts(histories):
+    sides = [{tuple(row.tokens) for row in part} for part in histories]
+    assert not sides[0] & sides[1]
+    assert 0.06 < len(sides[1]) / sum(map(len, sides)) < 0.14
+    assert {row.domain for row in histories.train} >= {recommendation.STANDARD, "torch", "numpy"}
+    known = {item for row in histories.train for item in row.tokens}
+    assert {"sys", "os", "torch.nn"} <= known
+    assert all(len(set(row.tokens)) == len(row.tokens) >= recommendation.MIN_ITEMS for row in histories.train)
+
+
+def test_users_are_parted_whole_and_rare_items_left_out():
+    rng = np.random.default_rng(0)
+    histories = [tuple(f"m{j}" for j in rng.permutation(40)) for _ in range(300)]
+    users = [recommendation.User(f"u{i}", "x", (f"only u{i}", *items)) for i, items in enumerate(histories)]
+    parts = recommendation.split(users)
+    assert not any(item.startswith("only") for part in parts for row in part for item in row.tokens)
+    assert max(len(row.tokens) for row in parts.train) == recommendation.ROW_ITEMS
+
+
+def test_probe_of_items():
+    data = recommendation.load()
+    shown = data.lay_out(data.probe, 32)
+    assert "".join(shown.tokens) == data.probe
+    assert shown.tokens[:2] == ("sys; ", "os; ")
+    assert len(set(shown.domains)) >= 4
+    assert data.lay_out("sys; no_such_module", 32).inputs[0].tolist()[1] == 0
+
+
+def test_ranks_by_hand():
+    ranks = np.array([[UNCOUNTED, 0, 9, 10], [UNCOUNTED, 3, UNCOUNTED, UNCOUNTED]])
+    found = recommendation.score(ranks, ranks, ())
+    assert found["hit_at_10"] == 3 / 4
+    assert found["mrr"] == pytest.approx((1 + 1 / 10 + 1 / 11 + 1 / 4) / 4)
+
+
+def test_popularity_leaves_out_what_the_user_has():
+    train = [Row(tuple("abcd"[:n]), 1, "") for n in (1, 2, 3, 4)]
+    assert recommendation.popularity(train, [Row(("b", "a", "d", "new"), 1, "")]) == [[1, 0, 1, 1]]
+
+
+def ratings(folder: Path, users: int = 260) -> Path:
+    rng = np.random.default_rng(0)
+    titles = [(str(i), f'"Film; {i}, The (1999)"', ("Comedy|Drama", "Horror")[i % 2]) for i in range(30)]
+    (folder / "movies.csv").write_text("movieId,title,genres\n" + "".join(",".join(t) + "\n" for t in titles))
+    lines = [f"{u},{m},4.5,{t}\n" for u in range(users) for t, m in enumerate(rng.permutation(30)[: 4 + u % 9])]
+    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "".join(reversed(lines)))
+    return folder
+
+
+def test_ratings_of_the_users_own(tmp_path):
+    data = load_task("recommendation", str(ratings(tmp_path)))
+    users, genre_of = recommendation.read_ratings(tmp_path)
+    assert len(users) == 260
+    first = next(user for user in users if user.name == "0")
+    assert first.items == tuple(f"Film, {i}, The (1999)" for i in np.random.default_rng(0).permutation(30)[:4])
+    assert genre_of["Film, 3, The (1999)"] == "Horror"
+    assert {row.domain for row in data.parts.train} == {"Comedy", "Horror"}
+    shown = data.lay_out(data.probe, 32)
+    assert set(shown.domains) == {"Comedy", "Horror"}
+
+
+def test_bad_ratings_get_one_sentence(tmp_path):
+    def refused() -> str:
+        with pytest.raises(UserError) as caught:
+            load_task("recommendation", str(tmp_path))
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).endswith(".")
+        return str(caught.value)
+
+    assert "No such file" in refused()
+    ratings(tmp_path, users=20)
+    assert "too few to learn from" in refused()
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating\n1,2,3\n")
+    assert "no column timestamp" in refused()
+    (tmp_path / "ratings.csv").write_text("userId,movieId,timestamp\n1,2,soon\n")
+    assert "'soon', which is no number" in refused()
+    (tmp_path / "movies.csv").write_bytes(b"\xff\xfe\0\1" * 9)
+    assert "not CSV in UTF-8" in refused()
+
+
+# ---- plane
+def test_points_are_of_the_pattern_and_the_parts_differ():
+    data = plane.load("checkerboard")
+    (train, train_label), (held, held_label) = data._train, data._heldout
+    assert not {map(tuple, train.tolist())} & {map(tuple, held.tolist())}
+    square = np.floor(2 * (held.astype(float) + 1)).astype(int).sum(1) % 2
+    assert 0.8 < (square == held_label).mean() < 0.95, "all but what the noise moved over a border"
+    assert 0.45 < train_label.mean() < 0.55
+
+
+@pytest.mark.parametrize("name", plane.PATTERNS)
+def test_patterns(name):
+    xy, label = plane.PATTERNS[name](np.random.default_rng(0), 2000)
+    assert xy.shape == (2000, 2)
+    assert np.abs(xy).max() < 1.4
+    assert set(label) == {0, 1}
+    # a point's nearest neighbour is nearly always of its class, and no straight line parts the classes
+    distance = np.linalg.norm(xy[:500, None] - xy[None], axis=2)
+    distance[np.arange(500), np.arange(500)] = np.inf
+    assert (label[distance.argmin(1)] == label[:500]).mean() > 0.85
+    line = np.linalg.lstsq(np.c_[xy, np.ones(2000)], label - 0.5, rcond=None)[0]
+    assert ((np.c_[xy, np.ones(2000)] @ line > 0) == label).mean() < 0.9
+
+
+def test_probe_of_points():
+    data = plane.load()
+    shown = data.lay_out(data.probe, 128)
+    assert shown.inputs.shape == (1, plane.SHOWN, 2)
+    assert set(shown.domains) == set(plane.CLASSES)
+    assert "".join(shown.tokens) == data.probe
+    assert data.lay_out("0.5 1\n-1 2 ●", 128).domains is None
+    for text in ("0.5", "a b", "1 nan", "1 2\n3"):
+        with pytest.raises(UserError, match="no list of points"):
+            data.lay_out(text, 128)
+
+
+def test_plane_measures_by_hand():
+    data = plane.load("moons")
+    rows = data.heldout_rows(10, 3)
+    assert rows.inputs.shape == (3, 10, 2)
+    ranks = np.zeros((3, 10), int)
+    ranks[0, :6] = 1
+    assert data.score(rows, ranks) == {"accuracy": 0.8}
+    share = data._heldout[1].mean()
+    assert data.baseline(10)["accuracy"] in (pytest.approx(share), pytest.approx(1 - share))
+
+
+def test_points_do_not_see_each_other_and_there_is_no_hash_router():
+    settings = Settings().with_values({**SMALL, "task": "plane"})
+    model = CharModel(settings, 2, torch.Generator().manual_seed(0)).eval()
+    xy = torch.randn(1, 5, 2)
+    alone = torch.cat([model(xy[:, i : i + 1])[0] for i in range(5)], 1)
+    torch.testing.assert_close(model(xy)[0], alone)
+    session = training.session(settings)
+    next(session)
+    assert "points have none" in session.send(SetKnobs({"routing.router": "hash"})).notice
+    assert session.send(SetKnobs({"routing.router": "switch"})).snapshot.layers[0].k == 1
+    session.close()
+    with pytest.raises(UserError, match="moons, spirals"):
+        load_task("plane", "circles")

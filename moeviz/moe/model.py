@@ -23,6 +23,12 @@ def router_options(settings: Settings) -> dict[str, Option]:
     }
 
 
+def check_router(settings: Settings) -> None:
+    """UserError for a router that needs token ids where the task has none."""
+    if settings.routing.router == "hash" and settings.task in FEATURES:
+        raise UserError("The hash router goes by a token's identity, and points have none; choose another router.")
+
+
 def _matrix(rows: int, columns: int, std: float, generator: torch.Generator | None) -> nn.Parameter:
     return nn.Parameter(torch.randn(rows, columns, generator=generator) * std)
 
@@ -112,12 +118,9 @@ class CharModel(nn.Module):
         width = settings.model.width
         self.vocabulary: dict[str, Option] = {"vocabulary_size": vocabulary_size, "frequencies": frequencies}
         self.context = settings.model.context
+        check_router(settings)
         self.features = FEATURES.get(settings.task, 0)
         if self.features:
-            if settings.routing.router == "hash":
-                raise UserError(
-                    "The hash router goes by a token's identity, and points have none; choose another router."
-                )
             self.embedding = _matrix(width, self.features, 1.0, generator)
             self.bias = nn.Parameter(torch.zeros(width))
         else:

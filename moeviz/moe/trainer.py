@@ -14,7 +14,14 @@ from moeviz.domain.settings import Settings
 from moeviz.moe.batches import noise_draws, resize_generator
 from moeviz.moe.checkpoint import Checkpoint, state_of
 from moeviz.moe.experts import can_group
-from moeviz.moe.model import CharModel, active_parameters, flops_per_token, router_options, total_parameters
+from moeviz.moe.model import (
+    CharModel,
+    active_parameters,
+    check_router,
+    flops_per_token,
+    router_options,
+    total_parameters,
+)
 from moeviz.moe.optimiser import AdamW
 from moeviz.moe.resize import resize_experts, resize_shared, switch_router
 from moeviz.moe.routers import Router
@@ -233,6 +240,7 @@ class Trainer:
     # ---- live changes
     def change(self, settings: Settings) -> None:
         """Go on with other live settings. Flush first: the numbers of earlier steps have the old sizes."""
+        check_router(settings)
         old, model = self.settings, self.model
         generator = resize_generator(settings.seed, self.step, old.model.experts)
         rebuilt = terms_in_use(settings) != terms_in_use(old)

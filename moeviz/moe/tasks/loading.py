@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from moeviz.domain.messages import UserError
-from moeviz.moe.tasks import plane, recommendation, search, translation
-from moeviz.moe.tasks.data import Data
+from moeviz.domain.settings import Settings
+from moeviz.moe.tasks import FEATURES, plane, recommendation, search, translation
+from moeviz.moe.tasks.data import Data, Vocabulary
 from moeviz.moe.tasks.text import load_text
 
 
@@ -27,3 +28,11 @@ def _without_path(name: str, load: Callable[[], Data]) -> Callable[[str], Data]:
         return load()
 
     return checked
+
+
+def unknown_tokens(settings: Settings, vocabulary: Vocabulary, text: str) -> int:
+    """How many tokens of a probe a model does not know; points are never unknown."""
+    if settings.task in FEATURES:
+        return 0
+    inputs = load_task(settings.task).with_vocabulary(vocabulary).lay_out(text, settings.model.context).inputs
+    return int((inputs == 0).sum())

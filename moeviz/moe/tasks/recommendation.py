@@ -70,15 +70,15 @@ def _data(read: Callable[[], RowParts], family_of: Callable[[str], str], probe: 
 
 
 def split(users: Iterable[User]) -> RowParts:
-    """Training and held-out rows: a user is in one part. Of users with the same history the first is kept, and items of
-    fewer than MIN_USERS training users are left out."""
-    distinct = list({user.items: user for user in users}.values())
+    """Training and held-out rows: a user is in one part, and so is a history that several users have. Items of fewer
+    than MIN_USERS training users are left out."""
     sides: tuple[list[User], list[User]] = ([], [])
-    for user in distinct:
+    for user in {user.items: user for user in users}.values():
         sides[crc32(user.name.encode()) % HELD_OUT == 0].append(user)
     counts = Counter(item for user in sides[0] for item in user.items)
     known = {item for item, count in counts.most_common(MAX_ITEMS) if count >= MIN_USERS}
-    parts = RowParts(*(tuple(_rows(side, known)) for side in sides))
+    seen: set[tuple[str, ...]] = set()
+    parts = RowParts(*(tuple(_rows(side, known, seen)) for side in sides))
     if len(parts.train) < MIN_HISTORIES or not parts.heldout:
         raise UserError(
             f"There are only {len(parts.train)} histories of at least {MIN_ITEMS} known items, too few to learn from; "
@@ -87,9 +87,8 @@ def split(users: Iterable[User]) -> RowParts:
     return parts
 
 
-def _rows(users: Iterable[User], known: set[str]) -> Iterator[Row]:
-    """The first item of each row is given."""
-    seen: set[tuple[str, ...]] = set()
+def _rows(users: Iterable[User], known: set[str], seen: set[tuple[str, ...]]) -> Iterator[Row]:
+    """Rows that are not in `seen`, which they join. The first item of each is given."""
     for user in sorted(users, key=lambda user: crc32(user.name.encode())):
         items = tuple(item for item in user.items if item in known)
         for start in range(0, len(items), ROW_ITEMS):
