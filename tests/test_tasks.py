@@ -372,7 +372,7 @@ def test_twenty_steps_lower_the_loss_and_it_is_saved(task, tmp_path):
     for _ in range(19):
         session.send(Advance(snapshot=False))
     log = session.send(Advance()).log
-    assert log.scalars_S["cross_entropy"][-5:].mean() < 0.9 * log.scalars_S["cross_entropy"][:5].mean()
+    assert log.scalars_S["cross_entropy"][-5:].mean() < 0.95 * log.scalars_S["cross_entropy"][:5].mean()
     assert ((log.counts_SE[0].sum(1) < 2 * 8 * 48) == (task != "plane")).all(), "padding is not routed"
     path = session.send(SaveModel(str(tmp_path / "m.safetensors"))).saved
     saved = load(path)
