@@ -6,7 +6,7 @@ import pytest
 
 import moeviz.moe
 from moeviz import app
-from moeviz.domain.messages import Advance, Restart
+from moeviz.domain.messages import Advance, Restart, Survey
 from moeviz.domain.settings import TASKS, Settings
 from moeviz.moe.checkpoint import load
 from moeviz.moe.tasks.loading import load_task
@@ -62,6 +62,11 @@ def test_it_shows_several_domains_goes_on_and_starts_anew(task):
     first = next(run)
     assert first.settings.task == task
     assert len(set(first.snapshot.domains)) >= 2
+    surveyed = run.send(Survey()).survey
+    assert surveyed.probe.tokens == first.snapshot.tokens
+    assert surveyed.heldout.num_tokens % surveyed.row_length == 0
+    assert len(surveyed.heldout.tokens) == len(surveyed.heldout.domains) == surveyed.heldout.num_tokens
+    assert len(set(surveyed.heldout.domains)) >= 2
     for _ in range(4):
         run.send(Advance(snapshot=False))
     assert run.send(Advance()).step == first.step + 5

@@ -203,13 +203,13 @@ class Trainer:
             raise UserError(f"The probe has {len(text)} characters; at most {LONGEST_PROBE} can be shown.")
         shown = self.data.lay_out(text, self.settings.model.context)
         inputs = torch.from_numpy(shown.inputs)
-        self.probe, self._shown = text, shown
-        self._shown_T = np.arange(len(shown.tokens))  # their places among all that is computed
+        self.probe, self.shown = text, shown
+        self.shown_T = np.arange(len(shown.tokens))  # their places among all that is computed
         self.probe_inputs = [inputs.to(self.device)]
         valid = inputs != PADDING
         if not inputs.is_floating_point() and not valid.all():
             # padding comes last in a row: attention does not look ahead, and routers are told
-            self._shown_T = valid.flatten().nonzero()[:, 0].numpy()
+            self.shown_T = valid.flatten().nonzero()[:, 0].numpy()
             self.probe_inputs = [inputs.clamp_min(0).to(self.device), valid.to(self.device)]
 
     @torch.no_grad()
@@ -219,10 +219,10 @@ class Trainer:
         inputs = self.probe_inputs
         packed = self._look((self._router.key(), inputs[0].shape, len(inputs)), *inputs).cpu().numpy()
         self.model.eval()  # a trace leaves it as it was
-        layers = unpack_look(packed, self._router, self._shown_T)
+        layers = unpack_look(packed, self._router, self.shown_T)
         counts = tuple(self._counts_LE) if self._counts_are_of_this_step else ()
         self._snapshot_seconds = time.perf_counter() - start
-        shown = self._shown
+        shown = self.shown
         return RoutingSnapshot(self.step, layers, shown.tokens, shown.domains, dict(self.losses), counts)
 
     def facts(self) -> ModelFacts:

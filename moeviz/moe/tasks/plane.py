@@ -134,6 +134,15 @@ class PlaneData:
         whole = count * context
         return Rows(xy[:whole].reshape(count, context, 2), label[:whole].reshape(count, context))
 
+    def sample(self, context: int, rows: int) -> tuple[Probe | None, str]:
+        xy, label = (array[: rows * context] for array in self._heldout)
+        whole = len(label) // context * context
+        if not whole:
+            return None, f"There are only {len(label)} held-out points."
+        classes = tuple(CLASSES[c] for c in label[:whole])
+        tokens = tuple(f"{x:.2f} {y:.2f} {c}\n" for (x, y), c in zip(xy, classes, strict=False))
+        return Probe(tokens, xy[:whole].reshape(-1, context, 2), classes), ""
+
     def frequencies(self) -> Ints:
         counts: Ints = np.bincount(self._train[1], minlength=len(CLASSES))
         return counts

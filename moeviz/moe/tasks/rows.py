@@ -124,6 +124,22 @@ class RowData:
         turns = sorted((turn, place) for found in places for turn, place in enumerate(found.tolist()))
         return table.rows(np.array([place for _, place in turns[:rows]]))
 
+    def sample(self, context: int, rows: int) -> tuple[Probe | None, str]:
+        """The starts of rows among the longest quarter of their domain, without the ends of some."""
+        by_domain: dict[str, list[Row]] = {}
+        for row in self.parts.heldout:
+            by_domain.setdefault(row.domain, []).append(row)
+        each, chosen = max(1, rows // max(len(by_domain), 1)), list[Row]()
+        for found in by_domain.values():
+            long = sorted(found, key=lambda row: -len(row.tokens))[: max(len(found) // 4, 1)]
+            chosen += long[:: max(len(long) // each, 1)][:each]
+        if not chosen:
+            return None, "Nothing is held out."
+        width = min(context, *(len(row.tokens) for row in chosen))
+        shown = [self.shown(row._replace(tokens=row.tokens[:width])) for row in chosen]
+        tokens, domains = (tuple(text for pair in shown for text in pair[side]) for side in (0, 1))
+        return Probe(tokens, np.array([self.encode(row.tokens[:width]) for row in chosen], np.int64), domains), ""
+
     def frequencies(self) -> Ints:
         counts = Counter(token for row in self.parts.train for token in row.tokens)
         frequencies: Ints = np.array([counts[token] for token in self.vocabulary], np.int64)

@@ -107,6 +107,23 @@ class TextData:
             return None
         return Rows(windows[:, :-1], windows[:, 1:])
 
+    def sample(self, context: int, rows: int) -> tuple[Probe | None, str]:
+        from moeviz.moe.batches import Batches
+
+        each = max(1, rows // max(len(self.domains), 1))
+        found, domains, short = [], list[str](), []
+        for name, ids in zip(self.domains, self.parts.heldout, strict=True):
+            if len(ids) <= context:
+                short.append(name)
+                continue
+            found.append(Batches([ids], context, seed=0).windows(np.random.default_rng(0), each)[:, :-1])
+            domains += [name] * (each * context)
+        lack = f"Held out of {', '.join(short)} is less than one sequence." if short else ""
+        if not found:
+            return None, lack
+        inputs = np.concatenate(found)
+        return Probe(tuple(self.decode(inputs.ravel().tolist())), inputs, tuple(domains)), lack
+
     def frequencies(self) -> Ints:
         return np.bincount(np.concatenate(self.train), minlength=len(self.vocabulary))
 
