@@ -116,5 +116,6 @@ def open_window(
     changed: dict[str, str | int] = {key: v for key, v in (("task", task), ("seed", seed)) if v is not None}
     if changed:
         settings = (settings or Settings()).with_values(changed)
-    window = make_window(settings, device=device, store=store)
+    checkpoint = bundled_model(task) if task and not (paths or settings_file or seed is not None) else None
+    window = make_window(settings, device=device, checkpoint=checkpoint, store=store)
     return window, partial(window.begin, paths)

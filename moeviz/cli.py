@@ -111,6 +111,9 @@ def _train(args: argparse.Namespace) -> int:
     else:
         losses = ", ".join(f"{name} {result[name]:.3g}" for name in ("loss", "heldout") if name in result)
         rate = f"{result['steps_per_second']:.3g} steps/s"
+        if result["baseline"]:
+            pairs = (f"{name} {result[name]:.3g} ({value:.3g})" for name, value in result["baseline"].items())
+            print(f"held-out, and by the most frequent answer: {', '.join(pairs)}")
         print(f"{result['steps']} steps at {rate}, {losses}; model, trace, settings and metrics are in {args.out}")
     return 130 if result["interrupted"] else 0
 

@@ -154,6 +154,7 @@ def train(settings: Settings, steps: int, out: Path, *, device: str, force: bool
                 _save(run, out)
         seconds = time.monotonic() - progress.started
         run.close()
+        measured, baseline = ({}, {}) if update.paused else held_out(out / MODEL, device)
     assert update.facts is not None
     if update.paused:
         raise UserError(f"{notice} The {step} steps so far are saved in {out}.")
@@ -167,8 +168,16 @@ def train(settings: Settings, steps: int, out: Path, *, device: str, force: bool
         "total_parameters": update.facts.total_parameters,
         "active_parameters": update.facts.active_parameters,
         "flops_per_token": update.facts.flops_per_token,
-        **{name: value for name, value in scalars.items() if math.isfinite(value)},
+        **{name: value for name, value in (scalars | measured).items() if math.isfinite(value)},
+        "baseline": baseline,
     }
+
+
+def held_out(model: Path, device: str) -> tuple[dict[str, float], dict[str, float]]:
+    """A model's measures on all held-out rows of its task, and those of the most frequent answer; empty for text."""
+    from moeviz.moe.training import measure
+
+    return measure(str(model), device)
 
 
 def write_metrics(file: TextIO, log: StepLog) -> None:
@@ -237,7 +246,7 @@ def inspect(
     seen = look(model, text, changes=changes, generate=generate, device=device, seed=seed)
     snapshot, settings, text = seen.snapshot, seen.settings, seen.text
     if seen.unknown:
-        _tell(f"Not in the model's vocabulary, so read as unknown: {seen.unknown} of {len(text)} characters.")
+        _tell(f"Not in the model's vocabulary, so read as unknown: {seen.unknown} of {snapshot.num_tokens} tokens.")
     with TraceWriter.create(out, settings.to_json(), f"{SOURCE}: inspect {model}") as trace:
         trace.append(snapshot)
     return {
@@ -250,7 +259,7 @@ def inspect(
 
 
 class Seen(NamedTuple):
-    """What a checkpoint does with a text: the routing, the settings used, how many characters it does not know, the
+    """What a checkpoint does with a text: the routing, the settings used, how many tokens it does not know, the
     text with what was generated, and a survey if asked for."""
 
     snapshot: RoutingSnapshot
@@ -295,7 +304,9 @@ def look(
     assert update is not None
     if update.settings.routing != settings.routing:
         raise UserError(update.notice or "The model did not take these settings.")
-    return Seen(snapshot, settings, sum(char not in saved.vocabulary for char in text), text, found)
+    from moeviz.moe.tasks.loading import unknown_tokens
+
+    return Seen(snapshot, settings, unknown_tokens(settings, saved.vocabulary, text), text, found)
 
 
 def model_file(path: str) -> Path:

@@ -14,6 +14,7 @@ import pytest
 
 import moeviz
 from moeviz.cli import COMMANDS, main
+from moeviz.moe.tasks import TASKS
 
 SMALL = [
     *("--set", "model.layers=2", "--set", "model.width=32", "--set", "model.expert_width=32"),
@@ -160,7 +161,7 @@ def test_plots_and_tasks(capsys):
     plots = printed_json(capsys, "plots")["plots"]
     assert {"name", "title", "needs"} == set(plots[0])
     assert "load" in [plot["name"] for plot in plots]
-    assert [task["name"] for task in printed_json(capsys, "tasks")["tasks"]] == ["text"]
+    assert [task["name"] for task in printed_json(capsys, "tasks")["tasks"]] == list(TASKS)
     assert main(["plots"]) == main(["tasks"]) == 0
 
 

@@ -1,6 +1,5 @@
 """Every router in a run: traced and eager, live changes, checkpoints, the probe, the losses."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from moeviz.moe.optimiser import AdamW
 from moeviz.moe.resize import resize_experts, switch_router
 from moeviz.moe.routers import ROUTERS as BUILDERS
 from moeviz.moe.step import MAXIMISED, TERMS, StepLoss, coefficients, terms_in_use
+from moeviz.moe.tasks.text import Parts, TextData, encode
 from moeviz.moe.traced import Traced, trace
 from moeviz.moe.trainer import Trainer
 
@@ -39,28 +39,17 @@ EAGER = ("sinkhorn", "base")
 FULL_WIDTH = ("dense", "expert_choice", "top_p", "relu", "soft")  # K = E
 
 
-@dataclasses.dataclass(frozen=True)
-class TinyText:
-    vocabulary: str = VOCABULARY
-    domains: tuple[str, ...] = ("digits", "letters")
-    probe: str = "123 abc 456 ?"
-    notes: tuple[str, ...] = ()
+def tiny_text() -> TextData:
+    def read() -> Parts:
+        texts = ("0123456789" * 40, "abc de " * 50), ("0123456789" * 4, "abc de " * 5)
+        return Parts(("digits", "letters"), *(tuple(encode(text, VOCABULARY) for text in part) for part in texts))
 
-    @property
-    def train(self) -> tuple[NDArray[np.int64], ...]:
-        return self.encode("0123456789" * 40), self.encode("abc de " * 50)
-
-    @property
-    def heldout(self) -> tuple[NDArray[np.int64], ...]:
-        return self.encode("0123456789" * 4), self.encode("abc de " * 5)
-
-    def encode(self, text: str) -> NDArray[np.int64]:
-        return np.array([max(self.vocabulary.find(c), 0) for c in text], np.int64)
+    return TextData(VOCABULARY, "123 abc 456 ?", read)
 
 
 @pytest.fixture(autouse=True)
 def _tiny_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "load_text", lambda path: TinyText())
+    monkeypatch.setattr(training, "load_text", lambda path: tiny_text())
 
 
 @pytest.fixture
@@ -182,8 +171,10 @@ def test_traced_step_with_every_loss_equals_eager(router: str) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def inputs() -> tuple[torch.Tensor, ...]:
+        tokens = torch.randint(16, (4, 17), generator=generator)
         return (
-            torch.randint(16, (4, 17), generator=generator),
+            tokens[:, :-1],
+            tokens[:, 1:],
             torch.rand(2 + len(terms.others), generator=generator),
             torch.randn(2, 64, model.layers[0].router.num_draws, generator=generator),
         )
@@ -228,7 +219,7 @@ def advance_without(run: Session, key: str) -> Any:
 
 def test_relu_l1_grows_until_k_experts_are_left() -> None:
     settings = small("relu", routing__l1_factor=2.0, routing__k=1, balance__loss="none", balance__z_coefficient=0)
-    trainer = Trainer(settings, TinyText(), "cpu", "abc")  # type: ignore[arg-type]
+    trainer = Trainer(settings, tiny_text(), "cpu", "abc")
     for _ in range(150):
         trainer.advance()
         assert trainer.check()
@@ -245,11 +236,11 @@ def test_relu_l1_grows_until_k_experts_are_left() -> None:
 
 
 def test_bias_counts_training_batches_only() -> None:
-    trainer = Trainer(small("sigmoid_bias", routing__bias_speed=0.01), TinyText(), "cpu", "abc")  # type: ignore[arg-type]
+    trainer = Trainer(small("sigmoid_bias", routing__bias_speed=0.01), tiny_text(), "cpu", "abc")
     trainer.advance()
     before = [layer.router.bias.clone() for layer in trainer.model.layers]
     trainer.snapshot()
-    trainer.cross_entropy(torch.zeros(2, 17, dtype=torch.int64))
+    trainer.cross_entropy(*torch.zeros(2, 2, 16, dtype=torch.int64))
     log = trainer.flush()
     for layer, bias, counts in zip(trainer.model.layers, before, log.counts_SE, strict=True):
         assert torch.equal(layer.router.bias, bias)
@@ -334,7 +325,7 @@ def test_knobs_act_on_a_running_model(router: str, values: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("router", ROUTERS)
 def test_dropping_and_copying_experts_keeps_shapes_and_state(router: str) -> None:
-    trainer = Trainer(small(router), TinyText(), "cpu", "abc 123")  # type: ignore[arg-type]
+    trainer = Trainer(small(router), tiny_text(), "cpu", "abc 123")
     for experts in (7, 4, 1, 4):
         for _ in range(2):
             trainer.advance()
@@ -348,7 +339,7 @@ def test_dropping_and_copying_experts_keeps_shapes_and_state(router: str) -> Non
 
 
 def test_shared_experts_come_and_go_on_a_running_model() -> None:
-    trainer = Trainer(small("topk"), TinyText(), "cpu", "abc 123")  # type: ignore[arg-type]
+    trainer = Trainer(small("topk"), tiny_text(), "cpu", "abc 123")
     tokens = torch.arange(16).view(1, 16)
 
     def change(**values: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -468,7 +459,7 @@ def test_resumed_run_equals_the_uninterrupted_one(router: str, tmp_path: Path) -
 def test_a_table_with_experts_that_are_not_there_is_refused(tmp_path: Path) -> None:
     from moeviz.moe.checkpoint import save
 
-    trainer = Trainer(small("hash"), TinyText(), "cpu", "abc")  # type: ignore[arg-type]
+    trainer = Trainer(small("hash"), tiny_text(), "cpu", "abc")
     trainer.model.layers[0].router.table[0] = 4
     path = save(tmp_path, trainer.settings, VOCABULARY, 0, trainer.model, None, trainer.counts())
     with pytest.raises(UserError, match="experts that there are not"):
@@ -476,7 +467,7 @@ def test_a_table_with_experts_that_are_not_there_is_refused(tmp_path: Path) -> N
 
 
 def test_state_comes_back_after_a_loss_that_is_no_number() -> None:
-    trainer = Trainer(small("sigmoid_bias", routing__bias_speed=0.01), TinyText(), "cpu", "abc")  # type: ignore[arg-type]
+    trainer = Trainer(small("sigmoid_bias", routing__bias_speed=0.01), tiny_text(), "cpu", "abc")
     for _ in range(20):
         trainer.advance()
     assert trainer.check()

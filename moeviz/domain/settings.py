@@ -30,7 +30,7 @@ ROUTERS = (
     "null",
     "soft",
 )
-TASKS = ("text",)
+TASKS = ("text", "translation", "search", "recommendation", "plane")
 BALANCE_LOSSES = ("switch", "gshard", "none")
 
 # which routers a knob is for

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from moeviz.domain.metrics import cv, label_information, max_over_mean, max_violation
-from moeviz.experiments.training import arms, choices, held_out, train
+from moeviz.experiments.training import arms, choices, held_out, text, train
 from moeviz.moe.batches import Batches, noise_draws
 from moeviz.moe.losses import load_probability
 from moeviz.moe.trainer import Trainer
@@ -29,12 +29,12 @@ def losses(seed: int) -> dict[str, float]:
 def _importance_and_load(trainer: Trainer) -> tuple[np.ndarray, np.ndarray]:
     settings, model = trainer.settings, trainer.model.train()
     sizes, batch = settings.model, settings.train.batch
-    batches = Batches(trainer.data.train, sizes.context, settings.seed)
+    batches = Batches(text().train, sizes.context, settings.seed)
     importance_LE, load_LE = torch.zeros(2, sizes.layers, sizes.experts)
     for step in range(STEPS, STEPS + BATCHES):
         shape = (sizes.layers, batch * sizes.context, sizes.experts)
-        tokens = batches.draw(step, batch)
-        _, routings = model(tokens[:, :-1], noise_draws(settings.seed, step, shape))
+        inputs = torch.from_numpy(batches.draw(step, batch).inputs)
+        _, routings = model(inputs, noise_draws(settings.seed, step, shape))
         for layer, r in enumerate(routings):
             assert r.noisy_TE is not None
             assert r.noise_std is not None

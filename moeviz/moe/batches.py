@@ -8,6 +8,7 @@ from torch import Tensor
 
 from moeviz.domain.messages import UserError
 from moeviz.domain.routing import Ints
+from moeviz.moe.tasks.data import Rows
 
 BLOCK_TOKENS = 1 << 17  # batches are drawn some steps ahead in one go: fewer waits for the interpreter lock
 _BATCH, _NOISE, _RESIZE = range(3)  # streams of random numbers that never meet
@@ -27,14 +28,15 @@ class Batches:
         self._context, self._seed = context, seed
         self._block_key: tuple[int, int] | None = None
 
-    def draw(self, step: int, batch: int) -> Tensor:
-        """The tokens (batch, context + 1) of one step, int64."""
+    def draw(self, step: int, batch: int) -> Rows:
+        """The rows of one step: every token but the last is an input, every one but the first a target."""
         steps = max(1, BLOCK_TOKENS // (batch * (self._context + 1)))
         block, place = divmod(step, steps)
         if self._block_key != (block, batch):
-            self._block = self.windows(np.random.default_rng([self._seed, _BATCH, batch, block]), steps * batch)
+            self._block = self.windows(batch_numbers(self._seed, batch, block), steps * batch)
             self._block_key = (block, batch)
-        return torch.from_numpy(self._block[place * batch : (place + 1) * batch])
+        tokens = self._block[place * batch : (place + 1) * batch]
+        return Rows(tokens[:, :-1], tokens[:, 1:])
 
     def windows(self, rng: np.random.Generator, rows: int) -> Ints:
         """Tokens (rows, context + 1) of random windows."""
@@ -42,6 +44,11 @@ class Batches:
         first = self._starts[domain] + (rng.random(rows) * self._rooms[domain]).astype(np.int64)
         rows_of_tokens: Ints = self._tokens[first[:, None] + np.arange(self._context + 1)]
         return rows_of_tokens
+
+
+def batch_numbers(seed: int, batch: int, block: int) -> np.random.Generator:
+    """The randomness of a block of batches."""
+    return np.random.default_rng([seed, _BATCH, batch, block])
 
 
 def noise_draws(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:

@@ -22,6 +22,7 @@ from moeviz.domain.messages import UserError
 from moeviz.domain.settings import Settings, SettingsError
 from moeviz.moe.model import CharModel
 from moeviz.moe.optimiser import AdamW
+from moeviz.moe.tasks.data import Vocabulary
 
 FORMAT, VERSION = "moeviz checkpoint", 1
 FILE_NAME = "model.safetensors"
@@ -38,7 +39,7 @@ class Checkpoint:
     """
 
     settings: Settings
-    vocabulary: str
+    vocabulary: Vocabulary
     step: int
     parameters: Mapping[str, Tensor]
     state: Mapping[str, Tensor]
@@ -57,7 +58,7 @@ def state_of(model: CharModel) -> dict[str, Tensor]:
 def save(
     path: str | Path,
     settings: Settings,
-    vocabulary: str,
+    vocabulary: Vocabulary,
     step: int,
     model: CharModel,
     optimiser: AdamW | None,
@@ -121,11 +122,11 @@ def _read(path: Path, file: Any) -> Checkpoint:
         raise UserError(f"{path} has format version {metadata.get('version')}; this moeviz reads version {VERSION}.")
     try:
         settings = Settings.from_json(metadata["settings"])
-        vocabulary = json.loads(metadata["vocabulary"])
+        vocabulary = _vocabulary(json.loads(metadata["vocabulary"]))
         step = int(metadata["step"])
     except (KeyError, ValueError, RecursionError, SettingsError) as error:
         raise UserError(f"{path} has settings that cannot be used: {_reason(error)}.") from None
-    if not isinstance(vocabulary, str) or not vocabulary or len(set(vocabulary)) != len(vocabulary) or step < 0:
+    if not vocabulary or len(set(vocabulary)) != len(vocabulary) or step < 0:
         raise UserError(f"{path} has a vocabulary or step that cannot be used.")
 
     shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no iterator
@@ -147,6 +148,13 @@ def _read(path: Path, file: Any) -> Checkpoint:
 
     moments = part(_MEAN), part(_SQUARE), part(_STEPS)
     return Checkpoint(settings, vocabulary, step, part(_MODEL), part(_STATE), *moments, tensors[_COUNTS])
+
+
+def _vocabulary(value: Any) -> Vocabulary:
+    """Characters, or a list of tokens; empty if it is neither."""
+    if isinstance(value, list) and all(isinstance(token, str) for token in value):
+        return tuple(value)
+    return value if isinstance(value, str) else ""
 
 
 def _expected_shapes(settings: Settings, vocabulary_size: int, with_moments: bool) -> dict[str, tuple[int, ...]]:

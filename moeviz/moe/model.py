@@ -4,9 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from moeviz.domain.messages import UserError
 from moeviz.domain.settings import KNOBS, Settings
 from moeviz.moe.layer import MoELayer
 from moeviz.moe.routers import Option, RoutingTensors, build_router
+from moeviz.moe.tasks import FEATURES
 
 HEAD_WIDTH = 16
 
@@ -19,6 +21,12 @@ def router_options(settings: Settings) -> dict[str, Option]:
         for key, knob in KNOBS.items()
         if key.startswith("routing.") and key not in ("routing.router", "routing.k") and knob.applies_to(router)
     }
+
+
+def check_router(settings: Settings) -> None:
+    """UserError for a router that needs token ids where the task has none."""
+    if settings.routing.router == "hash" and settings.task in FEATURES:
+        raise UserError("The hash router goes by a token's identity, and points have none; choose another router.")
 
 
 def _matrix(rows: int, columns: int, std: float, generator: torch.Generator | None) -> nn.Parameter:
@@ -51,15 +59,17 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm x), then x + moe(norm x)."""
+    """x + attention(norm x), unless the tokens have nothing to do with each other, then x + moe(norm x)."""
 
     def __init__(self, settings: Settings, vocabulary: dict[str, Option], generator: torch.Generator | None) -> None:
         super().__init__()
         sizes, routing = settings.model, settings.routing
         # branches start small, so that the sum over the layers starts at the size of one
         scale = (2 * sizes.layers) ** -0.5
-        self.attention_norm = RMSNorm(sizes.width)
-        self.attention = Attention(sizes.width, scale, generator)
+        self.attends = settings.task not in FEATURES
+        if self.attends:
+            self.attention_norm = RMSNorm(sizes.width)
+            self.attention = Attention(sizes.width, scale, generator)
         self.moe_norm = RMSNorm(sizes.width)
         router = build_router(
             routing.router,
@@ -83,15 +93,18 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Tensor, epsilon_TR: Tensor | None, tokens_BT: Tensor, valid_BT: Tensor | None
     ) -> tuple[Tensor, RoutingTensors]:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD))
+        if self.attends:
+            x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD))
         y_BTD, routing = self.moe(self.moe_norm(x_BTD), epsilon_TR, token_ids=tokens_BT, valid=valid_BT)
         return x_BTD + y_BTD, routing
 
 
 class CharModel(nn.Module):
-    """Predicts the next of V characters. The sizes come from the settings; `generator` fixes the start weights.
+    """Predicts the next of V tokens, or the class of points, each by itself: where the task's inputs are numbers they
+    are embedded by a matrix and a bias, and there are no positions and no attention. The sizes come from the settings;
+    `generator` fixes the start weights. UserError for a router that needs token ids where there are none.
 
-    `frequencies` (V,): how often each character comes in the text, for a balanced hash table.
+    `frequencies` (V,): how often each token comes in the data, for a balanced hash table.
     """
 
     def __init__(
@@ -105,8 +118,14 @@ class CharModel(nn.Module):
         width = settings.model.width
         self.vocabulary: dict[str, Option] = {"vocabulary_size": vocabulary_size, "frequencies": frequencies}
         self.context = settings.model.context
-        self.embedding = _matrix(vocabulary_size, width, 0.1, generator)
-        self.position = _matrix(self.context, width, 0.1, generator)
+        check_router(settings)
+        self.features = FEATURES.get(settings.task, 0)
+        if self.features:
+            self.embedding = _matrix(width, self.features, 1.0, generator)
+            self.bias = nn.Parameter(torch.zeros(width))
+        else:
+            self.embedding = _matrix(vocabulary_size, width, 0.1, generator)
+            self.position = _matrix(self.context, width, 0.1, generator)
         self.blocks = nn.ModuleList(Block(settings, self.vocabulary, generator) for _ in range(settings.model.layers))
         self.norm = RMSNorm(width)
         self.head = _matrix(vocabulary_size, width, 0.02, generator)
@@ -122,7 +141,10 @@ class CharModel(nn.Module):
         """Logits (B, T, V) and one routing a layer over the B*T tokens. `epsilon_LTR`: the draws for the routers'
         randomness, over the same B*T tokens; without it routers follow their own rule (only while training).
         `valid_BT`: False = padding, which is not routed; it must come last in a row."""
-        x_BTD = functional.embedding(tokens_BT, self.embedding) + self.position[: tokens_BT.shape[1]]
+        if self.features:
+            x_BTD = functional.linear(tokens_BT, self.embedding, self.bias)
+        else:
+            x_BTD = functional.embedding(tokens_BT, self.embedding) + self.position[: tokens_BT.shape[1]]
         routings = []
         for layer, block in enumerate(self.blocks):
             epsilon_TR = None if epsilon_LTR is None else epsilon_LTR[layer]
@@ -156,10 +178,12 @@ def flops_per_token(model: CharModel) -> int:
     about three times as many.
     """
     vectors = sum(p.numel() for p in model.parameters() if p.dim() == 1)
-    matrices = active_parameters(model) - vectors - model.embedding.numel() - model.position.numel()
+    matrices = active_parameters(model) - vectors
+    if not model.features:
+        matrices -= model.embedding.numel() + model.position.numel()
     # an expert of Soft MoE runs on slots, which are not as many as tokens
     for layer in model.layers:
         more = layer.router.expert_runs(model.context) - layer.router.active_experts
         matrices += round(more * _per_expert(layer))
-    attention = 2 * len(model.blocks) * model.context * model.embedding.shape[1]
+    attention = 0 if model.features else 2 * len(model.blocks) * model.context * model.embedding.shape[1]
     return 2 * matrices + attention

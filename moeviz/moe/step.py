@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moeviz.domain.routing import Routing
+from moeviz.domain.routing import Ints, Routing
 from moeviz.domain.settings import Settings
 from moeviz.moe import losses
 from moeviz.moe.layer import MoELayer
@@ -22,6 +22,7 @@ from moeviz.moe.routers import Router, RoutingTensors
 from moeviz.moe.routers.dynamic import ReluRouter
 from moeviz.moe.routers.null import NullRouter
 from moeviz.moe.routers.sigmoid import SigmoidBiasRouter
+from moeviz.moe.tasks.data import PADDING
 
 SCALARS = ("loss", "cross_entropy", "balance", "z")  # of every step; the terms in use and the router's numbers follow
 
@@ -37,61 +38,64 @@ class Terms(NamedTuple):
     others: tuple[str, ...] = ()
 
 
-def _importance(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
-    return losses.importance_cv2(routing.gate_weights_TK, routing.expert_ids_TK, routing.probs_TE.shape[1])
+def _importance(layer: MoELayer, routing: RoutingTensors, sequences: int, valid_T: Tensor | None) -> Tensor:
+    return losses.importance_cv2(routing.gate_weights_TK, routing.expert_ids_TK, routing.probs_TE.shape[1], valid_T)
 
 
-def _load(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+def _load(layer: MoELayer, routing: RoutingTensors, sequences: int, valid_T: Tensor | None) -> Tensor:
     assert routing.noisy_TE is not None
     assert routing.noise_std is not None
     k = routing.expert_ids_TK.shape[1]
-    return losses.load_cv2(losses.load_probability(routing.logits_TE, routing.noisy_TE, routing.noise_std, k))
+    load_TE = losses.load_probability(routing.logits_TE, routing.noisy_TE, routing.noise_std, k)
+    return losses.load_cv2(load_TE, valid_T)
 
 
-def _sequence(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+def _sequence(layer: MoELayer, routing: RoutingTensors, sequences: int, valid_T: Tensor | None) -> Tensor:
     # probabilities are in the order of the unbiased scores
-    return losses.deepseek_sequence_balance(routing.probs_TE, min(layer.router.k, layer.router.num_experts), sequences)
+    k = min(layer.router.k, layer.router.num_experts)
+    return losses.deepseek_sequence_balance(routing.probs_TE, k, sequences, valid_T)
 
 
-def _token_entropy(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
-    return losses.token_entropy(routing.probs_TE)
+def _token_entropy(layer: MoELayer, routing: RoutingTensors, sequences: int, valid_T: Tensor | None) -> Tensor:
+    return losses.token_entropy(routing.probs_TE, valid_T)
 
 
-def _batch_entropy(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
-    return losses.batch_entropy(routing.probs_TE)
+def _batch_entropy(layer: MoELayer, routing: RoutingTensors, sequences: int, valid_T: Tensor | None) -> Tensor:
+    return losses.batch_entropy(routing.probs_TE, valid_T)
 
 
-def _mutual_information(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
-    return losses.mutual_information(routing.probs_TE)
+def _mutual_information(layer: MoELayer, routing: RoutingTensors, sequences: int, valid_T: Tensor | None) -> Tensor:
+    return losses.mutual_information(routing.probs_TE, valid_T)
 
 
-def _orthogonality(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+def _orthogonality(layer: MoELayer, routing: RoutingTensors, sequences: int, valid_T: Tensor | None) -> Tensor:
     assert routing.outputs_TKD is not None
-    return losses.output_orthogonality(routing.outputs_TKD, routing.expert_ids_TK)
+    return losses.output_orthogonality(routing.outputs_TKD, routing.expert_ids_TK, valid_T)
 
 
-def _variance(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
-    return losses.score_variance(routing.probs_TE)
+def _variance(layer: MoELayer, routing: RoutingTensors, sequences: int, valid_T: Tensor | None) -> Tensor:
+    return losses.score_variance(routing.probs_TE, valid_T)
 
 
-def _router_orthogonality(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+def _router_orthogonality(layer: MoELayer, routing: RoutingTensors, sequences: int, valid_T: Tensor | None) -> Tensor:
     return losses.router_orthogonality(layer.router.weight)
 
 
-def _heterogeneous(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+def _heterogeneous(layer: MoELayer, routing: RoutingTensors, sequences: int, valid_T: Tensor | None) -> Tensor:
     router = layer.router
     assert isinstance(router, NullRouter)
     is_null_E = torch.arange(router.num_experts, device=routing.probs_TE.device) >= router.num_ffn
-    return losses.heterogeneous_balance(routing.probs_TE, routing.expert_ids_TK, is_null_E, tau=router.tau)
+    ids_TK = routing.expert_ids_TK
+    return losses.heterogeneous_balance(routing.probs_TE, ids_TK, is_null_E, valid_T, tau=router.tau)
 
 
-def _relu_l1(layer: MoELayer, routing: RoutingTensors, sequences: int) -> Tensor:
+def _relu_l1(layer: MoELayer, routing: RoutingTensors, sequences: int, valid_T: Tensor | None) -> Tensor:
     ids_TK, weights_TK = routing.expert_ids_TK, routing.gate_weights_TK
     gates_TE = torch.zeros_like(routing.probs_TE).scatter_add(1, ids_TK.clamp_min(0), weights_TK)
-    return losses.relu_l1(gates_TE, layer.router.k)
+    return losses.relu_l1(gates_TE, layer.router.k, valid_T)
 
 
-TERMS: dict[str, Callable[[MoELayer, RoutingTensors, int], Tensor]] = {
+TERMS: dict[str, Callable[[MoELayer, RoutingTensors, int, Tensor | None], Tensor]] = {
     "importance": _importance,
     "load": _load,
     "sequence": _sequence,
@@ -145,29 +149,36 @@ def coefficients(settings: Settings) -> list[float]:
 
 
 class StepLoss(nn.Module):
-    """tokens (B, C+1), coefficients (2 + n,) of balance, z and the other terms, noise draws (L, T, R) or nothing -> the
-    loss to minimise, and news (4 + n + m + L*E): SCALARS, the other terms, the router's m numbers before the step, then
-    the assignments per expert of each layer.
+    """inputs and targets (B, C), coefficients (2 + n,) of balance, z and the other terms, noise draws (L, T, R) or
+    nothing -> the loss to minimise, and news (4 + n + m + L*E): SCALARS, the other terms, the router's m numbers before
+    the step, then the assignments per expert of each layer. UNCOUNTED targets are not learned; if `padded`, inputs may
+    be PADDING, which counts nowhere.
 
     The routers are in training mode."""
 
-    def __init__(self, model: CharModel, terms: Terms = Terms()) -> None:  # noqa: B008 - immutable
+    def __init__(self, model: CharModel, terms: Terms = Terms(), padded: bool = False) -> None:  # noqa: B008 - immutable
         super().__init__()
         self.model = model
         self.terms = terms
+        self.padded = padded
 
-    def forward(self, tokens: Tensor, coefficients: Tensor, epsilon_LTR: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, inputs: Tensor, targets: Tensor, coefficients: Tensor, epsilon_LTR: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         self.model.train()
         for layer in self.model.layers:
             layer.keep_outputs = "orthogonality" in self.terms.others
-        logits, routings = self.model(tokens[:, :-1], epsilon_LTR)
-        cross_entropy = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-        balance, z = self.balance(routings), losses.z_loss(routings)
+        valid = inputs != PADDING if self.padded else None
+        valid_T = None if valid is None else valid.flatten()
+        logits, routings = self.model(inputs.clamp_min(0) if self.padded else inputs, epsilon_LTR, valid)
+        cross_entropy = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        balance = self.balance(routings, valid_T)
+        z = layer_mean([losses.router_z(r.logits_TE, valid_T) for r in routings])
         loss = cross_entropy + coefficients[0] * balance + coefficients[1] * z
         others = []
         for place, name in enumerate(self.terms.others):
             pairs = zip(self.model.layers, routings, strict=True)
-            term = layer_mean([TERMS[name](layer, routing, tokens.shape[0]) for layer, routing in pairs])
+            term = layer_mean([TERMS[name](layer, routing, inputs.shape[0], valid_T) for layer, routing in pairs])
             others.append(term)
             weight = coefficients[2 + place]
             if name == "relu_l1":
@@ -175,15 +186,17 @@ class StepLoss(nn.Module):
                 assert isinstance(router, ReluRouter)
                 weight = weight * router.l1
             loss = loss + weight * term
-        counts = [expert_counts(r.expert_ids_TK, r.probs_TE.shape[1]) for r in routings]
+        counts = [expert_counts(r.expert_ids_TK, r.probs_TE.shape[1], valid_T) for r in routings]
         # float32 holds whole numbers up to 2^24: more assignments than a batch can have
         numbers = router_numbers([layer.router for layer in self.model.layers]).values()
         scalars = torch.stack([loss, cross_entropy, balance, z, *others, *numbers]).detach()
         return loss, torch.cat([scalars, torch.cat(counts).float()])
 
-    def balance(self, routings: Sequence[RoutingTensors]) -> Tensor:
+    def balance(self, routings: Sequence[RoutingTensors], valid_T: Tensor | None) -> Tensor:
         choices: losses.Choices = "first" if self.terms.balance == "gshard" else "all"
-        return layer_mean([losses.switch_balance(r.probs_TE, r.expert_ids_TK, choices=choices) for r in routings])
+        return layer_mean(
+            [losses.switch_balance(r.probs_TE, r.expert_ids_TK, valid_T, choices=choices) for r in routings]
+        )
 
 
 class Look(nn.Module):
@@ -209,12 +222,12 @@ def _parts(r: RoutingTensors) -> list[Tensor]:
     return [r.expert_ids_TK, r.gate_weights_TK, r.probs_TE, r.logits_TE, *(p for p in optional if p is not None)]
 
 
-def unpack_look(packed: npt.NDArray[np.float32], router: Router, num_tokens: int) -> tuple[Routing, ...]:
-    """The first `num_tokens` rows of what Look returned, one Routing a layer; `router` is any layer's."""
+def unpack_look(packed: npt.NDArray[np.float32], router: Router, shown_T: Ints) -> tuple[Routing, ...]:
+    """Rows `shown_T` of what Look returned, one Routing a layer; `router` is any layer's."""
     k, num_experts = router.width, router.num_experts
     widths = [k, k, num_experts, num_experts, k if router.drops else 0]
     layers = []
-    for number, rows in enumerate(packed[:, :num_tokens]):
+    for number, rows in enumerate(packed[:, shown_T]):
         ids, weights, probs, logits, dropped, selection = map(
             np.ascontiguousarray, np.split(rows, np.cumsum(widths), axis=1)
         )

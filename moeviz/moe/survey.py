@@ -12,9 +12,9 @@ from torch import Tensor
 from moeviz.domain.messages import UserError
 from moeviz.domain.routing import Floats, Ints, Routing, RoutingSnapshot
 from moeviz.domain.survey import Similarity, SurveyResult, Terms
-from moeviz.moe.batches import Batches
 from moeviz.moe.layer import MoELayer
 from moeviz.moe.step import Look, unpack_look
+from moeviz.moe.tasks.data import Probe
 from moeviz.moe.trainer import Trainer
 
 ROWS = 16  # sequences, shared equally by the domains
@@ -32,52 +32,39 @@ class _Seen:
 
 @torch.no_grad()
 def survey(trainer: Trainer) -> SurveyResult:
-    """Look at the probe and at held-out text, in eval mode, without noise."""
-    probe_layers, probe_seen = _look(trainer, trainer.probe_inputs, len(trainer.probe))
-    probe = RoutingSnapshot(trainer.step, probe_layers, tuple(trainer.probe))
+    """Look at the probe and at held-out data, in eval mode, without noise."""
+    probe_layers, probe_seen = _look(trainer, trainer.probe_inputs, trainer.shown_T)
+    probe = RoutingSnapshot(trainer.step, probe_layers, trainer.shown.tokens, trainer.shown.domains)
     layers = trainer.model.layers
     terms = tuple(map(_terms, layers, probe_layers, probe_seen))
-    rows_BC, domain_B, lack = _rows(trainer)
-    if not domain_B:
+    sample, lack = _sample(trainer)
+    if sample is None:
         return SurveyResult(trainer.step, None, 0, probe, terms, (), lack)
-    num_tokens, context = rows_BC.size, rows_BC.shape[1]
-    routings, seen = _look(trainer, [torch.from_numpy(rows_BC).to(trainer.device)], num_tokens)
-    tokens = tuple(trainer.data.vocabulary[i] for i in rows_BC.ravel().tolist())
-    domains = tuple(domain for domain in domain_B for _ in range(context))
-    heldout = RoutingSnapshot(trainer.step, routings, tokens, domains)
+    rows, context = sample.inputs.shape[:2]
+    routings, seen = _look(trainer, [torch.from_numpy(sample.inputs).to(trainer.device)], np.arange(rows * context))
+    heldout = RoutingSnapshot(trainer.step, routings, sample.tokens, sample.domains)
     similarity = tuple(_similarity(layer, s.x, len(layers)) for layer, s in zip(layers, seen, strict=True))
     return SurveyResult(trainer.step, heldout, context, probe, terms, similarity, lack)
 
 
-def _rows(trainer: Trainer) -> tuple[Ints, list[str], str]:
-    """Held-out rows (B, C), the same at every call, with the domain of each, and a sentence on what is missing."""
-    context = trainer.settings.model.context
+def _sample(trainer: Trainer) -> tuple[Probe | None, str]:
+    """Held-out tokens, the same at every call, and a sentence on what is missing."""
     try:
-        names, heldout = trainer.data.domains, trainer.data.heldout
+        return trainer.data.sample(trainer.settings.model.context, ROWS)
     except UserError as error:
-        return np.zeros((0, context), np.int64), [], str(error)
-    each = max(1, ROWS // max(len(names), 1))
-    rows, domains, short = [], [], []
-    for name, tokens in zip(names, heldout, strict=True):
-        if len(tokens) <= context:
-            short.append(name)
-            continue
-        windows = Batches([tokens], context, seed=0).windows(np.random.default_rng(0), each)
-        rows.append(windows[:, :-1])
-        domains += [name] * each
-    lack = f"Held out of {', '.join(short)} is less than one sequence." if short else ""
-    return (np.concatenate(rows) if rows else np.zeros((0, context), np.int64)), domains, lack
+        return None, str(error)
 
 
-def _look(trainer: Trainer, inputs: list[Tensor], num_tokens: int) -> tuple[tuple[Routing, ...], list[_Seen]]:
-    """The routing of the first tokens, and what each MoE layer read and wrote for them."""
+def _look(trainer: Trainer, inputs: list[Tensor], shown_T: Ints) -> tuple[tuple[Routing, ...], list[_Seen]]:
+    """The routing of the tokens at these places, and what each MoE layer read and wrote for them."""
+    places_T = torch.from_numpy(shown_T).to(trainer.device)
     model, seen = trainer.model, [_Seen() for _ in trainer.model.layers]
 
     def note_layer(at: int, x: Tensor, y: Tensor) -> None:
-        seen[at].x, seen[at].y = x.flatten(0, -2)[:num_tokens], y.flatten(0, -2)[:num_tokens]
+        seen[at].x, seen[at].y = x.flatten(0, -2)[places_T], y.flatten(0, -2)[places_T]
 
     def note_block(at: int, h: Tensor) -> None:
-        seen[at].after = h.flatten(0, -2)[:num_tokens]
+        seen[at].after = h.flatten(0, -2)[places_T]
 
     # hooks, so that forward, which every training step runs, need not keep what only a survey reads
     with ExitStack() as stack:
@@ -87,7 +74,7 @@ def _look(trainer: Trainer, inputs: list[Tensor], num_tokens: int) -> tuple[tupl
             )
             stack.enter_context(_removed(block.register_forward_hook(lambda _, x, out, i=i: note_block(i, out[0]))))
         packed = Look(model)(*inputs).cpu().numpy()
-    return unpack_look(packed, model.layers[0].router, num_tokens), seen
+    return unpack_look(packed, model.layers[0].router, shown_T), seen
 
 
 def _removed(handle: "torch.utils.hooks.RemovableHandle") -> ExitStack:

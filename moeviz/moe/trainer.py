@@ -11,10 +11,17 @@ from torch.nn import functional
 from moeviz.domain.messages import ModelFacts, StepLog, UserError
 from moeviz.domain.routing import Ints, RoutingSnapshot
 from moeviz.domain.settings import Settings
-from moeviz.moe.batches import Batches, noise_draws, resize_generator
+from moeviz.moe.batches import noise_draws, resize_generator
 from moeviz.moe.checkpoint import Checkpoint, state_of
 from moeviz.moe.experts import can_group
-from moeviz.moe.model import CharModel, active_parameters, flops_per_token, router_options, total_parameters
+from moeviz.moe.model import (
+    CharModel,
+    active_parameters,
+    check_router,
+    flops_per_token,
+    router_options,
+    total_parameters,
+)
 from moeviz.moe.optimiser import AdamW
 from moeviz.moe.resize import resize_experts, resize_shared, switch_router
 from moeviz.moe.routers import Router
@@ -28,12 +35,15 @@ from moeviz.moe.step import (
     unpack_look,
     unpack_news,
 )
-from moeviz.moe.tasks.text import TextData
+from moeviz.moe.tasks.data import PADDING, UNCOUNTED, Data, Rows, Source
 from moeviz.moe.traced import Traced
 
 CHECK_EVERY = 20  # steps; the longest that a loss which is no number goes unseen
 HELDOUT_EVERY, HELDOUT_ROWS = 50, 16
+MEASURE_EVERY, MEASURE_ROWS = 250, 128  # a forward pass costs a third of a step: some 2 % of training
 LONGEST_PROBE = 4096  # characters
+
+Tensors = tuple[torch.Tensor, torch.Tensor]  # inputs and targets
 
 
 class Trainer:
@@ -43,7 +53,7 @@ class Trainer:
     """
 
     def __init__(
-        self, settings: Settings, data: TextData, device: str, probe: str, checkpoint: Checkpoint | None = None
+        self, settings: Settings, data: Data, device: str, probe: str, checkpoint: Checkpoint | None = None
     ) -> None:
         check_device(device)
         self.settings, self.data, self.device = settings, data, device
@@ -58,12 +68,12 @@ class Trainer:
         self._counts_are_of_this_step = False
         if checkpoint is not None:
             self._take_over(checkpoint)
-        self._batches: Batches | None = None
-        self._heldout_tokens: torch.Tensor | None = None
-        self._train = Traced(lambda: StepLoss(self.model, self._terms), eager_calls=10)
+        self._batches: Source | None = None
+        self._heldout_rows: Tensors | None = None
+        self._train = Traced(lambda: StepLoss(self.model, self._terms, data.padded), eager_calls=10)
         self._look = Traced(lambda: Look(self.model), eager_calls=10)
         self._news: list[torch.Tensor] = []
-        self._heldout: dict[int, float] = {}
+        self._measured: dict[str, dict[int, float]] = {name: {} for name in ("heldout", *data.measures)}
         self._unchecked = 0
         self._timer, self._snapshot_seconds = 0.0, 0.0
         self.set_probe(probe)
@@ -84,19 +94,19 @@ class Trainer:
         self._counts_are_of_this_step = self.step > 0
 
     def _frequencies(self, settings: Settings) -> torch.Tensor | None:
-        """How often each character comes in the training text, if the settings' router asks: reading it takes time."""
+        """How often each token comes in the training data, if the settings' router asks: reading it takes time."""
         if settings.routing.router != "hash" or settings.routing.hash_table != "balanced":
             return None
-        return torch.from_numpy(np.bincount(np.concatenate(self.data.train), minlength=len(self.data.vocabulary)))
+        return torch.from_numpy(self.data.frequencies())
 
     # ---- training
-    def prepare(self) -> Batches:
-        """Read the training text, unless that is done: a look at the model does without. UserError if too short."""
+    def prepare(self) -> Source:
+        """Read the training data, unless that is done: a look at the model does without. UserError if too little."""
         if self._batches is None:
             context = self.settings.model.context
-            self._batches = Batches(self.data.train, context, self.settings.seed)
-            heldout = _fixed_windows(self.data, context)
-            self._heldout_tokens = None if heldout is None else heldout.to(self.device)
+            self._batches = self.data.batches(context, self.settings.seed)
+            heldout = self.data.heldout_rows(context, HELDOUT_ROWS)
+            self._heldout_rows = None if heldout is None else _tensors(heldout, self.device)
         return self._batches
 
     def advance(self) -> None:
@@ -104,7 +114,8 @@ class Trainer:
         start = time.perf_counter()
         settings, router = self.settings, self._router
         batch, draws = settings.train.batch, router.num_draws
-        inputs = [self.prepare().draw(self.step, batch).to(self.device), self._coefficients]
+        rows = self.prepare().draw(self.step, batch)
+        inputs = [*_tensors(rows, self.device), self._coefficients]
         if draws:
             shape = (settings.model.layers, batch * settings.model.context, draws)
             inputs.append(noise_draws(settings.seed, self.step, shape).to(self.device))
@@ -113,13 +124,17 @@ class Trainer:
         self.optimiser.step(grads, settings.train.lr)
         if router.from_counts:
             counts_LE = news[len(self._scalars) :].view(settings.model.layers, -1)
+            num_tokens = int((rows.inputs != PADDING).sum()) if self.data.padded else batch * settings.model.context
             for layer, counts_E in zip(self.model.layers, counts_LE, strict=True):
-                layer.router.after_step(counts_E, counts_LE, batch * settings.model.context)
+                layer.router.after_step(counts_E, counts_LE, num_tokens)
         self.step += 1
         self._news.append(news)
         self._unchecked += 1
-        if self.step % HELDOUT_EVERY == 0 and self._heldout_tokens is not None:
-            self._heldout[self.step] = self.cross_entropy(self._heldout_tokens)
+        if self.step % HELDOUT_EVERY == 0 and self._heldout_rows is not None:
+            self._measured["heldout"][self.step] = self.cross_entropy(*self._heldout_rows)
+        if self.step % MEASURE_EVERY == 0 and self.data.measures:
+            for name, value in self.measure(MEASURE_ROWS).items():
+                self._measured[name][self.step] = value
         self._timer += time.perf_counter() - start
 
     @property
@@ -148,11 +163,12 @@ class Trainer:
         news = unpack_news(self._news, len(names), sizes.layers, self._router.num_experts)
         steps = np.arange(self.step - len(self._news) + 1, self.step + 1)
         scalars = {name: _finite(news.scalars_SN[:, i]) for i, name in enumerate(names)}
-        scalars["heldout"] = np.array([self._heldout.get(step, np.nan) for step in steps.tolist()])
+        for name, values in self._measured.items():
+            scalars[name] = np.array([values.get(step, np.nan) for step in steps.tolist()])
+            values.clear()
         self.losses |= {name: float(values[-1]) for name, values in scalars.items() if np.isfinite(values[-1])}
         self._counts_LE, self._counts_are_of_this_step = news.counts_SLE[-1], True
         self._news.clear()
-        self._heldout.clear()
         counts_SE = tuple(np.ascontiguousarray(news.counts_SLE[:, layer]) for layer in range(sizes.layers))
         return StepLog(steps, scalars, counts_SE)
 
@@ -162,27 +178,48 @@ class Trainer:
         return {"step": seconds / num_steps, "snapshot": self._snapshot_seconds} if num_steps else {}
 
     @torch.no_grad()
-    def cross_entropy(self, tokens: torch.Tensor) -> float:
-        """Mean loss in nats per character over rows (B, C+1), without noise."""
-        logits, _ = self.model.eval()(tokens[:, :-1])
-        return float(functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
+    def cross_entropy(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+        """Mean loss in nats per target over rows (B, C), without noise."""
+        return float(functional.cross_entropy(self._logits(inputs).flatten(0, 1), targets.flatten()))
+
+    def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        valid = inputs != PADDING if self.data.padded else None
+        logits: torch.Tensor = self.model.eval()(inputs.clamp_min(0) if self.data.padded else inputs, None, valid)[0]
+        return logits
+
+    @torch.no_grad()
+    def measure(self, rows: int | None = None) -> dict[str, float]:
+        """The task's held-out measures on at most so many rows, without noise; none where there are no such rows."""
+        heldout = self.data.heldout_rows(self.settings.model.context, rows)
+        if heldout is None or not self.data.measures:
+            return {}
+        ranks = []
+        for start in range(0, len(heldout.inputs), HELDOUT_ROWS):
+            part = Rows(*(array[start : start + HELDOUT_ROWS] for array in heldout))
+            inputs, targets = _tensors(part, self.device)
+            logits = self._logits(inputs)
+            # a tie counts against the model: the target itself is one of those at least as likely
+            rank = (logits >= logits.gather(-1, targets.clamp_min(0)[..., None])).sum(-1) - 1
+            ranks.append(rank.where(targets != UNCOUNTED, UNCOUNTED).cpu().numpy())
+        return self.data.score(heldout, np.concatenate(ranks))
 
     # ---- looking
     def set_probe(self, text: str) -> None:
-        """The text that snapshots show. A text longer than the context is read in rows of that length."""
+        """The text that snapshots show; how it is read is the task's."""
         if not text:
             raise UserError("The probe is empty; type at least one character.")
         if len(text) > LONGEST_PROBE:
             raise UserError(f"The probe has {len(text)} characters; at most {LONGEST_PROBE} can be shown.")
-        ids = self.data.encode(text)
-        width = min(len(ids), self.settings.model.context)
-        # what is padded comes after all that is shown: attention does not look ahead, and routers are told
-        padded = np.pad(ids, (0, -len(ids) % width)).reshape(-1, width)
-        self.probe = text
-        self.probe_inputs = [torch.from_numpy(padded).to(self.device)]
-        if padded.size > len(ids):
-            valid = torch.arange(padded.size).view(padded.shape) < len(ids)
-            self.probe_inputs.append(valid.to(self.device))
+        shown = self.data.lay_out(text, self.settings.model.context)
+        inputs = torch.from_numpy(shown.inputs)
+        self.probe, self.shown = text, shown
+        self.shown_T = np.arange(len(shown.tokens))  # their places among all that is computed
+        self.probe_inputs = [inputs.to(self.device)]
+        valid = inputs != PADDING
+        if not inputs.is_floating_point() and not valid.all():
+            # padding comes last in a row: attention does not look ahead, and routers are told
+            self.shown_T = valid.flatten().nonzero()[:, 0].numpy()
+            self.probe_inputs = [inputs.clamp_min(0).to(self.device), valid.to(self.device)]
 
     @torch.no_grad()
     def snapshot(self) -> RoutingSnapshot:
@@ -191,10 +228,11 @@ class Trainer:
         inputs = self.probe_inputs
         packed = self._look((self._router.key(), inputs[0].shape, len(inputs)), *inputs).cpu().numpy()
         self.model.eval()  # a trace leaves it as it was
-        layers = unpack_look(packed, self._router, len(self.probe))
+        layers = unpack_look(packed, self._router, self.shown_T)
         counts = tuple(self._counts_LE) if self._counts_are_of_this_step else ()
         self._snapshot_seconds = time.perf_counter() - start
-        return RoutingSnapshot(self.step, layers, tuple(self.probe), None, dict(self.losses), counts)
+        shown = self.shown
+        return RoutingSnapshot(self.step, layers, shown.tokens, shown.domains, dict(self.losses), counts)
 
     def facts(self) -> ModelFacts:
         return ModelFacts(
@@ -211,6 +249,7 @@ class Trainer:
     # ---- live changes
     def change(self, settings: Settings) -> None:
         """Go on with other live settings. Flush first: the numbers of earlier steps have the old sizes."""
+        check_router(settings)
         old, model = self.settings, self.model
         generator = resize_generator(settings.seed, self.step, old.model.experts)
         rebuilt = terms_in_use(settings) != terms_in_use(old)
@@ -258,8 +297,9 @@ class Trainer:
         self.device = device
         self._fill_coefficients()
         self.probe_inputs = [tensor.to(device) for tensor in self.probe_inputs]
-        if self._heldout_tokens is not None:
-            self._heldout_tokens = self._heldout_tokens.to(device)
+        if self._heldout_rows is not None:
+            inputs, targets = self._heldout_rows
+            self._heldout_rows = inputs.to(device), targets.to(device)
         self._begin_anew()
 
     def _fill_coefficients(self) -> None:
@@ -327,10 +367,5 @@ def _finite(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _fixed_windows(data: TextData, context: int) -> torch.Tensor | None:
-    """The same held-out rows whatever the seed; None where the held-out text is too short."""
-    try:
-        windows = Batches(data.heldout, context, seed=0).windows(np.random.default_rng(0), HELDOUT_ROWS)
-    except UserError:
-        return None
-    return torch.from_numpy(windows)
+def _tensors(rows: Rows, device: str) -> Tensors:
+    return torch.from_numpy(rows.inputs).to(device), torch.from_numpy(rows.targets).to(device)

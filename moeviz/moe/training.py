@@ -27,6 +27,8 @@ from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
 from moeviz.moe.checkpoint import load, save
 from moeviz.moe.devices import devices
 from moeviz.moe.survey import survey
+from moeviz.moe.tasks.data import Data
+from moeviz.moe.tasks.loading import load_task
 from moeviz.moe.tasks.text import load_text
 from moeviz.moe.trainer import Trainer
 
@@ -52,29 +54,46 @@ def _started(settings: Settings, device: str, probe: str | None, last: Trainer |
     if last is not None and (last.settings.task, last.settings.data) == (settings.task, settings.data):
         data, notice = last.data, ""
     else:
-        data = load_text(settings.data.path)
+        data = _data(settings)
         notice = " ".join(data.notes)
     trainer = Trainer(settings, data, device, probe or data.probe)
     trainer.prepare()
     return trainer, notice
 
 
-def _opened(path: str, device: str, probe: str | None) -> tuple[Trainer, str]:
-    """The run that a checkpoint holds, and what the user should know."""
+def _opened(path: str, device: str, probe: str | None, task: str | None = None) -> tuple[Trainer, str]:
+    """The run that a checkpoint holds, and what the user should know. A probe is for a task, for any without one."""
     saved, notice = load(path), ""
     settings = saved.settings
+    if task not in (None, settings.task):
+        probe = None
     try:
-        data = load_text(settings.data.path)
+        data = _data(settings)
     except UserError as error:
         # a model from elsewhere can still be looked at
-        settings, data = settings.with_values({"data.path": ""}), load_text("")
-        notice = f"The model's own text is not here, so training would go on with the built-in text: {error}"
-    if data.vocabulary != saved.vocabulary:
-        data = data.with_vocabulary(saved.vocabulary)
+        if not settings.data.path:
+            raise
+        settings = settings.with_values({"data.path": ""})
+        data = _data(settings)
+        notice = f"The model's own data is not here, so training would go on with the built-in data: {error}"
+    data = data.with_vocabulary(saved.vocabulary)
     trainer = Trainer(settings, data, device, probe or data.probe, saved)
-    if settings.data.path:  # the built-in text can wait: the routing is on the screen half a second sooner
+    if settings.data.path:  # the built-in data can wait: the routing is on the screen half a second sooner
         trainer.prepare()
     return trainer, notice
+
+
+def _data(settings: Settings) -> Data:
+    """The data of the settings' task. UserError if it cannot be used."""
+    path = settings.data.path
+    return load_text(path) if settings.task == "text" else load_task(settings.task, path)
+
+
+def measure(checkpoint: str, device: str = "cpu") -> tuple[dict[str, float], dict[str, float]]:
+    """A model's held-out measures on all rows that its context holds, and those of the most frequent answer."""
+    trainer, _ = _opened(checkpoint, device, None)
+    data = trainer.data
+    return trainer.measure(), data.baseline(trainer.settings.model.context) if data.measures else {}
 
 
 def _carry_out(run: "_Run", command: Command) -> Update | None:
@@ -126,7 +145,11 @@ class _Run:
             case SaveModel(path):
                 return self.save(path)
             case OpenModel(path):
-                return self.replace(*_opened(path, self.trainer.device, self.probe))
+                task = self.trainer.settings.task
+                trainer, notice = _opened(path, self.trainer.device, self.probe, task)
+                if trainer.settings.task != task:
+                    self.probe = None
+                return self.replace(trainer, notice)
 
     def advance(self, snapshot: bool) -> Update | None:
         self.trainer.advance()
@@ -145,6 +168,8 @@ class _Run:
         before, after = old.flat(), new.flat()
         changed = [key for key in KNOBS if before[key] != after[key]]
         mark = ", ".join(f"{KNOBS[key].title} {_shown(before[key])} → {_shown(after[key])}" for key in changed)
+        if new.task != old.task:
+            self.probe = None  # it says nothing to another task
         if not all(KNOBS[key].live for key in changed):
             return self.replace(*_started(new, self.trainer.device, self.probe, self.trainer), mark)
         self.settle()

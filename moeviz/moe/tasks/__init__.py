@@ -3,4 +3,14 @@
 TASKS: dict[str, str] = {
     "text": "next character of real text in four domains found on this computer: Python sources, English prose, "
     "mathematics (SymPy sessions) and data files; or of your own text (data.path)",
+    "translation": "interface strings from English into German, French, Spanish, Russian, Japanese and Chinese: the "
+    "real work of Qt's translators, as it comes with PySide6",
+    "search": "find a character of Unicode by some words of its name and the user's script; the names are real, the "
+    "queries and the context are simulated from them",
+    "recommendation": "the next item of a user's history: real import lists, where users are the Python files of this "
+    "installation and items the modules they import; or your own ratings.csv and movies.csv (data.path: their folder)",
+    "plane": "which of two classes a point of the plane is of: moons, spirals, rings, blobs and a checkerboard with "
+    "noise, all simulated (data.path: the name of one pattern alone)",
 }
+
+FEATURES: dict[str, int] = {"plane": 2}  # numbers in an input, of tasks whose inputs are no token ids

@@ -85,7 +85,7 @@ def _topics() -> dict[str, str]:
 def _licences() -> Iterator[str]:
     """Each licence once: copies that differ in their copyright lines and spacing only are the same."""
     seen: set[str] = set()
-    roots = _packages("numpy")
+    roots = packages("numpy")
     files = [path for root in roots for path in root.parent.glob("*.dist-info/**/*LICEN*") if path.is_file()]
     for text in _texts(sorted(files, key=lambda path: _shuffled(path.name + path.parts[-2]))):
         body = " ".join(line for line in text.splitlines() if "copyright" not in line.lower())
@@ -120,13 +120,14 @@ def _standard_library(pattern: str) -> list[Path]:
 
 def _files(package: str, pattern: str) -> list[Path]:
     """Files of an installed package, its tests left out, in a shuffled order that is the same everywhere."""
-    found = [(root, path) for root in _packages(package) for path in root.glob(pattern)]
+    found = [(root, path) for root in packages(package) for path in root.glob(pattern)]
     found = [(root, path) for root, path in found if not LEFT_OUT.intersection(path.relative_to(root).parts)]
     found.sort(key=lambda pair: _shuffled(pair[1].relative_to(pair[0]).as_posix()))
     return [path for _, path in found]
 
 
-def _packages(name: str) -> list[Path]:
+def packages(name: str) -> list[Path]:
+    """Where an installed package lies; it is not imported."""
     spec = importlib.util.find_spec(name)  # finds a top-level package without importing it
     return [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
 

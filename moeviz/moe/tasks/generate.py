@@ -21,6 +21,8 @@ def generate(path: str | Path, text: str, count: int, settings: Settings, *, dev
     """
     saved = load(path)
     check_device(device)
+    if not isinstance(saved.vocabulary, str):
+        raise UserError(f"--generate goes on with text only; this is a model of the task {saved.settings.task}.")
     if settings.routing.router != saved.settings.routing.router:
         raise UserError("--generate cannot go with another routing.router; leave out one of them.")
     model = CharModel(saved.settings, len(saved.vocabulary)).eval()

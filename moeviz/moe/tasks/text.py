@@ -4,12 +4,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from moeviz.domain.messages import UserError
 from moeviz.domain.routing import Ints
 from moeviz.moe.tasks import builtin, own
+from moeviz.moe.tasks.data import PADDING, Probe, Rows, Vocabulary
+
+if TYPE_CHECKING:
+    from moeviz.moe.batches import Batches
 
 UNKNOWN = "\ufffd"
 # fixed, so that a checkpoint trained on one installation fits every other
@@ -29,7 +34,8 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TextData:
-    """A vocabulary, which is all that showing a model needs, and a text, which is read when training first needs it.
+    """Text as the data of a task (tasks/data.py): a vocabulary, which is all that showing a model needs, and a text,
+    which is read when training first needs it.
 
     vocabulary  every character the model knows, at its id; id 0 stands for all others
     probe       the sample that the token panels show until the user writes another
@@ -41,6 +47,8 @@ class TextData:
     probe: str
     read: Callable[[], Parts]
     notes: tuple[str, ...] = ()
+    padded: bool = False
+    measures: tuple[str, ...] = ()
 
     @cached_property
     def parts(self) -> Parts:
@@ -64,8 +72,12 @@ class TextData:
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(self.vocabulary[i] for i in ids)
 
-    def with_vocabulary(self, vocabulary: str) -> "TextData":
+    def with_vocabulary(self, vocabulary: Vocabulary) -> "TextData":
         """The same text for a model that knows other characters; what either lacks is unknown."""
+        if vocabulary == self.vocabulary:
+            return self
+        if not isinstance(vocabulary, str):
+            raise UserError("The model's vocabulary is not one of characters, so it is no model of the task text.")
 
         def read() -> Parts:
             new_id_of = encode(self.vocabulary, vocabulary)
@@ -73,6 +85,54 @@ class TextData:
             return Parts(domains, tuple(new_id_of[ids] for ids in train), tuple(new_id_of[ids] for ids in heldout))
 
         return replace(self, vocabulary=vocabulary, read=read)
+
+    def lay_out(self, text: str, context: int) -> Probe:
+        """A text longer than the context is read in rows of that length."""
+        ids = self.encode(text)
+        width = min(len(ids), context)
+        return Probe(tuple(text), np.pad(ids, (0, -len(ids) % width), constant_values=PADDING).reshape(-1, width))
+
+    def batches(self, context: int, seed: int) -> "Batches":
+        from moeviz.moe.batches import Batches  # torch: reading a text does without
+
+        return Batches(self.train, context, seed)
+
+    def heldout_rows(self, context: int, rows: int | None) -> Rows | None:
+        from moeviz.moe.batches import Batches
+
+        rows = sum(map(len, self.parts.heldout)) // (context + 1) if rows is None else rows
+        try:
+            windows = Batches(self.parts.heldout, context, seed=0).windows(np.random.default_rng(0), rows)
+        except UserError:
+            return None
+        return Rows(windows[:, :-1], windows[:, 1:])
+
+    def sample(self, context: int, rows: int) -> tuple[Probe | None, str]:
+        from moeviz.moe.batches import Batches
+
+        each = max(1, rows // max(len(self.domains), 1))
+        found, domains, short = [], list[str](), []
+        for name, ids in zip(self.domains, self.parts.heldout, strict=True):
+            if len(ids) <= context:
+                short.append(name)
+                continue
+            found.append(Batches([ids], context, seed=0).windows(np.random.default_rng(0), each)[:, :-1])
+            domains += [name] * (each * context)
+        lack = f"Held out of {', '.join(short)} is less than one sequence." if short else ""
+        if not found:
+            return None, lack
+        inputs = np.concatenate(found)
+        return Probe(tuple(self.decode(inputs.ravel().tolist())), inputs, tuple(domains)), lack
+
+    def frequencies(self) -> Ints:
+        return np.bincount(np.concatenate(self.train), minlength=len(self.vocabulary))
+
+    def score(self, rows: Rows, ranks: Ints) -> dict[str, float]:
+        """Text has no measure besides the held-out cross-entropy."""
+        return {}
+
+    def baseline(self, context: int) -> dict[str, float]:
+        return {}
 
 
 def encode(text: str, vocabulary: str) -> Ints:

@@ -1,0 +1,182 @@
+"""The plane task: points of two classes in five classic patterns, made here with noise. A point is a token by itself.
+
+The patterns lie side by side, so that a model can give regions to experts; data.path may name one of them alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from moeviz.domain.messages import UserError
+from moeviz.domain.routing import Ints
+from moeviz.moe.batches import BLOCK_TOKENS, batch_numbers
+from moeviz.moe.tasks.data import Probe, Rows, Vocabulary
+
+Points = npt.NDArray[np.float32]
+Pattern = Callable[[np.random.Generator, int], tuple[npt.NDArray[np.float64], Ints]]
+
+CLASSES = ("○", "●")
+TRAIN, HELD_OUT = 20_000, 4_000  # points
+NOISE = 0.05  # standard deviation, in a pattern's half width
+SHOWN = 256  # points of the probe's sample
+PLACES = {
+    "moons": (-1, 0.5),
+    "spirals": (0, 0.5),
+    "rings": (1, 0.5),
+    "blobs": (-0.5, -0.5),
+    "checkerboard": (0.5, -0.5),
+}
+SIZE = 0.45  # half width of a pattern among others
+
+
+def moons(rng: np.random.Generator, count: int) -> tuple[npt.NDArray[np.float64], Ints]:
+    """Two half circles that reach into each other."""
+    label, angle = rng.integers(2, size=count), np.pi * rng.random(count)
+    x = np.where(label == 0, np.cos(angle) - 0.5, 0.5 - np.cos(angle))
+    y = np.where(label == 0, np.sin(angle) - 0.25, 0.25 - np.sin(angle))
+    return np.stack([x / 1.5, y / 1.5], 1), label
+
+
+def spirals(rng: np.random.Generator, count: int) -> tuple[npt.NDArray[np.float64], Ints]:
+    """Two arms of one and a half turns."""
+    label, radius = rng.integers(2, size=count), np.sqrt(rng.uniform(0.01, 1, count))
+    angle = 3 * np.pi * radius + np.pi * label
+    return radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), label
+
+
+def rings(rng: np.random.Generator, count: int) -> tuple[npt.NDArray[np.float64], Ints]:
+    """Four rings about one centre, the classes in turn."""
+    ring, angle = rng.integers(4, size=count), 2 * np.pi * rng.random(count)
+    return ((ring + 1) / 4)[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), ring % 2
+
+
+def blobs(rng: np.random.Generator, count: int) -> tuple[npt.NDArray[np.float64], Ints]:
+    """Six heaps on a circle, the classes in turn."""
+    heap = rng.integers(6, size=count)
+    angle = np.pi / 3 * heap
+    return 0.75 * np.stack([np.cos(angle), np.sin(angle)], 1) + 0.1 * rng.standard_normal((count, 2)), heap % 2
+
+
+def checkerboard(rng: np.random.Generator, count: int) -> tuple[npt.NDArray[np.float64], Ints]:
+    """Four by four squares."""
+    xy = rng.uniform(-1, 1, (count, 2))
+    return xy, np.floor(2 * (xy + 1)).astype(np.int64).sum(1) % 2
+
+
+PATTERNS: dict[str, Pattern] = {f.__name__: f for f in (moons, spirals, rings, blobs, checkerboard)}
+
+
+def points(seed: int, count: int, pattern: str = "") -> tuple[Points, Ints]:
+    """xy (count, 2), about within ±1.5 and ±1, and class (count,), from the pattern or from all side by side."""
+    rng = np.random.default_rng([seed, len(pattern)])
+    if pattern:
+        xy, label = PATTERNS[pattern](rng, count)
+        return (xy + NOISE * rng.standard_normal(xy.shape)).astype(np.float32), label
+    shares = np.diff(np.linspace(0, count, len(PATTERNS) + 1).astype(int))
+    made = [PATTERNS[name](rng, share) for name, share in zip(PLACES, shares, strict=True)]
+    xy = np.concatenate([SIZE * xy + np.array(PLACES[name]) for name, (xy, _) in zip(PLACES, made, strict=True)])
+    label = np.concatenate([label for _, label in made])
+    order = rng.permutation(count)
+    noisy = xy + SIZE * NOISE * rng.standard_normal(xy.shape)
+    return noisy.astype(np.float32)[order], label[order]
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneData:
+    """Points as the data of a task (tasks/data.py)."""
+
+    pattern: str
+    vocabulary: Vocabulary = CLASSES
+    notes: tuple[str, ...] = ()
+    padded: bool = False
+    measures: tuple[str, ...] = ("accuracy",)
+
+    @cached_property
+    def _train(self) -> tuple[Points, Ints]:
+        return points(1, TRAIN, self.pattern)
+
+    @cached_property
+    def _heldout(self) -> tuple[Points, Ints]:
+        return points(2, HELD_OUT, self.pattern)
+
+    @property
+    def probe(self) -> str:
+        """A sample of held-out points, one a line: x, y and class."""
+        xy, label = (array[:SHOWN] for array in self._heldout)
+        return "".join(f"{x:.2f} {y:.2f} {CLASSES[c]}\n" for (x, y), c in zip(xy, label, strict=True))
+
+    def with_vocabulary(self, vocabulary: Vocabulary) -> "PlaneData":
+        if vocabulary != self.vocabulary:
+            raise UserError("The model tells other classes apart, so it is no model of the task plane.")
+        return self
+
+    def lay_out(self, text: str, context: int) -> Probe:
+        """Lines of x and y, the class where it is known."""
+        lines = list(filter(None, map(str.strip, text.split("\n"))))
+        try:
+            xy = np.array([[float(number) for number in line.split()[:2]] for line in lines], np.float32)
+        except ValueError:
+            xy = np.empty(0, np.float32)
+        if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
+            raise UserError("The probe is no list of points; write two numbers on each line, as in 0.5 -0.25.")
+        classes = tuple(" ".join(line.split()[2:]) for line in lines)
+        return Probe(tuple(line + "\n" for line in lines), xy[None], classes if all(classes) else None)
+
+    def batches(self, context: int, seed: int) -> "PointBatches":
+        return PointBatches(*self._train, context, seed)
+
+    def heldout_rows(self, context: int, rows: int | None) -> Rows | None:
+        xy, label = self._heldout
+        count = min(len(label) // context, len(label) if rows is None else rows)
+        whole = count * context
+        return Rows(xy[:whole].reshape(count, context, 2), label[:whole].reshape(count, context))
+
+    def sample(self, context: int, rows: int) -> tuple[Probe | None, str]:
+        xy, label = (array[: rows * context] for array in self._heldout)
+        whole = len(label) // context * context
+        if not whole:
+            return None, f"There are only {len(label)} held-out points."
+        classes = tuple(CLASSES[c] for c in label[:whole])
+        tokens = tuple(f"{x:.2f} {y:.2f} {c}\n" for (x, y), c in zip(xy, classes, strict=False))
+        return Probe(tokens, xy[:whole].reshape(-1, context, 2), classes), ""
+
+    def frequencies(self) -> Ints:
+        counts: Ints = np.bincount(self._train[1], minlength=len(CLASSES))
+        return counts
+
+    def score(self, rows: Rows, ranks: Ints) -> dict[str, float]:
+        """accuracy: share of points whose class is the model's first choice."""
+        return {"accuracy": float((ranks == 0).mean())}
+
+    def baseline(self, context: int) -> dict[str, float]:
+        rows = self.heldout_rows(context, None)
+        assert rows is not None
+        return self.score(rows, (rows.targets != self.frequencies().argmax()).astype(np.int64))
+
+
+class PointBatches:
+    """Points drawn uniformly."""
+
+    def __init__(self, xy: Points, label: Ints, context: int, seed: int) -> None:
+        self._xy, self._label, self._context, self._seed = xy, label, context, seed
+        self._block_key: tuple[int, int] | None = None
+
+    def draw(self, step: int, batch: int) -> Rows:
+        steps = max(1, BLOCK_TOKENS // (batch * self._context))
+        block, place = divmod(step, steps)
+        if self._block_key != (block, batch):
+            rng = batch_numbers(self._seed, batch, block)
+            self._block = rng.integers(len(self._label), size=(steps * batch, self._context))
+            self._block_key = (block, batch)
+        drawn = self._block[place * batch : (place + 1) * batch]
+        return Rows(self._xy[drawn], self._label[drawn])
+
+
+def load(path: str = "") -> PlaneData:
+    """All patterns, or the one that `path` names. UserError if there is none of that name."""
+    if path and path not in PATTERNS:
+        raise UserError(f"There is no pattern {path!r}; leave data.path empty or give one of {', '.join(PATTERNS)}.")
+    return PlaneData(path)
