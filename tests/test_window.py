@@ -554,6 +554,7 @@ def test_the_export_dialog_offers_sizes_and_remembers_them(qtbot: QtBot, window:
         wanted = tuple(round(side * scale) for side in panel.picture_size().toTuple())  # type: ignore[attr-defined]
         assert dialog.hint.text().startswith(f"{wanted[0]:,} x {wanted[1]:,} pixels")
         dialog.accept()
+        dialog.accept()  # the second picture replaces the first
         window.files.export_to("load", dialog.path, scale=dialog.scale, light=dialog.light)
         qtbot.waitUntil(lambda: "Exported" in window.notices.words.text(), timeout=WAIT)
         qtbot.waitUntil(lambda: window.runner.idle, timeout=WAIT)
@@ -564,7 +565,7 @@ def test_the_export_dialog_offers_sizes_and_remembers_them(qtbot: QtBot, window:
     assert (again.pixels.currentText(), again.light) == ("print, 300 dpi", True)
     assert again.path == str(tmp_path / "losses.png")
     again.file.setText(str(tmp_path / "load.png"))
-    assert "will be replaced" in again.hint.text()
+    assert "would be replaced" in again.hint.text()
     again.file.setText(str(tmp_path / "load.gif"))
     assert "must end in .png" in again.hint.text()
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import QPoint, QPointF, QSettings
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QWidget
+from PySide6.QtWidgets import QFileDialog, QWidget
 from pytestqt.qtbot import QtBot
 from test_window import SMALL, WAIT, settled
 
 from moeviz.app import make_window
+from moeviz.view.export_dialog import ExportDialog
+from moeviz.view.memory import last_folder, remember_folder
 from moeviz.view.window import Window
 
 
@@ -62,3 +64,62 @@ def test_the_wheel_over_a_knob_scrolls_the_knobs_unless_it_has_the_focus(
     row.field.setFocus()
     turn_wheel(window, row.field)
     assert window.settings != before
+
+
+# ---- files
+def test_a_folder_is_remembered_only_where_a_file_was_written(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = iter(["/proc/model.safetensors", str(tmp_path / "model.safetensors"), "/proc/s.json", "/proc/run.zarr"])
+    began: list[str] = []
+
+    def ask(parent: object, title: str, start: str, filters: str) -> tuple[str, str]:
+        began.append(str(Path(start).parent))
+        return next(names), ""
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", ask)
+    for save in (window.files.save_model, window.files.save_model, window.files.save_settings, window.files.save_run):
+        save()
+        qtbot.waitUntil(settled(window), timeout=WAIT)
+    window.files.export_to("load", "/proc/load.pdf")
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    home, here = str(Path.home()), str(tmp_path)
+    assert began == [home, home, here, here]
+    assert last_folder(window.memory) == tmp_path
+    window.files.export_to("load", str(tmp_path.parent / "load.csv"))
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    (tmp_path.parent / "load.csv").unlink()
+    assert last_folder(window.memory) == tmp_path.parent
+
+
+def test_a_folder_that_is_gone_gives_way_to_home(tmp_path: Path) -> None:
+    store = QSettings(str(tmp_path / "w.ini"), QSettings.Format.IniFormat)
+    assert last_folder(store) == Path.home()
+    remember_folder(store, str(tmp_path / "gone" / "a.png"))
+    assert last_folder(store) == Path.home()
+    (tmp_path / "gone").mkdir()
+    assert last_folder(store) == tmp_path / "gone"
+
+
+def test_export_asks_before_it_replaces_and_keeps_a_wrong_name(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    remember_folder(window.memory, str(tmp_path / "x"))
+    (tmp_path / "load.png").write_bytes(b"of somebody")
+    dialog = ExportDialog("load", "png", window.panels["load"].picture_size(), window.memory, window)
+    dialog.show()
+    for name, said in (
+        ("load.jpg", "The name must end in .png, .svg, .pdf or .csv."),
+        ("nowhere/load.png", f"There is no folder {tmp_path}/nowhere: choose another, or make it first."),
+        ("load.png", "load.png is there already: Replace writes over it."),
+    ):
+        dialog.file.setText(str(tmp_path / name))
+        dialog.save.click()
+        assert dialog.isVisible()
+        assert dialog.hint.text() == said
+    assert dialog.save.text() == "Replace"
+    dialog.file.setText(str(tmp_path / "other.png"))
+    assert dialog.save.text() == "Save"
+    dialog.file.setText(str(tmp_path / "load.png"))
+    dialog.save.click()
+    assert dialog.isVisible()  # another name was given meanwhile
+    dialog.save.click()
+    assert dialog.result() == ExportDialog.DialogCode.Accepted

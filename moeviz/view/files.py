@@ -1,5 +1,6 @@
 """Whatever of the window reads or writes a file: the dialogs, what is dropped, what the command line names."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from moeviz.domain.messages import OpenModel, Report, SaveModel, UserError
 from moeviz.domain.settings import Settings, SettingsError
 from moeviz.view.export import painted, picture_size
 from moeviz.view.export_dialog import ExportDialog
+from moeviz.view.memory import last_folder, remember_folder
 from moeviz.view.theme import THEMES
 
 if TYPE_CHECKING:
@@ -64,25 +66,32 @@ class Files:
     def __init__(self, window: "Window") -> None:
         self.window = window
         self.memory = window.memory
+        self._writing = ""  # the file that an errand writes
 
     # ---- dialogs
     def _ask_open(self, title: str, filters: str) -> str:
-        return self._remembered(QFileDialog.getOpenFileName(self.window, title, self._folder(), filters)[0])
+        return self._found(QFileDialog.getOpenFileName(self.window, title, self._folder(), filters)[0])
 
     def _ask_folder(self, title: str) -> str:
-        return self._remembered(QFileDialog.getExistingDirectory(self.window, title, self._folder()))
+        return self._found(QFileDialog.getExistingDirectory(self.window, title, self._folder()))
 
     def _ask_save(self, title: str, name: str, filters: str) -> str:
-        start = str(Path(self._folder()) / name)
-        return self._remembered(QFileDialog.getSaveFileName(self.window, title, start, filters)[0])
+        start = str(last_folder(self.memory) / name)
+        return QFileDialog.getSaveFileName(self.window, title, start, filters)[0]
 
     def _folder(self) -> str:
-        return str(self.memory.value("folder", ""))
+        return str(last_folder(self.memory))
 
-    def _remembered(self, path: str) -> str:
-        if path:
-            self.memory.setValue("folder", str(Path(path).parent))
+    def _found(self, path: str) -> str:
+        """The next dialog begins there, if it can be read."""
+        if path and os.access(path, os.R_OK):
+            remember_folder(self.memory, path)
         return path
+
+    def wrote(self, path: str = "") -> None:
+        """A file has been written, without a path the one of the errand: the next dialog begins there."""
+        if path or self._writing:
+            remember_folder(self.memory, path or self._writing)
 
     # ---- opening
     def open_paths(self, paths: list[str]) -> None:
@@ -157,7 +166,9 @@ class Files:
         self._errand(partial(window.save_trace, path, window.settings, history.log(), film, marks), "Saving", path)
 
     def _errand(self, do: Callable[[Report], str], verb: str, path: str) -> None:
-        if not self.window.runner.errand(do, f"{verb} {Path(path).name}"):
+        if self.window.runner.errand(do, f"{verb} {Path(path).name}"):
+            self._writing = path
+        else:
             self.window.tell(BUSY)
         self.window.watch()
 
@@ -173,6 +184,7 @@ class Files:
             except OSError as error:
                 self.window.tell(f"Cannot write the settings to {path}: {error.strerror}; choose another folder.")
             else:
+                self.wrote(path)
                 self.window.tell(f"Saved to {path}.")
 
     def copy_settings(self) -> None:

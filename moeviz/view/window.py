@@ -512,6 +512,8 @@ class Window(QMainWindow):
                 self._fail(letter)
             elif isinstance(letter, Told):
                 self.tell(letter.sentence)
+                if letter.done:
+                    self.files.wrote()
             else:
                 self._take(letter)
         if any(isinstance(letter, Update) for letter in news):
@@ -565,6 +567,7 @@ class Window(QMainWindow):
             self._frames.append(time.perf_counter())
         if update.saved:
             self._safe_step = update.step
+            self.files.wrote(update.saved)
             self.tell(f"Saved to {update.saved}.")
         left_out, self._left_out = self._left_out, ""
         if update.notice or left_out:
