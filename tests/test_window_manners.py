@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QPoint, QPointF, QSettings
+from PySide6.QtGui import QCloseEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QFileDialog, QWidget
 from pytestqt.qtbot import QtBot
-from test_window import SMALL, WAIT, settled
+from test_window import SMALL, WAIT, action, settled
 
 from moeviz.app import make_window
 from moeviz.view.export_dialog import ExportDialog
+from moeviz.view.frame import Frame
 from moeviz.view.memory import last_folder, remember_folder
 from moeviz.view.window import Window
 
@@ -123,3 +125,52 @@ def test_export_asks_before_it_replaces_and_keeps_a_wrong_name(qtbot: QtBot, win
     assert dialog.isVisible()  # another name was given meanwhile
     dialog.save.click()
     assert dialog.result() == ExportDialog.DialogCode.Accepted
+
+
+# ---- the end
+class ByAPerson(QCloseEvent):
+    def spontaneous(self) -> bool:
+        return True
+
+
+def test_closing_by_hand_asks_if_trained_steps_would_be_lost(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert window.may_close()  # there is nothing to lose
+    frame = Frame(window.memory)
+    qtbot.addWidget(frame)
+    frame.hold(window, window.may_close)
+    frame.show()
+    trained(qtbot, window)
+    event = ByAPerson()
+    frame.closeEvent(event)
+    assert not event.isAccepted()
+    assert window.question.words.text() == "Closing loses 3 steps that are not saved."
+    window.question.no.click()
+    assert window.runner.alive
+    action(window, "Quit").trigger()
+    assert window.question.open
+    names = iter(["", "/proc/model.safetensors", str(tmp_path / "model.safetensors")])
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (next(names), ""))
+    for _ in range(2):  # nowhere, and where nothing can be written
+        window.quit()
+        window.question.yes.click()
+        qtbot.waitUntil(settled(window), timeout=WAIT)
+        assert frame.isVisible()
+        assert window.at_stake == 3
+    window.train_action.trigger()  # it trains on while it is saved
+    qtbot.waitUntil(lambda: window.at_stake > 3, timeout=WAIT)
+    window.quit()
+    window.question.yes.click()
+    qtbot.waitUntil(lambda: not frame.isVisible(), timeout=WAIT)
+    assert not window.runner.alive
+    assert (tmp_path / "model.safetensors").stat().st_size > 1000
+
+
+def test_closing_without_saving(qtbot: QtBot, window: Window) -> None:
+    trained(qtbot, window)
+    window.quit()
+    assert window.isVisible()
+    window.question.third.click()
+    assert not window.isVisible()
+    assert not window.runner.alive

@@ -148,9 +148,12 @@ class Files:
             window.start(window.make_session(settings, window.device, None), f"Reading {Path(path).name}")
 
     # ---- saving
-    def save_model(self) -> None:
-        if path := self._ask_save("Save model", "model.safetensors", "Models (*.safetensors)"):
+    def save_model(self) -> bool:
+        """Ask where; False if nowhere."""
+        path = self._ask_save("Save model", "model.safetensors", "Models (*.safetensors)")
+        if path:
             self.window.send(SaveModel(path), f"Saving {Path(path).name}")
+        return bool(path)
 
     def save_run(self) -> None:
         if path := self._ask_save("Save run as trace", "trace.zarr", "Traces (*.zarr)"):

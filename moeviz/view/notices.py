@@ -87,7 +87,9 @@ class Question(_Bar):
         self._then: Callable[[], object] = bool
         self._else: Callable[[], object] = bool
         self.lasting = False
+        self._also: Callable[[], object] = bool
         self.yes = self._button("", lambda: self.answer(True))
+        self.third = self._button("", self._take_third)
         self.no = self._button("", lambda: self.answer(False))
         self.yes.setToolTip("Ctrl+Enter")
         self.no.setToolTip("Esc")
@@ -101,12 +103,16 @@ class Question(_Bar):
         otherwise: Callable[[], object] = bool,
         *,
         lasting: bool = False,
+        third: tuple[str, Callable[[], object]] | None = None,
     ) -> None:
-        """`lasting`: it makes sense whichever model is shown."""
+        """`lasting`: it makes sense whichever model is shown. `third`: an answer besides, and what it does."""
         self.lasting = lasting
         self.yes.setText(yes)
         self.no.setText(no)
         self._then, self._else = then, otherwise
+        title, self._also = third or ("", bool)
+        self.third.setText(title)
+        self.third.setVisible(third is not None)
         self.say(sentence)
 
     @property
@@ -117,3 +123,7 @@ class Question(_Bar):
         if self.open:
             self.hide()
             (self._then if yes else self._else)()
+
+    def _take_third(self) -> None:
+        self.hide()
+        self._also()

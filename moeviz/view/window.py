@@ -134,6 +134,7 @@ class Window(QMainWindow):
         self._goal = (0, 0.0)  # steps to train, and when that began
         self._asked = ("", 0.0)  # what the session was asked for, and when
         self._closing = False
+        self._close_when_saved = False
         self._run = 0  # which of the runs so far
         self._kept_at, self._unkept = time.monotonic(), list[StepLog]()
         self._kept_marks = 0
@@ -444,6 +445,27 @@ class Window(QMainWindow):
             self._keep()  # one question at a time
         self.question.ask(sentence, yes, then, "Keep", otherwise)
 
+    # ---- the end
+    def quit(self) -> None:
+        if self.may_close():
+            self.window().close()
+
+    def may_close(self) -> bool:
+        """Whether closing now loses nothing. Else it is asked, and the answer closes the window."""
+        steps = self.at_stake
+        if not steps:
+            return True
+        self._keep()
+        sentence = f"Closing loses {_steps(steps)} that {_are(steps)} not saved."
+        close = self.window().close
+        self.question.ask(
+            sentence, "&Save and close…", self._save_and_close, "S&tay", third=("&Close without saving", close)
+        )
+        return False
+
+    def _save_and_close(self) -> None:
+        self._close_when_saved = self.files.save_model()
+
     # ---- knobs
     def change_knobs(self, values: Mapping[str, Value]) -> None:
         """What the user asks for. Live knobs act at once; those that start a trained model anew wait for an answer."""
@@ -569,6 +591,10 @@ class Window(QMainWindow):
             self._safe_step = update.step
             self.files.wrote(update.saved)
             self.tell(f"Saved to {update.saved}.")
+            if self._close_when_saved:
+                QTimer.singleShot(0, self.window().close)  # not amid the news
+        if update.notice or update.saved:
+            self._close_when_saved = False
         left_out, self._left_out = self._left_out, ""
         if update.notice or left_out:
             self.tell(f"{update.notice} {left_out}".strip())
