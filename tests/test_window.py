@@ -683,7 +683,7 @@ def test_a_broken_trace_is_told_and_the_run_goes_on(qtbot: QtBot, window: Window
     train(qtbot, window, 2)
     (tmp_path / "zarr.json").write_text("{")
     window.files.open_paths([str(tmp_path)])
-    window.question.yes.click()
+    assert not window.question.open
     qtbot.waitUntil(window.notices.isVisible, timeout=WAIT)
     assert "Traceback" not in window.notices.words.text()
     train(qtbot, window, 2)

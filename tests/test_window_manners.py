@@ -9,10 +9,14 @@ from PySide6.QtGui import QCloseEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QFileDialog, QWidget
 from pytestqt.qtbot import QtBot
+from test_panels import make_snapshot
 from test_window import SMALL, WAIT, action, settled
 
+from moeviz import app
 from moeviz.app import make_window
+from moeviz.domain.messages import SaveModel
 from moeviz.view.export_dialog import ExportDialog
+from moeviz.view.files import refused
 from moeviz.view.frame import Frame
 from moeviz.view.memory import last_folder, remember_folder
 from moeviz.view.window import Window
@@ -125,6 +129,40 @@ def test_export_asks_before_it_replaces_and_keeps_a_wrong_name(qtbot: QtBot, win
     assert dialog.isVisible()  # another name was given meanwhile
     dialog.save.click()
     assert dialog.result() == ExportDialog.DialogCode.Accepted
+
+
+def test_nobody_is_asked_to_give_up_a_run_for_a_file_that_cannot_be_opened(
+    qtbot: QtBot, window: Window, tmp_path: Path
+) -> None:
+    model, trace = tmp_path / "model.safetensors", tmp_path / "run.zarr"
+    window.send(SaveModel(str(model)))
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    app.save_trace(str(trace), SMALL, None, (make_snapshot(step=1),), (), lambda done, total: None)
+    whole = model.read_bytes()
+    bad = {
+        "cut.safetensors": whole[:-1],
+        "head.safetensors": whole[:60],
+        "empty.safetensors": b"",
+        "text.safetensors": b"This is no model at all.",
+        "list.safetensors": (2).to_bytes(8, "little") + b"[]",
+    }
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    for name, content in {"bad.zarr": b"{", "other.zarr": b'{"attributes": {}}'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "zarr.json").write_bytes(content)
+    trained(qtbot, window)
+    for name in (*bad, "bad.zarr", "other.zarr", "gone.zarr", "gone.safetensors"):
+        window.notices.hide()
+        window.files.open_paths([str(tmp_path / name)])
+        assert not window.question.open
+        assert name in window.notices.words.text()
+        assert not window.notices.isHidden()
+    for path in (model, tmp_path, trace):  # a folder that holds a model is one, too
+        assert refused(str(path)) == ""
+        window.files.open_paths([str(path)])
+        assert window.question.open
+        window.question.no.click()
 
 
 # ---- the end

@@ -1,5 +1,6 @@
 """Whatever of the window reads or writes a file: the dialogs, what is dropped, what the command line names."""
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,6 +36,34 @@ def kind_of(path: str) -> Kind:
     if place.suffix == ".json" and place.is_file() and place.stat().st_size < SETTINGS_BYTES:
         return "settings"
     return "text"
+
+
+def refused(path: str) -> str:
+    """Why a model or a trace cannot be opened, as far as its head tells; empty if it may be: whoever would give up a
+    run for it is to know before. Whether it can be used in full is found when it is read."""
+    place, kind = Path(path), kind_of(path)
+    try:
+        if kind == "model":
+            _check_safetensors(place / "model.safetensors" if place.is_dir() else place)
+        elif not isinstance(json.loads((place / "zarr.json").read_bytes())["attributes"]["format"], str):
+            raise ValueError
+    except OSError as error:
+        return f"The {kind} {path} cannot be read: {error.strerror or error}; choose another."
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{path} is damaged, or no {kind}; choose another."
+    return ""
+
+
+def _check_safetensors(path: Path) -> None:
+    """ValueError if the head does not fit the file: its length (8 bytes), the head itself (JSON), then the numbers."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        room = path.stat().st_size - 8 - size
+        if room < 0:
+            raise ValueError
+        head = json.loads(file.read(size))
+    if max((part["data_offsets"][1] for name, part in head.items() if name != "__metadata__"), default=0) != room:
+        raise ValueError
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +140,7 @@ class Files:
             self.open_model(path)
 
     def open_model(self, path: str) -> None:
-        self.window.if_not_lost(f"Opening {Path(path).name}", "Open", lambda: self._open_model(path))
+        self._if_not_lost(path, lambda: self._open_model(path))
 
     def _open_model(self, path: str) -> None:
         window, title = self.window, f"Opening {Path(path).name}"
@@ -128,7 +157,14 @@ class Files:
     def open_trace(self, path: str) -> None:
         """Show a recording in place of the model, once it could be read."""
         title = f"Opening {Path(path).name}"
-        self.window.if_not_lost(title, "Open", lambda: self.window.start(self.window.make_trace(path), title))
+        self._if_not_lost(path, lambda: self.window.start(self.window.make_trace(path), title))
+
+    def _if_not_lost(self, path: str, do: Callable[[], object]) -> None:
+        """Nobody is asked to give up a run for a file that cannot be opened."""
+        if self.window.at_stake and (why := refused(path)):
+            self.window.tell(why)
+        else:
+            self.window.if_not_lost(f"Opening {Path(path).name}", "Open", do)
 
     def ask_text_file(self) -> None:
         if path := self._ask_open("Open own text", "All files (*)"):
