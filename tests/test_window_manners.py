@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QPoint, QPointF, QSettings
-from PySide6.QtGui import QCloseEvent
+from PySide6.QtGui import QCloseEvent, QColor
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QFileDialog, QWidget
 from pytestqt.qtbot import QtBot
@@ -19,6 +19,7 @@ from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.files import refused
 from moeviz.view.frame import Frame
 from moeviz.view.memory import last_folder, remember_folder
+from moeviz.view.theme import THEMES
 from moeviz.view.window import Window
 
 
@@ -163,6 +164,26 @@ def test_nobody_is_asked_to_give_up_a_run_for_a_file_that_cannot_be_opened(
         window.files.open_paths([str(path)])
         assert window.question.open
         window.question.no.click()
+
+
+# ---- how it looks
+def test_a_theme_reaches_the_frame_the_title_bars_and_the_scroll_bars(qtbot: QtBot, window: Window) -> None:
+    frame = Frame(window.memory)
+    qtbot.addWidget(frame)
+    frame.hold(window)
+    frame.show()
+    bar = window.controls.verticalScrollBar()
+    for name in ("light", "dark"):
+        window.set_theme(name)
+        picture = frame.grab().toImage()
+        edge = bar.mapTo(frame, QPoint(1, bar.height() - 1))  # below the handle
+        title = window.docks["load"].titleBarWidget()
+        assert title is not None
+        wanted = QColor(THEMES[name].window)
+        assert picture.pixelColor(edge) == wanted
+        assert picture.pixelColor(title.mapTo(frame, QPoint(1, 1))) == wanted
+        assert frame.palette().window().color() == window.palette().window().color() == wanted
+    frame.takeCentralWidget()  # it is closed by itself
 
 
 # ---- the end

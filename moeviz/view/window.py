@@ -285,6 +285,8 @@ class Window(QMainWindow):
         app = QApplication.instance()
         assert isinstance(app, QApplication)
         themes.apply(app, self.theme)
+        for widget in (self, self.window()):  # the frame has colours of its own from before there was an application's
+            widget.setPalette(themes.palette(self.theme))
         self.notices.wear(self.theme)
         self.question.wear(self.theme)
         for panel in self.panels.values():
