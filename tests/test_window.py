@@ -189,7 +189,7 @@ def test_a_model_knob_asks_before_it_restarts_a_trained_model(qtbot: QtBot, wind
     assert "Layers 2 → 4, Width 16 → 32" in window.question.words.text()
     turn(window, "routing.k", 3)  # what is live acts meanwhile, and leaves the wish alone
     train(qtbot, window, 2)
-    assert window.settings.routing.k == 3
+    qtbot.waitUntil(lambda: window.settings.routing.k == 3, timeout=WAIT)  # news from before may be on their way
     assert (shown(window, "model.layers"), layers(window)) == (4, 2)
     window.question.no.click()
     assert shown(window, "model.layers") == 2

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QPoint, QPointF, QSettings
+from PySide6.QtCore import QPoint, QPointF, QSettings, Qt
 from PySide6.QtGui import QCloseEvent, QColor
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QFileDialog, QWidget
@@ -184,6 +184,39 @@ def test_a_theme_reaches_the_frame_the_title_bars_and_the_scroll_bars(qtbot: QtB
         assert picture.pixelColor(title.mapTo(frame, QPoint(1, 1))) == wanted
         assert frame.palette().window().color() == window.palette().window().color() == wanted
     frame.takeCentralWidget()  # it is closed by itself
+
+
+# ---- messages
+def test_messages_move_nothing_and_go(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    before = [dock.geometry() for dock in window.docks.values()]
+    window.notices.passing.setInterval(50)
+    window.tell("Something is wrong.")
+    trained(qtbot, window)
+    window.restart()
+    qtbot.waitUntil(lambda: window.question.isVisible() and window.notices.isVisible(), timeout=WAIT)
+    assert [dock.geometry() for dock in window.docks.values()] == before
+    floor = window.messages.geometry()
+    assert floor.bottom() < window.timeline.parentWidget().y()
+    assert window.notices.geometry().bottom() < window.question.geometry().top()
+    for size in ((900, 640), (1280, 720)):
+        window.resize(*size)
+        qtbot.waitUntil(lambda: window.messages.y() < window.timeline.parentWidget().y(), timeout=WAIT)
+        assert window.rect().contains(window.messages.geometry())
+    window.tell("Something else is wrong.")
+    qtbot.keyClick(window, Qt.Key.Key_Escape)  # the newest first
+    assert window.notices.isHidden()
+    assert window.question.open
+    qtbot.keyClick(window, Qt.Key.Key_Escape)
+    assert not window.question.open
+    assert not window.messages.isVisible()
+    window.files.export_to("load", str(tmp_path / "load.csv"))
+    qtbot.waitUntil(lambda: "Exported" in window.notices.words.text(), timeout=WAIT)
+    qtbot.waitUntil(window.notices.isHidden, timeout=WAIT)
+    window.tell("Done.", passing=True)
+    window.tell("Wrong.")
+    assert not window.notices.passing.isActive()
+    window.tell("a long sentence " * 60)
+    assert window.notices.words.height() >= window.notices.words.heightForWidth(window.notices.words.width())
 
 
 # ---- the end

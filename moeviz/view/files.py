@@ -224,7 +224,7 @@ class Files:
                 self.window.tell(f"Cannot write the settings to {path}: {error.strerror}; choose another folder.")
             else:
                 self.wrote(path)
-                self.window.tell(f"Saved to {path}.")
+                self.window.tell(f"Saved to {path}.", passing=True)
 
     def copy_settings(self) -> None:
         QGuiApplication.clipboard().setText(self.window.settings.to_json())

@@ -60,7 +60,7 @@ from moeviz.view.dashboard import make_panels
 from moeviz.view.docks import lay_out, make_dock
 from moeviz.view.files import Files, kind_of, sort_paths
 from moeviz.view.menus import make_menus
-from moeviz.view.notices import Notices, Question
+from moeviz.view.notices import Messages
 from moeviz.view.status import Progress, Status
 from moeviz.view.theme import GRID, THEMES
 
@@ -157,17 +157,12 @@ class Window(QMainWindow):
         self.docks["controls"] = make_dock("Knobs", self.controls, "controls")
         self.files = Files(self)
         self._make_bar(device)
-        self.addToolBarBreak()
-        self.notices = Notices()
-        self.addToolBar(self.notices)
-        self.addToolBarBreak()
-        self.question = Question()
-        self.addToolBar(self.question)
         # the docks are all there is: a centre with any width would part them
         centre = QWidget()
         centre.setMaximumSize(0, 0)
         self.setCentralWidget(centre)
-        self._make_timeline()
+        self.messages = Messages(self, self._make_timeline())
+        self.notices, self.question = self.messages.notices, self.messages.question
         actions = make_menus(self)
         self.train_action, self.step_action, self.restart_action = (actions[n] for n in ("train", "step", "restart"))
         self.train_button.setDefaultAction(self.train_action)
@@ -230,7 +225,7 @@ class Window(QMainWindow):
         self.probe_line.returnPressed.connect(lambda: self.send(SetProbe(self.probe_line.text().replace("↵", "\n"))))
         bar.addWidget(self.probe_line)
 
-    def _make_timeline(self) -> None:
+    def _make_timeline(self) -> QToolBar:
         bar = QToolBar("Timeline")
         bar.setObjectName("timeline")
         bar.setMovable(False)
@@ -246,6 +241,7 @@ class Window(QMainWindow):
         bar.addWidget(QLabel("Timeline "))
         bar.addWidget(self.timeline)
         bar.addWidget(self.when)
+        return bar
 
     def reset_layout(self) -> None:
         lay_out(self, self.docks)
@@ -261,8 +257,6 @@ class Window(QMainWindow):
         state = self.memory.value("layout")
         if isinstance(state, QByteArray):
             self.restoreState(state, LAYOUT_VERSION)
-        self.notices.hide()
-        self.question.hide()
 
     def closeEvent(self, event: QCloseEvent) -> None:
         if self.runner.errand_work and not self._closing:
@@ -535,7 +529,7 @@ class Window(QMainWindow):
             if isinstance(letter, Failure):
                 self._fail(letter)
             elif isinstance(letter, Told):
-                self.tell(letter.sentence)
+                self.tell(letter.sentence, passing=letter.done)
                 if letter.done:
                     self.files.wrote()
             else:
@@ -592,14 +586,14 @@ class Window(QMainWindow):
         if update.saved:
             self._safe_step = update.step
             self.files.wrote(update.saved)
-            self.tell(f"Saved to {update.saved}.")
+            self.tell(f"Saved to {update.saved}.", passing=True)
             if self._close_when_saved:
                 QTimer.singleShot(0, self.window().close)  # not amid the news
         if update.notice or update.saved:
             self._close_when_saved = False
         left_out, self._left_out = self._left_out, ""
         if update.notice or left_out:
-            self.tell(f"{update.notice} {left_out}".strip())
+            self.tell(f"{update.notice} {left_out}".strip(), passing=bool(update.film) and not left_out)
         self.facts = update.facts
         if update.devices:
             self._show_devices(update.devices)
@@ -704,9 +698,9 @@ class Window(QMainWindow):
             return Progress("Training steps", steps - left, steps, began, self.pause)
         return None
 
-    def tell(self, sentence: str, details: str = "") -> None:
-        """Say something in the window; the window goes on."""
-        self.notices.tell(sentence, details)
+    def tell(self, sentence: str, details: str = "", *, passing: bool = False) -> None:
+        """Say something in the window; the window goes on. `passing`: it went well, so it goes by itself."""
+        self.notices.tell(sentence, details, passing=passing)
 
     def _fail(self, failure: Failure) -> None:
         if not failure.ended:
@@ -733,10 +727,10 @@ class Window(QMainWindow):
             self.layer_box.setCurrentIndex(selection.layer)
 
     def let_go(self) -> None:
-        """Of the question, of the widget that has the keys, and of the selection."""
-        if self.question.open:
-            self.question.answer(False)
-        elif not self.hasFocus():
+        """Of the newest message; without one, of the widget that has the keys, and of the selection."""
+        if self.messages.dismiss():
+            return
+        if not self.hasFocus():
             self.setFocus()
         self.select(Selection(self.pinned.layer))
 
