@@ -282,7 +282,7 @@ def test_a_model_knob_asks_before_it_restarts_a_trained_model(qtbot: QtBot, wind
     assert "Layers 2 → 4, Width 16 → 32" in window.question.words.text()
     turn(window, "routing.k", 3)  # what is live acts meanwhile, and leaves the wish alone
     train(qtbot, window, 2)
-    assert window.settings.routing.k == 3
+    qtbot.waitUntil(lambda: window.settings.routing.k == 3, timeout=WAIT)  # news from before may be on their way
     assert (shown(window, "model.layers"), layers(window)) == (4, 2)
     window.question.no.click()
     assert shown(window, "model.layers") == 2
@@ -752,6 +752,7 @@ def test_the_export_dialog_offers_sizes_and_remembers_them(qtbot: QtBot, window:
         wanted = tuple(round(side * scale) for side in panel.picture_size().toTuple())  # type: ignore[attr-defined]
         assert dialog.hint.text().startswith(f"{wanted[0]:,} x {wanted[1]:,} pixels")
         dialog.accept()
+        dialog.accept()  # the second picture replaces the first
         window.files.export_to("load", dialog.path, scale=dialog.scale, light=dialog.light)
         qtbot.waitUntil(lambda: "Exported" in window.notices.words.text(), timeout=WAIT)
         qtbot.waitUntil(lambda: window.runner.idle, timeout=WAIT)
@@ -762,7 +763,7 @@ def test_the_export_dialog_offers_sizes_and_remembers_them(qtbot: QtBot, window:
     assert (again.pixels.currentText(), again.light) == ("print, 300 dpi", True)
     assert again.path == str(tmp_path / "losses.png")
     again.file.setText(str(tmp_path / "load.png"))
-    assert "will be replaced" in again.hint.text()
+    assert "would be replaced" in again.hint.text()
     again.file.setText(str(tmp_path / "load.gif"))
     assert "must end in .png" in again.hint.text()
 
@@ -880,7 +881,7 @@ def test_a_broken_trace_is_told_and_the_run_goes_on(qtbot: QtBot, window: Window
     train(qtbot, window, 2)
     (tmp_path / "zarr.json").write_text("{")
     window.files.open_paths([str(tmp_path)])
-    window.question.yes.click()
+    assert not window.question.open
     qtbot.waitUntil(window.notices.isVisible, timeout=WAIT)
     assert "Traceback" not in window.notices.words.text()
     train(qtbot, window, 2)

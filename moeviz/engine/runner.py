@@ -201,7 +201,7 @@ class Runner:
     def _do(self, do: Callable[[Report], str], work: Work) -> None:
         try:
             if sentence := do(work.report):
-                self.mailbox.post(Told(sentence))
+                self.mailbox.post(Told(sentence, done=True))
         except UserError as error:
             self.mailbox.post(Told(str(error)))
         except Exception as error:  # noqa: BLE001 - nothing that happens here may vanish

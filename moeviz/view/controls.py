@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 
 from PySide6.QtCore import QEvent, QObject, QSignalBlocker, Qt, Signal
-from PySide6.QtGui import QMouseEvent
 from PySide6.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -178,6 +177,10 @@ class Row(QObject):
                 widget.setAccessibleName(knob.title)
         self.words.setToolTip(tip)
         self.label.installEventFilter(self)
+        for widget in (self.field, self.slider):
+            if widget is not None:
+                widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)  # not by the wheel
+                widget.installEventFilter(self)
 
     def _number(self, kind: type) -> QWidget:
         low, high = self.knob.low or 0, self.knob.high or 0
@@ -273,8 +276,12 @@ class Row(QObject):
         return "empty" if value == "" else value if isinstance(value, str) else f"{value:g}"
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        if isinstance(event, QMouseEvent) and event.type() == QEvent.Type.MouseButtonDblClick:
+        kind = event.type()
+        if kind == QEvent.Type.MouseButtonDblClick and watched is self.label:
             self._ask(self.key, self.default)
+            return True
+        if kind == QEvent.Type.Wheel and isinstance(watched, QWidget) and not watched.hasFocus():
+            event.ignore()  # it is for what scrolls around the knob
             return True
         return False
 

@@ -1,5 +1,7 @@
 """Whatever of the window reads or writes a file: the dialogs, what is dropped, what the command line names."""
 
+import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +15,7 @@ from moeviz.domain.messages import OpenModel, Report, SaveModel, UserError
 from moeviz.domain.settings import Settings, SettingsError
 from moeviz.view.export import painted, picture_size
 from moeviz.view.export_dialog import ExportDialog
+from moeviz.view.memory import last_folder, remember_folder
 from moeviz.view.theme import THEMES
 
 if TYPE_CHECKING:
@@ -33,6 +36,34 @@ def kind_of(path: str) -> Kind:
     if place.suffix == ".json" and place.is_file() and place.stat().st_size < SETTINGS_BYTES:
         return "settings"
     return "text"
+
+
+def refused(path: str) -> str:
+    """Why a model or a trace cannot be opened, as far as its head tells; empty if it may be: whoever would give up a
+    run for it is to know before. Whether it can be used in full is found when it is read."""
+    place, kind = Path(path), kind_of(path)
+    try:
+        if kind == "model":
+            _check_safetensors(place / "model.safetensors" if place.is_dir() else place)
+        elif not isinstance(json.loads((place / "zarr.json").read_bytes())["attributes"]["format"], str):
+            raise ValueError
+    except OSError as error:
+        return f"The {kind} {path} cannot be read: {error.strerror or error}; choose another."
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{path} is damaged, or no {kind}; choose another."
+    return ""
+
+
+def _check_safetensors(path: Path) -> None:
+    """ValueError if the head does not fit the file: its length (8 bytes), the head itself (JSON), then the numbers."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        room = path.stat().st_size - 8 - size
+        if room < 0:
+            raise ValueError
+        head = json.loads(file.read(size))
+    if max((part["data_offsets"][1] for name, part in head.items() if name != "__metadata__"), default=0) != room:
+        raise ValueError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +95,32 @@ class Files:
     def __init__(self, window: "Window") -> None:
         self.window = window
         self.memory = window.memory
+        self._writing = ""  # the file that an errand writes
 
     # ---- dialogs
     def _ask_open(self, title: str, filters: str) -> str:
-        return self._remembered(QFileDialog.getOpenFileName(self.window, title, self._folder(), filters)[0])
+        return self._found(QFileDialog.getOpenFileName(self.window, title, self._folder(), filters)[0])
 
     def _ask_folder(self, title: str) -> str:
-        return self._remembered(QFileDialog.getExistingDirectory(self.window, title, self._folder()))
+        return self._found(QFileDialog.getExistingDirectory(self.window, title, self._folder()))
 
     def _ask_save(self, title: str, name: str, filters: str) -> str:
-        start = str(Path(self._folder()) / name)
-        return self._remembered(QFileDialog.getSaveFileName(self.window, title, start, filters)[0])
+        start = str(last_folder(self.memory) / name)
+        return QFileDialog.getSaveFileName(self.window, title, start, filters)[0]
 
     def _folder(self) -> str:
-        return str(self.memory.value("folder", ""))
+        return str(last_folder(self.memory))
 
-    def _remembered(self, path: str) -> str:
-        if path:
-            self.memory.setValue("folder", str(Path(path).parent))
+    def _found(self, path: str) -> str:
+        """The next dialog begins there, if it can be read."""
+        if path and os.access(path, os.R_OK):
+            remember_folder(self.memory, path)
         return path
+
+    def wrote(self, path: str = "") -> None:
+        """A file has been written, without a path the one of the errand: the next dialog begins there."""
+        if path or self._writing:
+            remember_folder(self.memory, path or self._writing)
 
     # ---- opening
     def open_paths(self, paths: list[str]) -> None:
@@ -102,7 +140,7 @@ class Files:
             self.open_model(path)
 
     def open_model(self, path: str) -> None:
-        self.window.if_not_lost(f"Opening {Path(path).name}", "Open", lambda: self._open_model(path))
+        self._if_not_lost(path, lambda: self._open_model(path))
 
     def _open_model(self, path: str) -> None:
         window, title = self.window, f"Opening {Path(path).name}"
@@ -119,7 +157,14 @@ class Files:
     def open_trace(self, path: str) -> None:
         """Show a recording in place of the model, once it could be read."""
         title = f"Opening {Path(path).name}"
-        self.window.if_not_lost(title, "Open", lambda: self.window.start(self.window.make_trace(path), title))
+        self._if_not_lost(path, lambda: self.window.start(self.window.make_trace(path), title))
+
+    def _if_not_lost(self, path: str, do: Callable[[], object]) -> None:
+        """Nobody is asked to give up a run for a file that cannot be opened."""
+        if self.window.at_stake and (why := refused(path)):
+            self.window.tell(why)
+        else:
+            self.window.if_not_lost(f"Opening {Path(path).name}", "Open", do)
 
     def ask_text_file(self) -> None:
         if path := self._ask_open("Open own text", "All files (*)"):
@@ -139,9 +184,12 @@ class Files:
             window.start(window.make_session(settings, window.device, None), f"Reading {Path(path).name}")
 
     # ---- saving
-    def save_model(self) -> None:
-        if path := self._ask_save("Save model", "model.safetensors", "Models (*.safetensors)"):
+    def save_model(self) -> bool:
+        """Ask where; False if nowhere."""
+        path = self._ask_save("Save model", "model.safetensors", "Models (*.safetensors)")
+        if path:
             self.window.send(SaveModel(path), f"Saving {Path(path).name}")
+        return bool(path)
 
     def save_run(self) -> None:
         if path := self._ask_save("Save run as trace", "trace.zarr", "Traces (*.zarr)"):
@@ -157,7 +205,9 @@ class Files:
         self._errand(partial(window.save_trace, path, window.settings, history.log(), film, marks), "Saving", path)
 
     def _errand(self, do: Callable[[Report], str], verb: str, path: str) -> None:
-        if not self.window.runner.errand(do, f"{verb} {Path(path).name}"):
+        if self.window.runner.errand(do, f"{verb} {Path(path).name}"):
+            self._writing = path
+        else:
             self.window.tell(BUSY)
         self.window.watch()
 
@@ -173,7 +223,8 @@ class Files:
             except OSError as error:
                 self.window.tell(f"Cannot write the settings to {path}: {error.strerror}; choose another folder.")
             else:
-                self.window.tell(f"Saved to {path}.")
+                self.wrote(path)
+                self.window.tell(f"Saved to {path}.", passing=True)
 
     def copy_settings(self) -> None:
         QGuiApplication.clipboard().setText(self.window.settings.to_json())

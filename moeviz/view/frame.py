@@ -1,6 +1,8 @@
 """What is on the screen at once: the program's window, still empty, in its colours and where it was last time.
 It imports nothing but Qt, so that nothing delays it; the content moves in when it is built."""
 
+from collections.abc import Callable
+
 from PySide6.QtCore import QByteArray, QSettings, Signal
 from PySide6.QtGui import QCloseEvent, QGuiApplication, QKeySequence, QPaintEvent, QShortcut
 from PySide6.QtWidgets import QMainWindow, QWidget
@@ -15,6 +17,7 @@ class Frame(QMainWindow):
         super().__init__()
         self.memory = memory
         self._painted = False
+        self._may_close: Callable[[], bool] = lambda: True
         self.setWindowTitle("moeviz")
         self.setPalette(palette(THEMES.get(str(memory.value("theme")), THEMES["dark"])))
         room = QGuiApplication.primaryScreen().availableSize()
@@ -24,8 +27,9 @@ class Frame(QMainWindow):
         if isinstance(geometry, QByteArray):
             self.restoreGeometry(geometry)
 
-    def hold(self, content: QWidget) -> None:
-        """Show the content instead of nothing, and be closed with it."""
+    def hold(self, content: QWidget, may_close: Callable[[], bool] = lambda: True) -> None:
+        """Show the content instead of nothing, and be closed with it; `may_close` may ask a person who closes it."""
+        self._may_close = may_close
         self._quit.deleteLater()  # the content has its own, and of two neither would act
         content.windowTitleChanged.connect(self.setWindowTitle)
         self.setWindowTitle(content.windowTitle())
@@ -40,7 +44,5 @@ class Frame(QMainWindow):
     def closeEvent(self, event: QCloseEvent) -> None:
         self.memory.setValue("geometry", self.saveGeometry())
         content = self.centralWidget()
-        if content is None or content.close():
-            event.accept()
-        else:
-            event.ignore()
+        asked = event.spontaneous()  # by a person; the program itself closes without a question
+        event.setAccepted((not asked or self._may_close()) and (content is None or content.close()))

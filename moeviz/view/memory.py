@@ -1,5 +1,6 @@
 """What is remembered from one start to the next: a small file in the user's configuration folder."""
 
+import os
 from pathlib import Path
 
 import platformdirs
@@ -15,3 +16,19 @@ def memory(path: Path | None = None) -> QSettings:
         file.replace(file.with_suffix(".broken"))
         found = QSettings(str(file), QSettings.Format.IniFormat)
     return found
+
+
+def last_folder(store: QSettings) -> Path:
+    """Where a file was last read or written; the home folder if that one cannot be listed any more."""
+    folder = Path(str(store.value("folder", "")) or Path.home())
+    try:
+        with os.scandir(folder) as found:
+            next(found, None)
+    except OSError:
+        return Path.home()
+    return folder
+
+
+def remember_folder(store: QSettings, path: str) -> None:
+    """Of a file that was read or written: call it after that has succeeded."""
+    store.setValue("folder", str(Path(path).parent))

@@ -45,7 +45,7 @@ def menus(window: "Window") -> dict[str, list[Item | None]]:
             None,
             Item("Export dashboard…", "Ctrl+E", partial(files.export, "dashboard", "pdf")),
             None,
-            Item("Quit", "Ctrl+Q", lambda: window.window().close()),
+            Item("Quit", "Ctrl+Q", window.quit),
         ],
         "&Edit": [
             Item("Undo", "Ctrl+Z", partial(window.undo_change, False), "undo"),

@@ -1,51 +1,106 @@
-"""The bars under the main bar: what there is to tell, and a question that stops nothing while it waits."""
+"""What there is to tell, and a question that stops nothing while it waits. Both lie over the panels, at their lower
+edge, so that nothing moves under the mouse."""
 
+import time
 from collections.abc import Callable
 
-from PySide6.QtCore import Qt
-from PySide6.QtGui import QGuiApplication, QResizeEvent
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QToolBar, QToolButton, QWidget
+from PySide6.QtCore import QEvent, QObject, Qt, QTimer, Signal
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QToolButton, QVBoxLayout, QWidget
 
 from moeviz.view.theme import GRID, Theme
 
+WIDEST = 120 * GRID
+PASSING_MS = 6000  # how long what went well is told
 
-class _Bar(QToolBar):
+
+class Messages(QWidget):
+    """The notice and the question, one over the other, above `floor`, a widget of the same window."""
+
+    def __init__(self, parent: QWidget, floor: QWidget) -> None:
+        super().__init__(parent)
+        self.notices, self.question = Notices(), Question()
+        self._window, self._floor = parent, floor
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(GRID // 2)
+        for bar in (self.notices, self.question):
+            layout.addWidget(bar)
+            bar.changed.connect(self.fit)
+        floor.installEventFilter(self)  # it moves whenever the window's size changes
+        self.fit()
+
+    def dismiss(self) -> bool:
+        """Take the newest away, a question with its no; False if there is nothing."""
+        there = [bar for bar in (self.notices, self.question) if not bar.isHidden()]
+        if there:
+            max(there, key=lambda bar: bar.since).dismiss()
+        return bool(there)
+
+    def fit(self) -> None:
+        """As wide and high as the words need."""
+        there = [bar for bar in (self.notices, self.question) if not bar.isHidden()]
+        self.setVisible(bool(there))
+        if there:
+            room = min(self._window.width() - 4 * GRID, WIDEST)
+            width = min(max(bar.wanted_width() for bar in there), room)
+            height = sum(bar.fit(width) for bar in there) + (len(there) - 1) * GRID // 2
+            left = (self._window.width() - width) // 2
+            self.setGeometry(left, self._floor.y() - height - GRID, width, height)
+            self.raise_()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() in (QEvent.Type.Move, QEvent.Type.Resize):
+            self.fit()
+        return False
+
+
+class _Bar(QFrame):
     """A sentence with buttons after it."""
 
-    def __init__(self, title: str, name: str) -> None:
-        super().__init__(title)
-        self.setObjectName(name)
-        self.setMovable(False)
-        self.toggleViewAction().setVisible(False)  # it comes and goes by itself
-        self.banner = QWidget()
-        self.banner.setObjectName("banner")
-        self._line = QHBoxLayout(self.banner)
-        self._line.setContentsMargins(GRID, 0, GRID, 0)
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("banner")
+        self.setAutoFillBackground(True)
+        self.since = 0.0
+        self._line = QHBoxLayout(self)
+        self._line.setContentsMargins(2 * GRID, GRID // 2, GRID, GRID // 2)
+        self._line.setSpacing(GRID)
         self.words = QLabel()
         self.words.setWordWrap(True)
         self.words.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._line.addWidget(self.words, 1)
-        self.addWidget(self.banner)
+        self._buttons: list[QToolButton] = []
         self.hide()
 
     def say(self, sentence: str) -> None:
+        self.since = time.monotonic()
         self.words.setText(sentence)
         self.show()
-        self._fit()
 
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        self._fit()
+    def setVisible(self, on: bool) -> None:
+        super().setVisible(on)
+        self.changed.emit()
 
-    def _fit(self) -> None:
-        """As high as the words need at this width: a tool bar does not ask a label that wraps."""
-        layout = self.banner.layout()
-        assert layout is not None
-        layout.activate()
-        beside = sum(button.sizeHint().width() + GRID for button in self.banner.findChildren(QToolButton))
-        room = max(self.width() - beside - 6 * GRID, 100)
-        buttons = max(button.sizeHint().height() for button in self.banner.findChildren(QToolButton))
-        self.banner.setFixedHeight(max(self.words.heightForWidth(room), buttons) + GRID)
+    def dismiss(self) -> None:
+        raise NotImplementedError
+
+    def wanted_width(self) -> int:
+        """With the sentence in one line."""
+        return self.fontMetrics().horizontalAdvance(self.words.text()) + self._beside() + GRID
+
+    def fit(self, width: int) -> int:
+        """Take the height that the words need at this width, which is returned."""
+        button = max(button.sizeHint().height() for button in self._buttons)
+        height = max(self.words.heightForWidth(width - self._beside()), button) + 2 * GRID
+        self.setFixedHeight(height)
+        return height
+
+    def _beside(self) -> int:
+        """What is beside the words."""
+        return 4 * GRID + sum(b.sizeHint().width() + GRID for b in self._buttons if not b.isHidden())
 
     def _button(self, text: str, run: Callable[[], object]) -> QToolButton:
         button = QToolButton()
@@ -53,41 +108,61 @@ class _Bar(QToolBar):
         button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         button.clicked.connect(lambda: run())
         self._line.addWidget(button)
+        self._buttons.append(button)
         return button
 
     def wear(self, theme: Theme) -> None:
-        self.banner.setStyleSheet(
-            f"#banner {{ background: {theme.raised}; border-left: 4px solid {theme.warn}; }}"
+        self.setStyleSheet(
+            f"#banner {{ background: {theme.raised}; border: 1px solid {theme.line};"
+            f"           border-left: 4px solid {theme.warn}; border-radius: 4px; }}"
             f"QToolButton {{ color: {theme.text}; border: 1px solid {theme.line}; padding: 2px 8px; }}"
             f"QToolButton:hover, QToolButton:focus {{ border-color: {theme.accent}; }}"
         )
-        self._fit()
 
 
 class Notices(_Bar):
-    """What went wrong or was done, until it is dismissed or something newer is told."""
+    """What went wrong, until it is dismissed or something newer is told; what went well, for some seconds."""
 
     def __init__(self) -> None:
-        super().__init__("Notices", "notices")
+        super().__init__()
         self._details = ""
         self.copy = self._button("Copy details", lambda: QGuiApplication.clipboard().setText(self._details))
-        self._button("Dismiss", self.hide)
+        self.close_button = self._button("Dismiss", self.hide)
+        self.close_button.setToolTip("Esc")
+        self.passing = QTimer(self)
+        self.passing.setSingleShot(True)
+        self.passing.setInterval(PASSING_MS)
+        self.passing.timeout.connect(self._pass)
 
-    def tell(self, sentence: str, details: str = "") -> None:
+    def tell(self, sentence: str, details: str = "", *, passing: bool = False) -> None:
         self._details = details
         self.copy.setVisible(bool(details))
         self.say(sentence)
+        self.passing.stop()
+        if passing:
+            self.passing.start()
+
+    def dismiss(self) -> None:
+        self.hide()
+
+    def _pass(self) -> None:
+        if self.underMouse():  # it is being read, or copied
+            self.passing.start()
+        else:
+            self.hide()
 
 
 class Question(_Bar):
     """One question at a time; a newer one takes the place of an older one, whose answer is then no."""
 
     def __init__(self) -> None:
-        super().__init__("Question", "question")
+        super().__init__()
         self._then: Callable[[], object] = bool
         self._else: Callable[[], object] = bool
         self.lasting = False
+        self._also: Callable[[], object] = bool
         self.yes = self._button("", lambda: self.answer(True))
+        self.third = self._button("", self._take_third)
         self.no = self._button("", lambda: self.answer(False))
         self.yes.setToolTip("Ctrl+Enter")
         self.no.setToolTip("Esc")
@@ -101,19 +176,30 @@ class Question(_Bar):
         otherwise: Callable[[], object] = bool,
         *,
         lasting: bool = False,
+        third: tuple[str, Callable[[], object]] | None = None,
     ) -> None:
-        """`lasting`: it makes sense whichever model is shown."""
+        """`lasting`: it makes sense whichever model is shown. `third`: an answer besides, and what it does."""
         self.lasting = lasting
         self.yes.setText(yes)
         self.no.setText(no)
         self._then, self._else = then, otherwise
+        title, self._also = third or ("", bool)
+        self.third.setText(title)
+        self.third.setVisible(third is not None)
         self.say(sentence)
 
     @property
     def open(self) -> bool:
         return not self.isHidden()
 
+    def dismiss(self) -> None:
+        self.answer(False)
+
     def answer(self, yes: bool) -> None:
         if self.open:
             self.hide()
             (self._then if yes else self._else)()
+
+    def _take_third(self) -> None:
+        self.hide()
+        self._also()

@@ -64,7 +64,7 @@ from moeviz.view.docks import BEHIND, lay_out, make_dock
 from moeviz.view.files import Files, kind_of, sort_paths
 from moeviz.view.guide import Guide
 from moeviz.view.menus import make_menus
-from moeviz.view.notices import Notices, Question
+from moeviz.view.notices import Messages
 from moeviz.view.status import Progress, Status
 from moeviz.view.theme import GRID, THEMES
 
@@ -142,6 +142,7 @@ class Window(QMainWindow):
         self._goal = (0, 0.0)  # steps to train, and when that began
         self._asked = ("", 0.0)  # what the session was asked for, and when
         self._closing = False
+        self._close_when_saved = False
         self._run = 0  # which of the runs so far
         self._kept_at, self._unkept = time.monotonic(), list[StepLog]()
         self._kept_marks = 0
@@ -167,17 +168,12 @@ class Window(QMainWindow):
         self.docks |= {name: make_dock(self.panels[name].plot.title, self.panels[name], name) for name in BEHIND}
         self.files = Files(self)
         self._make_bar(device)
-        self.addToolBarBreak()
-        self.notices = Notices()
-        self.addToolBar(self.notices)
-        self.addToolBarBreak()
-        self.question = Question()
-        self.addToolBar(self.question)
         # the docks are all there is: a centre with any width would part them
         centre = QWidget()
         centre.setMaximumSize(0, 0)
         self.setCentralWidget(centre)
-        self._make_timeline()
+        self.messages = Messages(self, self._make_timeline())
+        self.notices, self.question = self.messages.notices, self.messages.question
         actions = make_menus(self)
         self.train_action, self.step_action, self.restart_action = (actions[n] for n in ("train", "step", "restart"))
         self.train_button.setDefaultAction(self.train_action)
@@ -243,7 +239,7 @@ class Window(QMainWindow):
         self.probe_line.returnPressed.connect(lambda: self.send(SetProbe(self.probe_line.text().replace("↵", "\n"))))
         bar.addWidget(self.probe_line)
 
-    def _make_timeline(self) -> None:
+    def _make_timeline(self) -> QToolBar:
         bar = QToolBar("Timeline")
         bar.setObjectName("timeline")
         bar.setMovable(False)
@@ -259,6 +255,7 @@ class Window(QMainWindow):
         bar.addWidget(QLabel("Timeline "))
         bar.addWidget(self.timeline)
         bar.addWidget(self.when)
+        return bar
 
     def reset_layout(self) -> None:
         lay_out(self, self.docks)
@@ -276,8 +273,6 @@ class Window(QMainWindow):
         if isinstance(state, QByteArray):
             self.restoreState(state, LAYOUT_VERSION)
         self.controls.more.setChecked(self.memory.value("more losses") == "true")
-        self.notices.hide()
-        self.question.hide()
         self.guide.hide()
 
     def closeEvent(self, event: QCloseEvent) -> None:
@@ -302,7 +297,8 @@ class Window(QMainWindow):
         app = QApplication.instance()
         assert isinstance(app, QApplication)
         themes.apply(app, self.theme)
-        self.window().setPalette(themes.palette(self.theme))  # the frame around it has one of its own
+        for widget in (self, self.window()):  # the frame has colours of its own from before there was an application's
+            widget.setPalette(themes.palette(self.theme))
         self.notices.wear(self.theme)
         self.question.wear(self.theme)
         for panel in self.panels.values():
@@ -483,6 +479,27 @@ class Window(QMainWindow):
             self._keep()  # one question at a time
         self.question.ask(sentence, yes, then, "Keep", otherwise)
 
+    # ---- the end
+    def quit(self) -> None:
+        if self.may_close():
+            self.window().close()
+
+    def may_close(self) -> bool:
+        """Whether closing now loses nothing. Else it is asked, and the answer closes the window."""
+        steps = self.at_stake
+        if not steps:
+            return True
+        self._keep()
+        sentence = f"Closing loses {_steps(steps)} that {_are(steps)} not saved."
+        close = self.window().close
+        self.question.ask(
+            sentence, "&Save and close…", self._save_and_close, "S&tay", third=("&Close without saving", close)
+        )
+        return False
+
+    def _save_and_close(self) -> None:
+        self._close_when_saved = self.files.save_model()
+
     # ---- knobs
     def change_knobs(self, values: Mapping[str, Value]) -> None:
         """What the user asks for. Live knobs act at once; those that start a trained model anew wait for an answer."""
@@ -551,7 +568,9 @@ class Window(QMainWindow):
             if isinstance(letter, Failure):
                 self._fail(letter)
             elif isinstance(letter, Told):
-                self.tell(letter.sentence)
+                self.tell(letter.sentence, passing=letter.done)
+                if letter.done:
+                    self.files.wrote()
             else:
                 self._take(letter)
         if any(isinstance(letter, Update) for letter in news):
@@ -625,10 +644,15 @@ class Window(QMainWindow):
             self.survey = update.survey
         if update.saved:
             self._safe_step = update.step
-            self.tell(f"Saved to {update.saved}.")
+            self.files.wrote(update.saved)
+            self.tell(f"Saved to {update.saved}.", passing=True)
+            if self._close_when_saved:
+                QTimer.singleShot(0, self.window().close)  # not amid the news
+        if update.notice or update.saved:
+            self._close_when_saved = False
         left_out, self._left_out = self._left_out, ""
         if update.notice or left_out:
-            self.tell(f"{update.notice} {left_out}".strip())
+            self.tell(f"{update.notice} {left_out}".strip(), passing=bool(update.film) and not left_out)
         self.facts = update.facts
         if update.devices:
             self._show_devices(update.devices)
@@ -734,9 +758,9 @@ class Window(QMainWindow):
             return Progress("Training steps", steps - left, steps, began, self.pause)
         return None
 
-    def tell(self, sentence: str, details: str = "") -> None:
-        """Say something in the window; the window goes on."""
-        self.notices.tell(sentence, details)
+    def tell(self, sentence: str, details: str = "", *, passing: bool = False) -> None:
+        """Say something in the window; the window goes on. `passing`: it went well, so it goes by itself."""
+        self.notices.tell(sentence, details, passing=passing)
 
     def _fail(self, failure: Failure) -> None:
         if not failure.ended:
@@ -763,10 +787,10 @@ class Window(QMainWindow):
             self.layer_box.setCurrentIndex(selection.layer)
 
     def let_go(self) -> None:
-        """Of the question, of the widget that has the keys, and of the selection."""
-        if self.question.open:
-            self.question.answer(False)
-        elif not self.hasFocus():
+        """Of the newest message; without one, of the widget that has the keys, and of the selection."""
+        if self.messages.dismiss():
+            return
+        if not self.hasFocus():
             self.setFocus()
         self.select(Selection(self.pinned.layer))
 

@@ -1,0 +1,268 @@
+"""How the window behaves to somebody who does not know it: nothing is lost, moved or changed by surprise."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QPoint, QPointF, QSettings, Qt
+from PySide6.QtGui import QCloseEvent, QColor
+from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QFileDialog, QWidget
+from pytestqt.qtbot import QtBot
+from test_panels import make_snapshot
+from test_window import SMALL, WAIT, action, settled
+
+from moeviz import app
+from moeviz.app import make_window
+from moeviz.domain.messages import SaveModel
+from moeviz.view.export_dialog import ExportDialog
+from moeviz.view.files import refused
+from moeviz.view.frame import Frame
+from moeviz.view.memory import last_folder, remember_folder
+from moeviz.view.theme import THEMES
+from moeviz.view.window import Window
+
+
+@pytest.fixture
+def window(qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_in_text: object) -> Iterator[Window]:
+    monkeypatch.setattr("moeviz.moe.training.load_text", built_in_text)
+    store = QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat)
+    window = make_window(SMALL, store=store, runs=tmp_path / "runs")
+    qtbot.addWidget(window)
+    window.resize(1280, 720)
+    window.show()
+    window.start()
+    qtbot.waitUntil(lambda: window.snapshot is not None, timeout=WAIT)
+    yield window
+    window.close()
+    assert not window.runner.alive
+
+
+def trained(qtbot: QtBot, window: Window, steps: int = 3) -> None:
+    window.train_for(steps)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.at_stake == steps
+
+
+# ---- the wheel
+def turn_wheel(window: Window, widget: QWidget, notches: int = -1) -> None:
+    """Over the middle of the widget, the way that it comes from the screen."""
+    at = widget.mapTo(window, widget.rect().center())
+    QTest.wheelEvent(window.windowHandle(), QPointF(at), QPoint(0, 120 * notches))
+
+
+@pytest.mark.parametrize("key", ["routing.k", "routing.router", "routing.temperature"])
+def test_the_wheel_over_a_knob_scrolls_the_knobs_unless_it_has_the_focus(
+    qtbot: QtBot, window: Window, key: str
+) -> None:
+    row, bar = window.controls.rows[key], window.controls.verticalScrollBar()
+    window.activateWindow()
+    window.setFocus()
+    qtbot.waitUntil(window.hasFocus, timeout=WAIT)
+    before = window.settings
+    for widget in (row.field, row.slider):
+        if widget is not None:
+            bar.setValue(0)
+            turn_wheel(window, widget)
+            assert window.settings == before
+            assert not widget.hasFocus()
+            assert bar.value() > 0
+    bar.setValue(0)
+    row.field.setFocus()
+    turn_wheel(window, row.field)
+    assert window.settings != before
+
+
+# ---- files
+def test_a_folder_is_remembered_only_where_a_file_was_written(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = iter(["/proc/model.safetensors", str(tmp_path / "model.safetensors"), "/proc/s.json", "/proc/run.zarr"])
+    began: list[str] = []
+
+    def ask(parent: object, title: str, start: str, filters: str) -> tuple[str, str]:
+        began.append(str(Path(start).parent))
+        return next(names), ""
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", ask)
+    for save in (window.files.save_model, window.files.save_model, window.files.save_settings, window.files.save_run):
+        save()
+        qtbot.waitUntil(settled(window), timeout=WAIT)
+    window.files.export_to("load", "/proc/load.pdf")
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    home, here = str(Path.home()), str(tmp_path)
+    assert began == [home, home, here, here]
+    assert last_folder(window.memory) == tmp_path
+    window.files.export_to("load", str(tmp_path.parent / "load.csv"))
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    (tmp_path.parent / "load.csv").unlink()
+    assert last_folder(window.memory) == tmp_path.parent
+
+
+def test_a_folder_that_is_gone_gives_way_to_home(tmp_path: Path) -> None:
+    store = QSettings(str(tmp_path / "w.ini"), QSettings.Format.IniFormat)
+    assert last_folder(store) == Path.home()
+    remember_folder(store, str(tmp_path / "gone" / "a.png"))
+    assert last_folder(store) == Path.home()
+    (tmp_path / "gone").mkdir()
+    assert last_folder(store) == tmp_path / "gone"
+
+
+def test_export_asks_before_it_replaces_and_keeps_a_wrong_name(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    remember_folder(window.memory, str(tmp_path / "x"))
+    (tmp_path / "load.png").write_bytes(b"of somebody")
+    dialog = ExportDialog("load", "png", window.panels["load"].picture_size(), window.memory, window)
+    dialog.show()
+    for name, said in (
+        ("load.jpg", "The name must end in .png, .svg, .pdf or .csv."),
+        ("nowhere/load.png", f"There is no folder {tmp_path}/nowhere: choose another, or make it first."),
+        ("load.png", "load.png is there already: Replace writes over it."),
+    ):
+        dialog.file.setText(str(tmp_path / name))
+        dialog.save.click()
+        assert dialog.isVisible()
+        assert dialog.hint.text() == said
+    assert dialog.save.text() == "Replace"
+    dialog.file.setText(str(tmp_path / "other.png"))
+    assert dialog.save.text() == "Save"
+    dialog.file.setText(str(tmp_path / "load.png"))
+    dialog.save.click()
+    assert dialog.isVisible()  # another name was given meanwhile
+    dialog.save.click()
+    assert dialog.result() == ExportDialog.DialogCode.Accepted
+
+
+def test_nobody_is_asked_to_give_up_a_run_for_a_file_that_cannot_be_opened(
+    qtbot: QtBot, window: Window, tmp_path: Path
+) -> None:
+    model, trace = tmp_path / "model.safetensors", tmp_path / "run.zarr"
+    window.send(SaveModel(str(model)))
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    app.save_trace(str(trace), SMALL, None, (make_snapshot(step=1),), (), lambda done, total: None)
+    whole = model.read_bytes()
+    bad = {
+        "cut.safetensors": whole[:-1],
+        "head.safetensors": whole[:60],
+        "empty.safetensors": b"",
+        "text.safetensors": b"This is no model at all.",
+        "list.safetensors": (2).to_bytes(8, "little") + b"[]",
+    }
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    for name, content in {"bad.zarr": b"{", "other.zarr": b'{"attributes": {}}'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "zarr.json").write_bytes(content)
+    trained(qtbot, window)
+    for name in (*bad, "bad.zarr", "other.zarr", "gone.zarr", "gone.safetensors"):
+        window.notices.hide()
+        window.files.open_paths([str(tmp_path / name)])
+        assert not window.question.open
+        assert name in window.notices.words.text()
+        assert not window.notices.isHidden()
+    for path in (model, tmp_path, trace):  # a folder that holds a model is one, too
+        assert refused(str(path)) == ""
+        window.files.open_paths([str(path)])
+        assert window.question.open
+        window.question.no.click()
+
+
+# ---- how it looks
+def test_a_theme_reaches_the_frame_the_title_bars_and_the_scroll_bars(qtbot: QtBot, window: Window) -> None:
+    frame = Frame(window.memory)
+    qtbot.addWidget(frame)
+    frame.hold(window)
+    frame.show()
+    bar = window.controls.verticalScrollBar()
+    for name in ("light", "dark"):
+        window.set_theme(name)
+        picture = frame.grab().toImage()
+        edge = bar.mapTo(frame, QPoint(1, bar.height() - 1))  # below the handle
+        title = window.docks["load"].titleBarWidget()
+        assert title is not None
+        wanted = QColor(THEMES[name].window)
+        assert picture.pixelColor(edge) == wanted
+        assert picture.pixelColor(title.mapTo(frame, QPoint(1, 1))) == wanted
+        assert frame.palette().window().color() == window.palette().window().color() == wanted
+    frame.takeCentralWidget()  # it is closed by itself
+
+
+# ---- messages
+def test_messages_move_nothing_and_go(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    before = [dock.geometry() for dock in window.docks.values()]
+    window.notices.passing.setInterval(50)
+    window.tell("Something is wrong.")
+    trained(qtbot, window)
+    window.restart()
+    qtbot.waitUntil(lambda: window.question.isVisible() and window.notices.isVisible(), timeout=WAIT)
+    assert [dock.geometry() for dock in window.docks.values()] == before
+    floor = window.messages.geometry()
+    assert floor.bottom() < window.timeline.parentWidget().y()
+    assert window.notices.geometry().bottom() < window.question.geometry().top()
+    for size in ((900, 640), (1280, 720)):
+        window.resize(*size)
+        qtbot.waitUntil(lambda: window.messages.y() < window.timeline.parentWidget().y(), timeout=WAIT)
+        assert window.rect().contains(window.messages.geometry())
+    window.tell("Something else is wrong.")
+    qtbot.keyClick(window, Qt.Key.Key_Escape)  # the newest first
+    assert window.notices.isHidden()
+    assert window.question.open
+    qtbot.keyClick(window, Qt.Key.Key_Escape)
+    assert not window.question.open
+    assert not window.messages.isVisible()
+    window.files.export_to("load", str(tmp_path / "load.csv"))
+    qtbot.waitUntil(lambda: "Exported" in window.notices.words.text(), timeout=WAIT)
+    qtbot.waitUntil(window.notices.isHidden, timeout=WAIT)
+    window.tell("Done.", passing=True)
+    window.tell("Wrong.")
+    assert not window.notices.passing.isActive()
+    window.tell("a long sentence " * 60)
+    assert window.notices.words.height() >= window.notices.words.heightForWidth(window.notices.words.width())
+
+
+# ---- the end
+class ByAPerson(QCloseEvent):
+    def spontaneous(self) -> bool:
+        return True
+
+
+def test_closing_by_hand_asks_if_trained_steps_would_be_lost(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert window.may_close()  # there is nothing to lose
+    frame = Frame(window.memory)
+    qtbot.addWidget(frame)
+    frame.hold(window, window.may_close)
+    frame.show()
+    trained(qtbot, window)
+    event = ByAPerson()
+    frame.closeEvent(event)
+    assert not event.isAccepted()
+    assert window.question.words.text() == "Closing loses 3 steps that are not saved."
+    window.question.no.click()
+    assert window.runner.alive
+    action(window, "Quit").trigger()
+    assert window.question.open
+    names = iter(["", "/proc/model.safetensors", str(tmp_path / "model.safetensors")])
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (next(names), ""))
+    for _ in range(2):  # nowhere, and where nothing can be written
+        window.quit()
+        window.question.yes.click()
+        qtbot.waitUntil(settled(window), timeout=WAIT)
+        assert frame.isVisible()
+        assert window.at_stake == 3
+    window.train_action.trigger()  # it trains on while it is saved
+    qtbot.waitUntil(lambda: window.at_stake > 3, timeout=WAIT)
+    window.quit()
+    window.question.yes.click()
+    qtbot.waitUntil(lambda: not frame.isVisible(), timeout=WAIT)
+    assert not window.runner.alive
+    assert (tmp_path / "model.safetensors").stat().st_size > 1000
+
+
+def test_closing_without_saving(qtbot: QtBot, window: Window) -> None:
+    trained(qtbot, window)
+    window.quit()
+    assert window.isVisible()
+    window.question.third.click()
+    assert not window.isVisible()
+    assert not window.runner.alive
