@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from moeviz.domain.messages import Advance, Command, MakeSession, Report, Session, Update, UserError
 from moeviz.engine.mailbox import Failure, Letter, Mailbox, Told
@@ -104,6 +104,11 @@ class Runner:
     @property
     def alive(self) -> bool:
         return self._job is not None and self._job.alive
+
+    @property
+    def session(self) -> object:
+        """The session that commands go to; nothing answers those that went to another."""
+        return self._job
 
     @property
     def busy(self) -> bool:
@@ -226,7 +231,8 @@ class Runner:
                         job.training.clear()
                     continue
                 if command is not None and not job.ended.is_set():
-                    self._post(job, session.send(command))
+                    update = session.send(command)
+                    self._post(job, update and replace(update, answers=command))
                 job.answered += 1
         except StopIteration:
             pass

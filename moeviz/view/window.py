@@ -122,6 +122,7 @@ class Window(QMainWindow):
         self.runner, self.memory, self.make_session = runner, memory, make_session
         self.make_trace, self.save_trace, self.keeper = make_trace, save_trace, keeper
         self.settings = settings  # of the running model
+        self._unanswered: list[tuple[object, SetKnobs]] = []  # on their way to a session
         self.wanted: dict[str, Value] = {}  # knobs that would start the model anew, while the question is open
         self.of_trace = False  # what is shown is a recording
         self.survey: SurveyResult | None = None
@@ -488,7 +489,22 @@ class Window(QMainWindow):
         self.settings = self.settings.with_values(values)
         self._show_knobs()
         title = f"Reading {values['data.path'] or 'the built-in text'}" if "data.path" in values else "Working"
-        self.send(SetKnobs(values), title)
+        command = SetKnobs(values)
+        self._unanswered.append((self.runner.session, command))
+        self.send(command, title)
+
+    def _with_wishes(self, update: Update) -> Settings:
+        """What the session has, and on top of it what it was asked for since: an older update resets no knob."""
+        self._unanswered = [
+            (session, command)
+            for session, command in self._unanswered
+            if session is self.runner.session and command is not update.answers
+        ]
+        values = {key: value for _, command in self._unanswered for key, value in command.values.items()}
+        try:
+            return update.settings.with_values(values)
+        except SettingsError:  # the session will refuse it too
+            return update.settings
 
     def _show_knobs(self) -> None:
         """What the model has, but for what the open question asks about."""
@@ -605,8 +621,9 @@ class Window(QMainWindow):
             self._show_devices(update.devices)
         if update.reset and self.question.open and not self.question.lasting:
             self._keep()
-        if update.settings != self.settings or update.notice or update.reset:  # a refused knob goes back too
-            self.settings = update.settings
+        settings = self._with_wishes(update)
+        if settings != self.settings or update.notice or update.reset:  # a refused knob goes back too
+            self.settings = settings
             self._show_knobs()
 
     def _show_devices(self, devices: tuple[str, ...]) -> None:
