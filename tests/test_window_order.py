@@ -2,11 +2,15 @@
 
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from pytestqt.qtbot import QtBot
+from test_panels import make_snapshot
 from test_window import WAIT, settled, shown, train, turn, window
 
+from moeviz.app import save_trace
+from moeviz.domain.messages import Restart, SaveModel
 from moeviz.domain.settings import Value
 from moeviz.moe import training
 from moeviz.view.window import Window
@@ -61,3 +65,72 @@ def test_a_refused_knob_goes_back_and_a_newer_wish_stays(
     slow_knobs.release()
     qtbot.waitUntil(settled(window), timeout=WAIT)
     assert (window.settings.data.path, window.settings.routing.k, shown(window, "routing.k")) == ("", 4, 4)
+
+
+# ---- undo
+def test_nothing_of_another_model_can_be_undone(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    small = str(tmp_path / "small.safetensors")
+    window.send(SaveModel(small))
+    turn(window, "model.experts", 16)
+    turn(window, "routing.k", 12)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.undo.canUndo()  # starting anew by a knob is a change like others
+    window.send(Restart())
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.undo.canUndo()
+    window.files._open_model(small)
+    qtbot.waitUntil(lambda: window.settings.model.experts == 8, timeout=WAIT)
+    assert not window.undo.canUndo()
+    window.undo_change(False)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.settings.routing.k == 2
+
+
+def test_nothing_can_be_undone_on_a_trace(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    turn(window, "routing.k", 4)
+    path = str(tmp_path / "run.zarr")
+    save_trace(path, window.settings, None, (make_snapshot(step=3),), (), lambda done, total: None)
+    window.files.open_trace(path)
+    qtbot.waitUntil(lambda: window.of_trace, timeout=WAIT)
+    assert not window.undo.canUndo()
+
+
+def test_an_undo_that_does_not_go_with_the_settings_any_more_is_told(qtbot: QtBot, window: Window) -> None:
+    turn(window, "model.experts", 16)
+    turn(window, "routing.k", 12)
+    turn(window, "routing.temperature", 2.0)
+    turn(window, "routing.k", 3)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    window.settings = window.settings.with_values({"model.experts": 8})
+    at = window.undo.index()
+    window.undo_change(False)
+    assert "routing.k" in window.notices.words.text()
+    assert (window.undo.index(), window.settings.routing.k) == (at, 3)
+
+
+def test_changes_with_steps_between_are_undone_one_by_one(qtbot: QtBot, window: Window) -> None:
+    turn(window, "routing.k", 4)
+    turn(window, "routing.k", 5)  # no step between: one change
+    assert (window.undo.count(), window.undo.undoText()) == (1, "k 5")
+    train(qtbot, window, 5)
+    turn(window, "routing.k", 6)
+    assert (window.undo.count(), window.undo.undoText()) == (2, "k 6")
+    window.undo_change(False)
+    assert window.settings.routing.k == 5
+    window.undo_change(False)
+    assert window.settings.routing.k == 2
+
+
+def test_a_drag_is_one_change_and_the_next_another(qtbot: QtBot, window: Window) -> None:
+    slider = window.controls.rows["routing.k"].slider
+    assert slider is not None
+    for positions in ((3, 4, 5), (6, 7)):
+        slider.setSliderDown(True)
+        for position in positions:
+            slider.setSliderPosition(position)
+            train(qtbot, window, 2)
+        slider.setSliderDown(False)
+        train(qtbot, window, 2)
+    assert (window.undo.count(), window.undo.undoText()) == (2, "k 7")
+    window.undo_change(False)
+    assert window.settings.routing.k == 5

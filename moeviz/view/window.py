@@ -523,6 +523,11 @@ class Window(QMainWindow):
         if not isinstance(command, KnobChange):
             return
         values = command.new if forward else command.old
+        try:
+            self.settings.with_values(values)
+        except SettingsError as error:  # something else was refused meanwhile
+            self.tell(str(error))
+            return
         if all(KNOBS[key].live for key in values):
             do()
         else:
@@ -582,6 +587,8 @@ class Window(QMainWindow):
 
     def _take(self, update: Update) -> None:
         if update.reset:
+            if not isinstance(update.answers, SetKnobs | Restart):
+                self.undo.clear()  # its changes are of another model
             self.history.clear()
             self._seen = (time.perf_counter(), update.step)
             self._safe_step = update.step
@@ -786,8 +793,10 @@ class KnobChange(QUndoCommand):
     """A change of knobs, undone by sending the old values."""
 
     def __init__(self, window: Window, values: Mapping[str, Value]) -> None:
-        super().__init__(", ".join(f"{KNOBS[key].title} {value}" for key, value in values.items()))
+        super().__init__(_named(values))
         self._window, self.new = window, values
+        self._step = window.snapshot.step if window.snapshot is not None else 0
+        self._drag = max(window.controls.rows[key].drag for key in values)
         flat = window.settings.flat()
         self.old = {key: flat[key] for key in values}
         self._lost = 0 if all(KNOBS[key].live for key in values) else window.at_stake
@@ -808,12 +817,15 @@ class KnobChange(QUndoCommand):
         return 1
 
     def mergeWith(self, other: QUndoCommand) -> bool:
-        """Dragging a slider is one change, not a hundred."""
+        """Dragging a slider is one change, not a hundred; so is what no step came between."""
         if not isinstance(other, KnobChange) or set(other.new) != set(self.new) or len(self.new) != 1:
             return False
         if not all(KNOBS[key].live for key in self.new):
             return False
-        self.new = other.new
+        if other._step != self._step and not (self._drag and other._drag == self._drag):
+            return False
+        self.new, self._step, self._drag = other.new, other._step, other._drag
+        self.setText(_named(self.new))
         return True
 
 
@@ -823,6 +835,10 @@ def _is_for_widget(event: QEvent) -> bool:
         event.setAccepted(isinstance(QApplication.focusWidget(), TAKE_ARROWS))
         return event.isAccepted()
     return False
+
+
+def _named(values: Mapping[str, Value]) -> str:
+    return ", ".join(f"{KNOBS[key].title} {value}" for key, value in values.items())
 
 
 def changes(flat: Mapping[str, Value], values: Mapping[str, Value]) -> str:
