@@ -1,7 +1,7 @@
 """What is asked of the window while it is busy: nothing is lost, nothing jumps back, everything is said."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,10 @@ from test_panels import make_snapshot
 from test_window import WAIT, settled, shown, train, turn, window
 
 from moeviz.app import save_trace
-from moeviz.domain.messages import Restart, SaveModel
+from moeviz.domain.messages import Report, Restart, SaveModel, UserError
 from moeviz.domain.settings import Value
 from moeviz.moe import training
+from moeviz.moe.trainer import Trainer
 from moeviz.view.window import Window
 
 __all__ = ["window"]  # the fixture
@@ -134,3 +135,96 @@ def test_a_drag_is_one_change_and_the_next_another(qtbot: QtBot, window: Window)
     assert (window.undo.count(), window.undo.undoText()) == (2, "k 7")
     window.undo_change(False)
     assert window.settings.routing.k == 5
+
+
+# ---- files that are still to be written
+@pytest.fixture
+def long_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Training steps that last until they are let go; the first event tells that one began."""
+    began, go, original = threading.Event(), threading.Event(), Trainer.advance
+
+    def slow(trainer: Trainer) -> None:
+        began.set()
+        assert go.wait(20)
+        original(trainer)
+
+    monkeypatch.setattr(Trainer, "advance", slow)
+    yield began, go
+    go.set()
+
+
+Step = tuple[threading.Event, threading.Event]
+
+
+def test_closing_waits_for_a_model_that_is_to_be_saved(
+    qtbot: QtBot, window: Window, tmp_path: Path, long_step: Step
+) -> None:
+    began, go = long_step
+    window.train_action.trigger()
+    assert began.wait(20)
+    window.send(SaveModel(str(tmp_path / "m.safetensors")))
+    assert not window.close()
+    assert "Saving the model: the window closes when that is done" in window.notices.words.text()
+    go.set()
+    qtbot.waitUntil(lambda: not window.isVisible(), timeout=WAIT)
+    assert (tmp_path / "m.safetensors").is_file()
+
+
+def test_closing_twice_still_saves_if_there_is_time(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    train(qtbot, window, 3)
+    window.send(SaveModel(str(tmp_path / "m.safetensors")))
+    window.close()
+    assert window.close()
+    assert (tmp_path / "m.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("name", "said"), [("m.safetensors", "Saved to"), ("gone/m.safetensors", "gone")])
+def test_a_model_is_saved_before_a_trace_takes_its_place(
+    qtbot: QtBot, window: Window, tmp_path: Path, long_step: Step, name: str, said: str
+) -> None:
+    began, go = long_step
+    path = str(tmp_path / "run.zarr")
+    save_trace(path, window.settings, None, (make_snapshot(step=3),), (), lambda done, total: None)
+    window.train_action.trigger()
+    assert began.wait(20)
+    window.send(SaveModel(str(tmp_path / name)))
+    window.files.open_trace(path)
+    qtbot.waitUntil(lambda: window.of_trace, timeout=WAIT)
+    go.set()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert (tmp_path / name).is_file() == (said == "Saved to")
+    assert said in window.notices.words.text()
+
+
+def _full(report: Report) -> str:
+    raise UserError("The trace cannot be written: No space left on device.")
+
+
+@pytest.mark.parametrize(("fails", "said"), [(_full, "No space left"), (lambda _: str(1 / 0), "division by zero")])
+def test_an_error_while_the_window_waits_to_close_keeps_it_open(
+    qtbot: QtBot, window: Window, fails: Callable[[Report], str], said: str
+) -> None:
+    go = threading.Event()
+
+    def slow(report: Report) -> str:
+        assert go.wait(20)
+        return fails(report)
+
+    assert window.runner.errand(slow, "Saving run.zarr")
+    assert not window.close()
+    window.watch()
+    go.set()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.isVisible()
+    assert said in window.notices.words.text()
+    assert window.close()
+
+
+def test_a_save_that_fails_while_the_window_waits_to_close_keeps_it_open(
+    qtbot: QtBot, window: Window, tmp_path: Path
+) -> None:
+    window.send(SaveModel(str(tmp_path / "gone" / "m.safetensors")))
+    assert not window.close()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.isVisible()
+    assert "gone" in window.notices.words.text()

@@ -20,9 +20,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A sentence for the user from an errand."""
+    """A sentence for the user from an errand; `done`: it has succeeded."""
 
     sentence: str
+    done: bool = False
 
 
 Letter = Update | Failure | Told

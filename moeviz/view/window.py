@@ -42,6 +42,7 @@ from moeviz.domain.messages import (
     Prepare,
     Report,
     Restart,
+    SaveModel,
     SetDevice,
     SetKnobs,
     SetProbe,
@@ -54,7 +55,7 @@ from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
 from moeviz.domain.survey import SurveyResult
-from moeviz.engine.mailbox import Failure, Told
+from moeviz.engine.mailbox import Failure, Letter, Told
 from moeviz.engine.runner import Runner
 from moeviz.view import theme as themes
 from moeviz.view.controls import Controls
@@ -276,11 +277,11 @@ class Window(QMainWindow):
         self.question.hide()
 
     def closeEvent(self, event: QCloseEvent) -> None:
-        if self.runner.errand_work and not self._closing:
+        work = self.runner.errand_work
+        if (work or self.runner.saving) and not self._closing:
             self._closing = True
-            self.tell(
-                f"{self.runner.errand_work.title}: the window closes when that is done; close it again to give that up."
-            )
+            title = work.title if work else "Saving the model"
+            self.tell(f"{title}: the window closes when that is done; close it again to give that up.")
             event.ignore()
             return
         self.memory.setValue("layout", self.saveState(LAYOUT_VERSION))
@@ -538,8 +539,11 @@ class Window(QMainWindow):
         """One tick: take the news, show them, and ask for more."""
         began = time.perf_counter()
         idle = self.runner.idle  # before the news are taken: what comes after is for the next tick
+        idle_files = not (self.runner.errand_work or self.runner.saving)
         news = self.runner.mailbox.take()
         for letter in news:
+            if _failed(letter):
+                self._closing = False  # it is to be seen
             if isinstance(letter, Failure):
                 self._fail(letter)
             elif isinstance(letter, Told):
@@ -561,7 +565,7 @@ class Window(QMainWindow):
             self.timer.stop()
         self._ask_survey()  # it starts the timer again
         self.runner.mailbox.ask()
-        if self._closing and not self.runner.errand_work:
+        if self._closing and idle_files:
             self.window().close()
 
     def _note_seen(self, name: str, seen: bool) -> None:
@@ -835,6 +839,12 @@ def _is_for_widget(event: QEvent) -> bool:
         event.setAccepted(isinstance(QApplication.focusWidget(), TAKE_ARROWS))
         return event.isAccepted()
     return False
+
+
+def _failed(letter: Letter) -> bool:
+    if isinstance(letter, Update):
+        return isinstance(letter.answers, SaveModel) and not letter.saved
+    return isinstance(letter, Failure) or not letter.done
 
 
 def _named(values: Mapping[str, Value]) -> str:
