@@ -66,8 +66,9 @@ def run_window(
     frame.show()
     code = app.exec()
     if filled and filled[0].runner.busy:
-        # closed while torch was still being imported: that cannot be interrupted, nothing of the user's is at stake,
-        # and an interpreter that ends under such a thread aborts
+        # closed amid something that cannot be interrupted, as the import of torch or a long step; the window has waited
+        # for the files that were to be written, unless it was closed twice. An interpreter that ends under such a
+        # thread aborts
         sys.stderr.flush()
         os._exit(code)
     return code

@@ -107,6 +107,7 @@ class Update:
     notice       a sentence for the user
     paused       the session asks to be paused
     devices      those that this machine has, told once
+    answers      the command that this answers, told by whoever drives the session; None for the first update
     survey       what `Survey` asked for
     film, past, marks  what a trace recorded: snapshots, logs (one a stretch of unchanged sizes) and marks, oldest first
     """
@@ -127,6 +128,7 @@ class Update:
     past: tuple[StepLog, ...] = ()
     marks: tuple[tuple[int, str], ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
+    answers: Command | None = None
 
 
 Session = Generator[Update | None, Command, None]

@@ -8,9 +8,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from moeviz.domain.messages import Advance, Command, MakeSession, Report, Session, Update, UserError
+from moeviz.domain.messages import Advance, Command, MakeSession, Report, SaveModel, Session, Update, UserError
 from moeviz.engine.mailbox import Failure, Letter, Mailbox, Told
 
 
@@ -43,13 +43,20 @@ class _Job:
     until: int | None = None  # pause by itself when the runner has driven so many steps
     sent: int = 1  # letters into the inbox, and those dealt with; the first update counts as an answer
     answered: int = 0
+    saves_sent: int = 0  # of these letters: those that ask for the model to be saved
+    saves_answered: int = 0
 
     @property
     def alive(self) -> bool:
         return self.thread is not None and self.thread.is_alive()
 
+    @property
+    def saving(self) -> bool:
+        return self.alive and self.saves_sent != self.saves_answered
+
     def put(self, command: Command | None) -> None:
         self.sent += 1
+        self.saves_sent += isinstance(command, SaveModel)
         self.inbox.put(command)
 
     def end(self) -> None:
@@ -65,6 +72,7 @@ class Runner:
         self.mailbox = mailbox
         self.advances = 0  # training steps driven since this runner was made
         self._job: _Job | None = None  # the session that commands go to
+        self._replaced: list[_Job] = []  # sessions that end, and first save what they were asked to
         self._next: _Job | None = None  # one that takes its place as soon as it has something to show
         self._swap = threading.Lock()
         self._errand: tuple[threading.Thread, Work] | None = None
@@ -104,6 +112,11 @@ class Runner:
     @property
     def alive(self) -> bool:
         return self._job is not None and self._job.alive
+
+    @property
+    def session(self) -> object:
+        """The session that commands go to; nothing answers those that went to another."""
+        return self._job
 
     @property
     def busy(self) -> bool:
@@ -160,12 +173,18 @@ class Runner:
     def idle(self) -> bool:
         """Nothing will be posted until something is sent: the window may stop looking."""
         opening = self._next is not None and self._next.alive
-        return not (self.errand_work or opening or (self.alive and (self.training or self.pending)))
+        return not (self.errand_work or self.saving or opening or (self.alive and (self.training or self.pending)))
+
+    @property
+    def saving(self) -> bool:
+        """A model is to be saved, if only that of a session whose place another has taken."""
+        return any(job.saving for job in (*self._replaced, *([self._job] if self._job else [])))
 
     def send(self, command: Command) -> None:
         """Have the command carried out between two steps."""
-        if self._job is not None:
-            self._job.put(command)
+        with self._swap:  # what is sent before the session is replaced is before its end in the inbox
+            if self._job is not None:
+                self._job.put(command)
 
     def errand(self, do: Callable[[Report], str], title: str = "") -> bool:
         """Do one thing beside the session and post the sentence that it returns; False if one is under way."""
@@ -186,7 +205,8 @@ class Runner:
             self._beside = self._thread(self._do, silently, Work(""))
 
     def close(self, timeout: float = 2.0) -> bool:
-        """End all sessions, after the step in progress, and the errand; False if they did not end in time."""
+        """End all sessions, after the step in progress and the saves that were asked for, and the errand; False if they
+        did not end in time."""
         self.forget_next()
         if self._job is not None:
             self._job.end()
@@ -215,18 +235,22 @@ class Runner:
             self._take_the_place(job)
             self._post(job, first)
             job.answered += 1
-            while not job.ended.is_set():
+            while not (job.ended.is_set() and job.inbox.empty()):
                 try:
-                    command = job.inbox.get(block=not job.training.is_set())
+                    command = job.inbox.get(block=not job.training.is_set() and not job.ended.is_set())
                 except queue.Empty:
+                    if job.ended.is_set():
+                        break
                     last = job.until is not None and self.advances + 1 >= job.until
                     self._post(job, session.send(Advance(snapshot=self.mailbox.asked() or last)))
                     self.advances += 1
                     if last:
                         job.training.clear()
                     continue
-                if command is not None and not job.ended.is_set():
-                    self._post(job, session.send(command))
+                if isinstance(command, SaveModel) or (command is not None and not job.ended.is_set()):
+                    update = session.send(command)
+                    self._post(job, update and replace(update, answers=command))
+                job.saves_answered += isinstance(command, SaveModel)
                 job.answered += 1
         except StopIteration:
             pass
@@ -247,11 +271,14 @@ class Runner:
             if job is self._next:
                 old, self._job, self._next = self._job, job, None
                 if old is not None:
+                    self._replaced = [*(job for job in self._replaced if job.alive), old]
                     old.end()
 
     def _post(self, job: _Job, letter: Letter | None) -> None:
-        with self._swap:  # a session that was replaced has nothing more to say
-            if letter is None or job.ended.is_set():
+        with self._swap:  # a session that was replaced has nothing more to say, but whether it saved
+            if job.ended.is_set() and isinstance(letter, Update) and isinstance(letter.answers, SaveModel):
+                letter = Told(f"Saved to {letter.saved}." if letter.saved else letter.notice, done=bool(letter.saved))
+            elif letter is None or (job.ended.is_set() and not (isinstance(letter, Failure) and job.saving)):
                 return
             if isinstance(letter, Update) and letter.paused:
                 job.training.clear()

@@ -152,6 +152,7 @@ class Row(QObject):
         self.words.setWordWrap(True)
         self.words.setObjectName("hint")
         self.slider: QSlider | None = None
+        self._drags = 0
         self.field: QWidget
         kind = TYPES[key]
         if knob.choices:
@@ -209,9 +210,18 @@ class Row(QObject):
         else:
             slider.setRange(0, TICKS)
         slider.setMinimumWidth(48)
+        slider.sliderPressed.connect(self._count_drag)
         slider.setTracking(self.knob.live)  # what restarts the model waits until the handle is let go
         slider.valueChanged.connect(lambda position: self._ask(self.key, self._value_at(position)))
         return slider
+
+    def _count_drag(self) -> None:
+        self._drags += 1
+
+    @property
+    def drag(self) -> int:
+        """Which drag of the slider this is; 0 while nobody holds it."""
+        return self._drags if self.slider is not None and self.slider.isSliderDown() else 0
 
     # ---- slider positions
     def _value_at(self, position: int) -> Value:

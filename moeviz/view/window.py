@@ -43,6 +43,7 @@ from moeviz.domain.messages import (
     Prepare,
     Report,
     Restart,
+    SaveModel,
     SetDevice,
     SetKnobs,
     SetProbe,
@@ -55,7 +56,7 @@ from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
 from moeviz.domain.survey import SurveyResult
-from moeviz.engine.mailbox import Failure, Told
+from moeviz.engine.mailbox import Failure, Letter, Told
 from moeviz.engine.runner import Runner
 from moeviz.view import theme as themes
 from moeviz.view.controls import Controls
@@ -124,6 +125,7 @@ class Window(QMainWindow):
         self.runner, self.memory, self.make_session = runner, memory, make_session
         self.make_trace, self.save_trace, self.keeper = make_trace, save_trace, keeper
         self.settings = settings  # of the running model
+        self._unanswered: list[tuple[object, SetKnobs]] = []  # on their way to a session
         self.wanted: dict[str, Value] = {}  # knobs that would start the model anew, while the question is open
         self.of_trace = False  # what is shown is a recording
         self.survey: SurveyResult | None = None
@@ -276,11 +278,11 @@ class Window(QMainWindow):
         self.guide.hide()
 
     def closeEvent(self, event: QCloseEvent) -> None:
-        if self.runner.errand_work and not self._closing:
+        work = self.runner.errand_work
+        if (work or self.runner.saving) and not self._closing:
             self._closing = True
-            self.tell(
-                f"{self.runner.errand_work.title}: the window closes when that is done; close it again to give that up."
-            )
+            title = work.title if work else "Saving the model"
+            self.tell(f"{title}: the window closes when that is done; close it again to give that up.")
             event.ignore()
             return
         self.memory.setValue("layout", self.saveState(LAYOUT_VERSION))
@@ -533,7 +535,22 @@ class Window(QMainWindow):
         self.settings = self.settings.with_values(values)
         self._show_knobs()
         title = f"Reading {values['data.path'] or 'the built-in text'}" if "data.path" in values else "Working"
-        self.send(SetKnobs(values), title)
+        command = SetKnobs(values)
+        self._unanswered.append((self.runner.session, command))
+        self.send(command, title)
+
+    def _with_wishes(self, update: Update) -> Settings:
+        """What the session has, and on top of it what it was asked for since: an older update resets no knob."""
+        self._unanswered = [
+            (session, command)
+            for session, command in self._unanswered
+            if session is self.runner.session and command is not update.answers
+        ]
+        values = {key: value for _, command in self._unanswered for key, value in command.values.items()}
+        try:
+            return update.settings.with_values(values)
+        except SettingsError:  # the session will refuse it too
+            return update.settings
 
     def _show_knobs(self) -> None:
         """What the model has, but for what the open question asks about."""
@@ -553,6 +570,11 @@ class Window(QMainWindow):
         if not isinstance(command, KnobChange):
             return
         values = command.new if forward else command.old
+        try:
+            self.settings.with_values(values)
+        except SettingsError as error:  # something else was refused meanwhile
+            self.tell(str(error))
+            return
         if all(KNOBS[key].live for key in values):
             do()
         else:
@@ -563,8 +585,11 @@ class Window(QMainWindow):
         """One tick: take the news, show them, and ask for more."""
         began = time.perf_counter()
         idle = self.runner.idle  # before the news are taken: what comes after is for the next tick
+        idle_files = not (self.runner.errand_work or self.runner.saving)
         news = self.runner.mailbox.take()
         for letter in news:
+            if _failed(letter):
+                self._closing = False  # it is to be seen
             if isinstance(letter, Failure):
                 self._fail(letter)
             elif isinstance(letter, Told):
@@ -588,7 +613,7 @@ class Window(QMainWindow):
             self.timer.stop()
         self._ask_survey()  # it starts the timer again
         self.runner.mailbox.ask()
-        if self._closing and not self.runner.errand_work:
+        if self._closing and idle_files:
             self.window().close()
 
     def _note_seen(self, name: str, seen: bool) -> None:
@@ -614,6 +639,8 @@ class Window(QMainWindow):
 
     def _take(self, update: Update) -> None:
         if update.reset:
+            if not isinstance(update.answers, SetKnobs | Restart):
+                self.undo.clear()  # its changes are of another model
             self.history.clear()
             self._seen = (time.perf_counter(), update.step)
             self._safe_step = update.step
@@ -658,8 +685,9 @@ class Window(QMainWindow):
             self._show_devices(update.devices)
         if update.reset and self.question.open and not self.question.lasting:
             self._keep()
-        if update.settings != self.settings or update.notice or update.reset:  # a refused knob goes back too
-            self.settings = update.settings
+        settings = self._with_wishes(update)
+        if settings != self.settings or update.notice or update.reset:  # a refused knob goes back too
+            self.settings = settings
             self._show_knobs()
 
     def _show_devices(self, devices: tuple[str, ...]) -> None:
@@ -822,8 +850,10 @@ class KnobChange(QUndoCommand):
     """A change of knobs, undone by sending the old values."""
 
     def __init__(self, window: Window, values: Mapping[str, Value]) -> None:
-        super().__init__(", ".join(f"{KNOBS[key].title} {value}" for key, value in values.items()))
+        super().__init__(_named(values))
         self._window, self.new = window, values
+        self._step = window.snapshot.step if window.snapshot is not None else 0
+        self._drag = max(window.controls.rows[key].drag for key in values)
         flat = window.settings.flat()
         self.old = {key: flat[key] for key in values}
         self._lost = 0 if all(KNOBS[key].live for key in values) else window.at_stake
@@ -844,12 +874,15 @@ class KnobChange(QUndoCommand):
         return 1
 
     def mergeWith(self, other: QUndoCommand) -> bool:
-        """Dragging a slider is one change, not a hundred."""
+        """Dragging a slider is one change, not a hundred; so is what no step came between."""
         if not isinstance(other, KnobChange) or set(other.new) != set(self.new) or len(self.new) != 1:
             return False
         if not all(KNOBS[key].live for key in self.new):
             return False
-        self.new = other.new
+        if other._step != self._step and not (self._drag and other._drag == self._drag):
+            return False
+        self.new, self._step, self._drag = other.new, other._step, other._drag
+        self.setText(_named(self.new))
         return True
 
 
@@ -859,6 +892,16 @@ def _is_for_widget(event: QEvent) -> bool:
         event.setAccepted(isinstance(QApplication.focusWidget(), TAKE_ARROWS))
         return event.isAccepted()
     return False
+
+
+def _failed(letter: Letter) -> bool:
+    if isinstance(letter, Update):
+        return isinstance(letter.answers, SaveModel) and not letter.saved
+    return isinstance(letter, Failure) or not letter.done
+
+
+def _named(values: Mapping[str, Value]) -> str:
+    return ", ".join(f"{KNOBS[key].title} {value}" for key, value in values.items())
 
 
 def changes(flat: Mapping[str, Value], values: Mapping[str, Value]) -> str:

@@ -1,0 +1,230 @@
+"""What is asked of the window while it is busy: nothing is lost, nothing jumps back, everything is said."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from pytestqt.qtbot import QtBot
+from test_panels import make_snapshot
+from test_window import WAIT, settled, shown, train, turn, window
+
+from moeviz.app import save_trace
+from moeviz.domain.messages import Report, Restart, SaveModel, UserError
+from moeviz.domain.settings import Value
+from moeviz.moe import training
+from moeviz.moe.trainer import Trainer
+from moeviz.view.window import Window
+
+__all__ = ["window"]  # the fixture
+
+
+@pytest.fixture
+def slow_knobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Semaphore]:
+    """A session that takes up a knob only when it is let."""
+    let, original = threading.Semaphore(0), training._Run.set_knobs
+
+    def slow(run: training._Run, values: Mapping[str, Value]) -> object:
+        assert let.acquire(timeout=20)
+        return original(run, values)
+
+    monkeypatch.setattr(training._Run, "set_knobs", slow)
+    yield let
+    let.release(99)
+
+
+# ---- knobs
+def test_an_older_update_resets_no_knob(qtbot: QtBot, window: Window, slow_knobs: threading.Semaphore) -> None:
+    train(qtbot, window, 5)
+    window.timer.stop()  # the news of steps before the change wait in the mailbox
+    posted = window.runner.advances
+    window.runner.mailbox.ask()
+    qtbot.waitUntil(lambda: window.runner.mailbox.waiting() and window.runner.advances > posted, timeout=WAIT)
+    field = window.controls.rows["routing.k"].field
+    field.stepUp()  # type: ignore[attr-defined]
+    window.collect()
+    assert (shown(window, "routing.k"), window.settings.routing.k) == (3, 3)
+    field.stepUp()  # type: ignore[attr-defined]
+    slow_knobs.release()
+    qtbot.waitUntil(lambda: len(window.history.marks) == 1, timeout=WAIT)  # the first is answered, the second is not
+    assert (shown(window, "routing.k"), window.settings.routing.k) == (4, 4)
+    slow_knobs.release()
+    qtbot.waitUntil(lambda: len(window.history.marks) == 2, timeout=WAIT)
+    assert (shown(window, "routing.k"), window.settings.routing.k) == (4, 4)
+    assert window.snapshot is not None
+    assert window.snapshot.layers[0].k == 4
+
+
+def test_a_refused_knob_goes_back_and_a_newer_wish_stays(
+    qtbot: QtBot, window: Window, slow_knobs: threading.Semaphore
+) -> None:
+    window.change_knobs({"data.path": "/gone.txt"})
+    turn(window, "routing.k", 4)
+    slow_knobs.release()
+    qtbot.waitUntil(lambda: "/gone.txt" in window.notices.words.text(), timeout=WAIT)
+    assert (window.settings.data.path, window.settings.routing.k, shown(window, "routing.k")) == ("", 4, 4)
+    slow_knobs.release()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert (window.settings.data.path, window.settings.routing.k, shown(window, "routing.k")) == ("", 4, 4)
+
+
+# ---- undo
+def test_nothing_of_another_model_can_be_undone(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    small = str(tmp_path / "small.safetensors")
+    window.send(SaveModel(small))
+    turn(window, "model.experts", 16)
+    turn(window, "routing.k", 12)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.undo.canUndo()  # starting anew by a knob is a change like others
+    window.send(Restart())
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.undo.canUndo()
+    window.files._open_model(small)
+    qtbot.waitUntil(lambda: window.settings.model.experts == 8, timeout=WAIT)
+    assert not window.undo.canUndo()
+    window.undo_change(False)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.settings.routing.k == 2
+
+
+def test_nothing_can_be_undone_on_a_trace(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    turn(window, "routing.k", 4)
+    path = str(tmp_path / "run.zarr")
+    save_trace(path, window.settings, None, (make_snapshot(step=3),), (), lambda done, total: None)
+    window.files.open_trace(path)
+    qtbot.waitUntil(lambda: window.of_trace, timeout=WAIT)
+    assert not window.undo.canUndo()
+
+
+def test_an_undo_that_does_not_go_with_the_settings_any_more_is_told(qtbot: QtBot, window: Window) -> None:
+    turn(window, "model.experts", 16)
+    turn(window, "routing.k", 12)
+    turn(window, "routing.temperature", 2.0)
+    turn(window, "routing.k", 3)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    window.settings = window.settings.with_values({"model.experts": 8})
+    at = window.undo.index()
+    window.undo_change(False)
+    assert "routing.k" in window.notices.words.text()
+    assert (window.undo.index(), window.settings.routing.k) == (at, 3)
+
+
+def test_changes_with_steps_between_are_undone_one_by_one(qtbot: QtBot, window: Window) -> None:
+    turn(window, "routing.k", 4)
+    turn(window, "routing.k", 5)  # no step between: one change
+    assert (window.undo.count(), window.undo.undoText()) == (1, "k 5")
+    train(qtbot, window, 5)
+    turn(window, "routing.k", 6)
+    assert (window.undo.count(), window.undo.undoText()) == (2, "k 6")
+    window.undo_change(False)
+    assert window.settings.routing.k == 5
+    window.undo_change(False)
+    assert window.settings.routing.k == 2
+
+
+def test_a_drag_is_one_change_and_the_next_another(qtbot: QtBot, window: Window) -> None:
+    slider = window.controls.rows["routing.k"].slider
+    assert slider is not None
+    for positions in ((3, 4, 5), (6, 7)):
+        slider.setSliderDown(True)
+        for position in positions:
+            slider.setSliderPosition(position)
+            train(qtbot, window, 2)
+        slider.setSliderDown(False)
+        train(qtbot, window, 2)
+    assert (window.undo.count(), window.undo.undoText()) == (2, "k 7")
+    window.undo_change(False)
+    assert window.settings.routing.k == 5
+
+
+# ---- files that are still to be written
+@pytest.fixture
+def long_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Training steps that last until they are let go; the first event tells that one began."""
+    began, go, original = threading.Event(), threading.Event(), Trainer.advance
+
+    def slow(trainer: Trainer) -> None:
+        began.set()
+        assert go.wait(20)
+        original(trainer)
+
+    monkeypatch.setattr(Trainer, "advance", slow)
+    yield began, go
+    go.set()
+
+
+Step = tuple[threading.Event, threading.Event]
+
+
+def test_closing_waits_for_a_model_that_is_to_be_saved(
+    qtbot: QtBot, window: Window, tmp_path: Path, long_step: Step
+) -> None:
+    began, go = long_step
+    window.train_action.trigger()
+    assert began.wait(20)
+    window.send(SaveModel(str(tmp_path / "m.safetensors")))
+    assert not window.close()
+    assert "Saving the model: the window closes when that is done" in window.notices.words.text()
+    go.set()
+    qtbot.waitUntil(lambda: not window.isVisible(), timeout=WAIT)
+    assert (tmp_path / "m.safetensors").is_file()
+
+
+def test_closing_twice_still_saves_if_there_is_time(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    train(qtbot, window, 3)
+    window.send(SaveModel(str(tmp_path / "m.safetensors")))
+    window.close()
+    assert window.close()
+    assert (tmp_path / "m.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("name", "said"), [("m.safetensors", "Saved to"), ("gone/m.safetensors", "gone")])
+def test_a_model_is_saved_before_a_trace_takes_its_place(
+    qtbot: QtBot, window: Window, tmp_path: Path, long_step: Step, name: str, said: str
+) -> None:
+    began, go = long_step
+    path = str(tmp_path / "run.zarr")
+    save_trace(path, window.settings, None, (make_snapshot(step=3),), (), lambda done, total: None)
+    window.train_action.trigger()
+    assert began.wait(20)
+    window.send(SaveModel(str(tmp_path / name)))
+    window.files.open_trace(path)
+    qtbot.waitUntil(lambda: window.of_trace, timeout=WAIT)
+    go.set()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert (tmp_path / name).is_file() == (said == "Saved to")
+    assert said in window.notices.words.text()
+
+
+def _full(report: Report) -> str:
+    raise UserError("The trace cannot be written: No space left on device.")
+
+
+@pytest.mark.parametrize(("fails", "said"), [(_full, "No space left"), (lambda _: str(1 / 0), "division by zero")])
+def test_an_error_while_the_window_waits_to_close_keeps_it_open(
+    qtbot: QtBot, window: Window, fails: Callable[[Report], str], said: str
+) -> None:
+    go = threading.Event()
+
+    def slow(report: Report) -> str:
+        assert go.wait(20)
+        return fails(report)
+
+    assert window.runner.errand(slow, "Saving run.zarr")
+    assert not window.close()
+    window.watch()
+    go.set()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.isVisible()
+    assert said in window.notices.words.text()
+    assert window.close()
+
+
+def test_a_save_that_fails_while_the_window_waits_to_close_keeps_it_open(
+    qtbot: QtBot, window: Window, tmp_path: Path
+) -> None:
+    window.send(SaveModel(str(tmp_path / "gone" / "m.safetensors")))
+    assert not window.close()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.isVisible()
+    assert "gone" in window.notices.words.text()
