@@ -229,7 +229,7 @@ def _tasks(args: argparse.Namespace) -> int:
         _print_json({"tasks": [{"name": name, "data": data} for name, data in TASKS.items()]})
     else:
         for name, data in TASKS.items():
-            print(f"{name:<10} {data}")
+            print(f"{name:<14} {data}")
     return 0
 
 
