@@ -347,8 +347,8 @@ class Window(QMainWindow):
             self._kept_at = max(self._kept_at, now - KEEP_SECONDS / 2)  # a run of a few steps is not worth it
         elif self.snapshot is not None and now - self._kept_at > KEEP_SECONDS:
             logs, marks = self._unkept, self.history.marks[self._kept_marks :]
-            self._kept_at, self._unkept, self._kept_marks = now, [], len(self.history.marks)
-            self.runner.beside(partial(self.keeper.keep, self._run, self.settings, self.snapshot, logs, marks))
+            if self.runner.beside(partial(self.keeper.keep, self._run, self.settings, self.snapshot, logs, marks)):
+                self._kept_at, self._unkept, self._kept_marks = now, [], len(self.history.marks)
 
     def start(self, make: MakeSession | None = None, title: str = LOADING, *, training: bool = False) -> None:
         """Start a session, or the first one; what runs now goes on until the new one can be shown."""
