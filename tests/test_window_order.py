@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from PySide6.QtCore import QSettings
 from pytestqt.qtbot import QtBot
 from test_panels import make_snapshot
-from test_window import WAIT, settled, shown, train, turn, window
+from test_window import SMALL, WAIT, settled, shown, train, turn, window
 
-from moeviz.app import save_trace
+from moeviz.app import open_window, save_trace
 from moeviz.domain.messages import Report, Restart, SaveModel, StepLog, UserError
 from moeviz.domain.settings import Settings, Value
+from moeviz.engine.mailbox import Failure, Told
 from moeviz.keeper import Keeper
 from moeviz.moe import training
 from moeviz.moe.trainer import Trainer
@@ -280,3 +282,29 @@ def test_no_numbers_are_lost_while_keeping_is_slow(
     go.set()
     qtbot.waitUntil(lambda: len(kept) > 20, timeout=WAIT)
     assert kept == list(range(1, len(kept) + 1))
+
+
+# ---- what is said
+def test_two_notices_that_come_together_are_both_read(qtbot: QtBot, window: Window) -> None:
+    post = window.runner.mailbox.post
+    for letter in (Told("The disk is full."), Failure("Lost.", "Traceback", ended=False), Told("Exported to x.")):
+        post(letter)
+    window.collect()
+    assert window.notices.words.text() == "The disk is full. Lost. Exported to x."
+    assert not window.notices.copy.isHidden()
+    post(Told("Exported to y."))
+    window.collect()
+    assert window.notices.words.text() == "Exported to y."
+    window.tell("Now.")
+    assert window.notices.words.text() == "Now."
+
+
+def test_the_command_line_changes_a_settings_file(qtbot: QtBot, tmp_path: Path) -> None:
+    store = QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat)
+    (tmp_path / "s.json").write_text(SMALL.with_values({"routing.k": 3, "seed": 5}).to_json())
+    window, begin = open_window([str(tmp_path / "s.json")], seed=7, store=store)
+    qtbot.addWidget(window)
+    begin()
+    qtbot.waitUntil(lambda: window.snapshot is not None, timeout=WAIT)
+    assert (window.settings.seed, window.settings.routing.k) == (7, 3)
+    window.close()
