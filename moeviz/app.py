@@ -118,4 +118,4 @@ def open_window(
         settings = (settings or Settings()).with_values(changed)
     checkpoint = bundled_model(task) if task and not (paths or settings_file or seed is not None) else None
     window = make_window(settings, device=device, checkpoint=checkpoint, store=store)
-    return window, partial(window.begin, paths)
+    return window, partial(window.begin, paths, changed)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PySide6.QtCore import QLockFile
 
-from moeviz.domain.messages import StepLog
+from moeviz.domain.messages import StepLog, UserError
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings
 
@@ -25,7 +25,7 @@ class Keeper:
         self.folder = folder
         self._path: Path | None = None
         self._lock: QLockFile | None = None
-        self._writer: object = None
+        self._writer: object = None  # None too when no more of this run is kept
         self._run = -1
         self._bytes = 0
 
@@ -45,7 +45,8 @@ class Keeper:
         logs: Sequence[StepLog],
         marks: Sequence[tuple[int, str]],
     ) -> None:
-        """Append to the trace of this run; with another `run` the one before is removed. UserError if the disk refuses.
+        """Append to the trace of this run; with another `run` the one before is removed. UserError if the disk refuses;
+        then nothing more of this run is kept.
 
         Of many logs only some are kept, evenly: a short one holds a few steps of the run.
         """
@@ -53,15 +54,20 @@ class Keeper:
 
         if run != self._run:
             self.close()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._path = self.folder / f"{time.strftime('%Y-%m-%d %H-%M-%S')}-{time.time_ns() % 10**9:09}.zarr"
-            self._lock = _lock_of(self._path)
-            self._lock.tryLock(0)
             self._run, self._bytes = run, 0
-            self._writer = TraceWriter.create(self._path, settings.to_json(), "moeviz window, kept while it ran")
-        writer = self._writer
-        assert isinstance(writer, TraceWriter)
-        if self._bytes > MOST_BYTES:
+            path = self.folder / f"{time.strftime('%Y-%m-%d %H-%M-%S')}-{time.time_ns() % 10**9:09}.zarr"
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"The run is not kept on disk while it trains: {self.folder} cannot be made ({error.strerror})."
+                ) from None
+            self._path, self._lock = path, _lock_of(path)
+            self._lock.tryLock(0)
+            self._writer = TraceWriter.create(path, settings.to_json(), "moeviz window, kept while it ran")
+        # put back when all is written: after a failure nothing is appended to half a trace
+        writer, self._writer = self._writer, None
+        if not isinstance(writer, TraceWriter) or self._bytes > MOST_BYTES:
             return
         writer.append(snapshot)
         for log in logs[:: len(logs) // MOST_LOGS + 1]:
@@ -69,6 +75,7 @@ class Keeper:
         for step, label in marks:
             writer.add_mark(step, label)
         writer.flush()
+        self._writer = writer
         self._bytes += sum(layer.num_tokens * (layer.num_experts * 8 + layer.k * 8) for layer in snapshot.layers)
 
     def close(self) -> None:

@@ -1,19 +1,23 @@
 """What is asked of the window while it is busy: nothing is lost, nothing jumps back, everything is said."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from PySide6.QtCore import QSettings
 from pytestqt.qtbot import QtBot
 from test_panels import make_snapshot
-from test_window import WAIT, settled, shown, train, turn, window
+from test_window import SMALL, WAIT, settled, shown, train, turn, window
 
-from moeviz.app import save_trace
-from moeviz.domain.messages import Report, Restart, SaveModel, UserError
-from moeviz.domain.settings import Value
+from moeviz.app import open_window, save_trace
+from moeviz.domain.messages import Report, Restart, SaveModel, StepLog, UserError
+from moeviz.domain.settings import Settings, Value
+from moeviz.engine.mailbox import Failure, Told
+from moeviz.keeper import Keeper
 from moeviz.moe import training
 from moeviz.moe.trainer import Trainer
+from moeviz.trace.store import TraceWriter, open_trace
 from moeviz.view.window import Window
 
 __all__ = ["window"]  # the fixture
@@ -228,3 +232,79 @@ def test_a_save_that_fails_while_the_window_waits_to_close_keeps_it_open(
     qtbot.waitUntil(settled(window), timeout=WAIT)
     assert window.isVisible()
     assert "gone" in window.notices.words.text()
+
+
+# ---- what is kept while it trains
+def test_a_folder_that_cannot_be_made_is_told_once_a_run(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    keeper = Keeper(tmp_path / "runs")
+    for run in (1, 2):
+        with pytest.raises(UserError, match="not kept on disk"):
+            keeper.keep(run, Settings(), make_snapshot(step=1), [], [])
+        keeper.keep(run, Settings(), make_snapshot(step=2), [], [])
+    keeper.close()
+
+
+@pytest.mark.parametrize("fails", ["create", "append", "flush"])
+def test_a_disk_that_refuses_is_told_once_and_the_next_run_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def full(*_: object) -> None:
+        raise UserError("No space left on device.")
+
+    keeper = Keeper(tmp_path / "runs")
+    with monkeypatch.context() as patch:
+        patch.setattr(TraceWriter, fails, full)
+        with pytest.raises(UserError, match="No space"):
+            keeper.keep(1, Settings(), make_snapshot(step=1), [], [])
+    keeper.keep(1, Settings(), make_snapshot(step=2), [], [])
+    assert not [path for path in (tmp_path / "runs").glob("*.zarr") if len(open_trace(path))]
+    keeper.keep(2, Settings(), make_snapshot(step=3), [], [])
+    [kept] = (tmp_path / "runs").glob("*.zarr")
+    assert [snapshot.step for snapshot in open_trace(kept)] == [3]
+    keeper.close()
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_no_numbers_are_lost_while_keeping_is_slow(
+    qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moeviz.view.window.KEEP_SECONDS", 0.0)
+    kept: list[int] = []
+    go = threading.Event()
+
+    def keep(run: int, settings: Settings, snapshot: object, logs: Sequence[StepLog], marks: object) -> None:
+        kept.extend(int(step) for log in logs for step in log.steps_S)
+        assert go.wait(20)
+
+    monkeypatch.setattr(window.keeper, "keep", keep)
+    train(qtbot, window, 20)
+    go.set()
+    qtbot.waitUntil(lambda: len(kept) > 20, timeout=WAIT)
+    assert kept == list(range(1, len(kept) + 1))
+
+
+# ---- what is said
+def test_two_notices_that_come_together_are_both_read(qtbot: QtBot, window: Window) -> None:
+    post = window.runner.mailbox.post
+    for letter in (Told("The disk is full."), Failure("Lost.", "Traceback", ended=False), Told("Exported to x.")):
+        post(letter)
+    window.collect()
+    assert window.notices.words.text() == "The disk is full. Lost. Exported to x."
+    assert not window.notices.copy.isHidden()
+    post(Told("Exported to y."))
+    window.collect()
+    assert window.notices.words.text() == "Exported to y."
+    window.tell("Now.")
+    assert window.notices.words.text() == "Now."
+
+
+def test_the_command_line_changes_a_settings_file(qtbot: QtBot, tmp_path: Path) -> None:
+    store = QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat)
+    (tmp_path / "s.json").write_text(SMALL.with_values({"routing.k": 3, "seed": 5}).to_json())
+    window, begin = open_window([str(tmp_path / "s.json")], seed=7, store=store)
+    qtbot.addWidget(window)
+    begin()
+    qtbot.waitUntil(lambda: window.snapshot is not None, timeout=WAIT)
+    assert (window.settings.seed, window.settings.routing.k) == (7, 3)
+    window.close()

@@ -194,15 +194,17 @@ class Runner:
         self._errand = self._thread(self._do, do, work), work
         return True
 
-    def beside(self, do: Callable[[], None]) -> None:
-        """Do something small that nobody waits for; left out while the last one is under way."""
+    def beside(self, do: Callable[[], None]) -> bool:
+        """Do something small that nobody waits for; False, and left out, while the last one is under way."""
 
         def silently(_: Report) -> str:
             do()
             return ""
 
-        if self._beside is None or not self._beside.is_alive():
-            self._beside = self._thread(self._do, silently, Work(""))
+        if self._beside is not None and self._beside.is_alive():
+            return False
+        self._beside = self._thread(self._do, silently, Work(""))
+        return True
 
     def close(self, timeout: float = 2.0) -> bool:
         """End all sessions, after the step in progress and the saves that were asked for, and the errand; False if they

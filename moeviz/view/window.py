@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from PySide6.QtCore import QByteArray, QEvent, QObject, QSettings, QSignalBlocker, Qt, QTimer
@@ -145,6 +146,7 @@ class Window(QMainWindow):
         self._asked = ("", 0.0)  # what the session was asked for, and when
         self._closing = False
         self._close_when_saved = False
+        self._said: dict[str, tuple[str, bool]] | None = None  # in one tick
         self._run = 0  # which of the runs so far
         self._kept_at, self._unkept = time.monotonic(), list[StepLog]()
         self._kept_marks = 0
@@ -307,8 +309,9 @@ class Window(QMainWindow):
             panel.apply_theme(self.theme)
 
     # ---- talking with the runner
-    def begin(self, paths: list[str]) -> None:
-        """Start with what the command line names, else with the model that the window was made for."""
+    def begin(self, paths: list[str], changed: Mapping[str, Value] = MappingProxyType({})) -> None:
+        """Start with what the command line names, else with the model that the window was made for. `changed`: what it
+        says beside a settings file."""
         opening = sort_paths(paths)
         self._offer_kept()
         self._left_out = opening.left_out
@@ -319,7 +322,7 @@ class Window(QMainWindow):
             return
         self.checkpoint = opening.shown or self.checkpoint
         try:
-            settings = Settings.read(opening.settings) if opening.settings else self.settings
+            settings = Settings.read(opening.settings).with_values(changed) if opening.settings else self.settings
             if opening.text:
                 settings = settings.with_values({"data.path": opening.text})
         except SettingsError as error:
@@ -347,8 +350,8 @@ class Window(QMainWindow):
             self._kept_at = max(self._kept_at, now - KEEP_SECONDS / 2)  # a run of a few steps is not worth it
         elif self.snapshot is not None and now - self._kept_at > KEEP_SECONDS:
             logs, marks = self._unkept, self.history.marks[self._kept_marks :]
-            self._kept_at, self._unkept, self._kept_marks = now, [], len(self.history.marks)
-            self.runner.beside(partial(self.keeper.keep, self._run, self.settings, self.snapshot, logs, marks))
+            if self.runner.beside(partial(self.keeper.keep, self._run, self.settings, self.snapshot, logs, marks)):
+                self._kept_at, self._unkept, self._kept_marks = now, [], len(self.history.marks)
 
     def start(self, make: MakeSession | None = None, title: str = LOADING, *, training: bool = False) -> None:
         """Start a session, or the first one; what runs now goes on until the new one can be shown."""
@@ -587,6 +590,7 @@ class Window(QMainWindow):
         idle = self.runner.idle  # before the news are taken: what comes after is for the next tick
         idle_files = not (self.runner.errand_work or self.runner.saving)
         news = self.runner.mailbox.take()
+        self._said = {}
         for letter in news:
             if _failed(letter):
                 self._closing = False  # it is to be seen
@@ -598,6 +602,7 @@ class Window(QMainWindow):
                     self.files.wrote()
             else:
                 self._take(letter)
+        self._said = None
         if any(isinstance(letter, Update) for letter in news):
             self.show_all(settled=not self.runner.training)
             self.repaint_panels()
@@ -787,8 +792,12 @@ class Window(QMainWindow):
         return None
 
     def tell(self, sentence: str, details: str = "", *, passing: bool = False) -> None:
-        """Say something in the window; the window goes on. `passing`: it went well, so it goes by itself."""
-        self.notices.tell(sentence, details, passing=passing)
+        """Say something in the window, after what the same tick has said; the window goes on. `passing`: it went well,
+        so it goes by itself."""
+        said = {} if self._said is None else self._said
+        said[sentence] = (details, passing)
+        texts = [text for text, _ in said.values() if text]
+        self.notices.tell(" ".join(said), "\n".join(texts), passing=all(fine for _, fine in said.values()))
 
     def _fail(self, failure: Failure) -> None:
         if not failure.ended:
