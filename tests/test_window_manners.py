@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QPoint, QPointF, QSettings, Qt
+from PySide6.QtCore import QPoint, QPointF, QSettings, QSize, Qt
 from PySide6.QtGui import QCloseEvent, QColor
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QFileDialog, QWidget
+from PySide6.QtWidgets import QApplication, QFileDialog, QWidget
 from pytestqt.qtbot import QtBot
 from test_panels import make_snapshot
 from test_window import SMALL, WAIT, action, settled
@@ -17,7 +17,7 @@ from moeviz.app import make_window
 from moeviz.domain.messages import SaveModel
 from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.files import refused
-from moeviz.view.frame import Frame
+from moeviz.view.frame import Frame, first_size
 from moeviz.view.memory import last_folder, remember_folder
 from moeviz.view.theme import THEMES
 from moeviz.view.window import Window
@@ -217,6 +217,42 @@ def test_messages_move_nothing_and_go(qtbot: QtBot, window: Window, tmp_path: Pa
     assert not window.notices.passing.isActive()
     window.tell("a long sentence " * 60)
     assert window.notices.words.height() >= window.notices.words.heightForWidth(window.notices.words.width())
+
+
+@pytest.mark.parametrize(
+    ("room", "size"),
+    [((1440, 900), (1424, 828)), ((2560, 1440), (1920, 1200)), ((1920, 1040), (1904, 956)), ((1280, 720), (1264, 662))],
+)
+def test_the_first_window_fits_the_screen_with_its_title_bar(room: tuple[int, int], size: tuple[int, int]) -> None:
+    assert first_size(QSize(*room)).toTuple() == size  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1424, 828), (1920, 1200)])
+def test_reset_layout_is_the_first_layout_and_cuts_no_knob(qtbot: QtBot, tmp_path: Path, size: tuple[int, int]) -> None:
+    store = QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat)
+    window = make_window(SMALL, store=store, runs=tmp_path / "runs")
+    qtbot.addWidget(window)
+    window.resize(*size)
+    with qtbot.waitExposed(window):
+        window.show()
+    docks = window.docks
+
+    def places() -> list[tuple[int, int, int, int]]:
+        QApplication.processEvents()
+        return [dock.geometry().getRect() for dock in docks.values()]  # type: ignore[misc]
+
+    first = places()
+    window._fresh = False
+    assert window.controls.widget().width() == window.controls.viewport().width()
+    assert docks["load"].width() < docks["tokens_experts"].width()
+    window.resizeDocks([docks["controls"], docks["tokens"]], [400, 100], Qt.Orientation.Horizontal)
+    window.resizeDocks([docks["tokens"], docks["load"]], [300, 100], Qt.Orientation.Vertical)
+    docks["load"].setFloating(True)
+    docks["losses"].hide()
+    assert places() != first
+    window.reset_layout()
+    assert places() == first
+    window.close()
 
 
 # ---- the end

@@ -4,7 +4,7 @@ what the running model has."""
 import math
 from collections.abc import Callable
 
-from PySide6.QtCore import QEvent, QObject, QSignalBlocker, Qt, Signal
+from PySide6.QtCore import QEvent, QObject, QSignalBlocker, QSize, Qt, Signal
 from PySide6.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -41,7 +41,7 @@ class Controls(QScrollArea):
         super().__init__(parent)
         self.settings = Settings()
         self.rows: dict[str, Row] = {}
-        body = QWidget()
+        self.body = body = QWidget()
         grid = QGridLayout(body)
         grid.setContentsMargins(GRID, GRID, GRID, GRID)
         grid.setHorizontalSpacing(GRID)
@@ -76,9 +76,14 @@ class Controls(QScrollArea):
         self.setWidget(body)
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setMinimumWidth(288)
         self.setMaximumWidth(400)  # on a wide screen the room is for the panels
         self.show_settings(self.settings)
+
+    def minimumSizeHint(self) -> QSize:
+        """No knob is cut off at the side."""
+        size = super().minimumSizeHint()
+        wide = self.body.minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width()
+        return size.expandedTo(QSize(min(wide, self.maximumWidth()), 0))
 
     def show_settings(self, settings: Settings) -> None:
         """What the running model has now."""

@@ -15,6 +15,7 @@ from PySide6.QtGui import (
     QDragEnterEvent,
     QDropEvent,
     QKeyEvent,
+    QResizeEvent,
     QUndoCommand,
     QUndoStack,
 )
@@ -129,6 +130,7 @@ class Window(QMainWindow):
         self.facts: ModelFacts | None = None
         self.undo = QUndoStack(self)
         self._failed = False
+        self._fresh = False  # the docks lie as they do at first
         self._safe_step = 0  # what was trained up to here lies in a file
         self._left_out = ""  # what the command line named and is not used
         self._goal = (0, 0.0)  # steps to train, and when that began
@@ -246,6 +248,11 @@ class Window(QMainWindow):
     def reset_layout(self) -> None:
         lay_out(self, self.docks)
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        if self._fresh:  # its size is found only now
+            self.reset_layout()
+
     def event(self, event: QEvent) -> bool:
         return _is_for_widget(event) or super().event(event)
 
@@ -255,8 +262,7 @@ class Window(QMainWindow):
     # ---- what is remembered
     def _recall(self) -> None:
         state = self.memory.value("layout")
-        if isinstance(state, QByteArray):
-            self.restoreState(state, LAYOUT_VERSION)
+        self._fresh = not (isinstance(state, QByteArray) and self.restoreState(state, LAYOUT_VERSION))
 
     def closeEvent(self, event: QCloseEvent) -> None:
         if self.runner.errand_work and not self._closing:
@@ -332,6 +338,7 @@ class Window(QMainWindow):
 
     def start(self, make: MakeSession | None = None, title: str = LOADING) -> None:
         """Start a session, or the first one; what runs now goes on until the new one can be shown."""
+        self._fresh = False
         self._failed = False
         self.runner.start(make or self.make_session(self.settings, self.device, self.checkpoint), title=title)
         self._show_state()
