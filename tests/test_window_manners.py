@@ -14,7 +14,7 @@ from test_window import SMALL, WAIT, action, settled
 
 from moeviz import app
 from moeviz.app import make_window
-from moeviz.domain.messages import SaveModel
+from moeviz.domain.messages import SaveModel, SetProbe
 from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.files import refused
 from moeviz.view.frame import Frame, first_size
@@ -253,6 +253,35 @@ def test_reset_layout_is_the_first_layout_and_cuts_no_knob(qtbot: QtBot, tmp_pat
     window.reset_layout()
     assert places() == first
     window.close()
+
+
+def test_what_is_shown_of_the_past_is_told_beside_the_newest(qtbot: QtBot, window: Window) -> None:
+    trained(qtbot, window, 2)
+    window.send(SetProbe("another probe"))
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    step = window.status.labels["step"]
+    assert (step.text(), window.probe_line.text()) == ("step 2", "another probe")
+    window.timeline.setValue(0)
+    assert step.text() == "shows step 0; newest is 2"
+    assert "another probe" not in window.probe_line.text()
+    window.train_action.trigger()
+    qtbot.waitUntil(lambda: window.at_stake > 5, timeout=WAIT)
+    assert window.snapshot is not None
+    assert step.text() == f"shows step 0; training at {window.snapshot.step:,}"
+    window.follow()
+    assert window.probe_line.text() == "another probe"
+    assert step.text() == f"step {window.snapshot.step:,}"
+
+
+def test_the_answer_in_the_menu_is_named_by_what_it_does(qtbot: QtBot, window: Window) -> None:
+    answer = action(window, "Answer the open question")
+    assert not answer.isEnabled()
+    window.question.ask("Really?", "&Do it", lambda: None)
+    assert (answer.text(), answer.isEnabled()) == ("Answer: Do it", True)
+    window.question.ask("Really?", "Restart", lambda: None)
+    assert answer.text() == "Answer: Restart"
+    answer.trigger()
+    assert (answer.text(), answer.isEnabled()) == ("Answer the open question", False)
 
 
 # ---- the end

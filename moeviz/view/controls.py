@@ -46,7 +46,12 @@ class Controls(QScrollArea):
         grid.setContentsMargins(GRID, GRID, GRID, GRID)
         grid.setHorizontalSpacing(GRID)
         grid.setVerticalSpacing(GRID // 2)
-        line = 0
+        self.recording = QLabel("A recording was made with these knobs; press Restart to train a model with them.")
+        self.recording.setWordWrap(True)
+        self.recording.setObjectName("hint")
+        self.recording.hide()
+        grid.addWidget(self.recording, 0, 0, 1, 3)
+        line = 1
         for group, title in GROUPS.items():
             if title:
                 head = QLabel(title)
@@ -97,6 +102,18 @@ class Controls(QScrollArea):
         k.set_enabled(not dense, "dense sends every token to every expert, so there is no k to choose.")
         self.hint.setText(explain(settings))
         self.hint.setVisible(bool(self.hint.text()))
+        if not self.recording.isHidden():
+            self.show_recording(True)
+
+    def show_recording(self, on: bool) -> None:
+        """Of a recording the knobs only tell how it was made."""
+        self.recording.setVisible(on)
+        for row in self.rows.values():
+            for widget in (row.label, row.field, row.slider):
+                if widget is not None:
+                    widget.setDisabled(on)
+        if not on:
+            self.show_settings(self.settings)
 
     def _ask(self, key: str, value: Value) -> None:
         values: dict[str, Value] = {key: value}

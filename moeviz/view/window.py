@@ -11,6 +11,7 @@ from typing import Protocol
 
 from PySide6.QtCore import QByteArray, QEvent, QObject, QSettings, QSignalBlocker, Qt, QTimer
 from PySide6.QtGui import (
+    QAction,
     QCloseEvent,
     QDragEnterEvent,
     QDropEvent,
@@ -60,7 +61,7 @@ from moeviz.view.controls import Controls
 from moeviz.view.dashboard import make_panels
 from moeviz.view.docks import lay_out, make_dock
 from moeviz.view.files import Files, kind_of, sort_paths
-from moeviz.view.menus import make_menus
+from moeviz.view.menus import NO_QUESTION, make_menus
 from moeviz.view.notices import Messages
 from moeviz.view.status import Progress, Status
 from moeviz.view.theme import GRID, THEMES
@@ -167,6 +168,8 @@ class Window(QMainWindow):
         self.notices, self.question = self.messages.notices, self.messages.question
         actions = make_menus(self)
         self.train_action, self.step_action, self.restart_action = (actions[n] for n in ("train", "step", "restart"))
+        actions["yes"].setEnabled(False)
+        self.question.changed.connect(lambda: self._name_answer(actions["yes"]))
         self.train_button.setDefaultAction(self.train_action)
         self.step_button.setDefaultAction(self.step_action)
         self.restart_button.setDefaultAction(self.restart_action)
@@ -226,6 +229,12 @@ class Window(QMainWindow):
         self.probe_line.setAccessibleName("Probe text")
         self.probe_line.returnPressed.connect(lambda: self.send(SetProbe(self.probe_line.text().replace("↵", "\n"))))
         bar.addWidget(self.probe_line)
+
+    def _name_answer(self, action: QAction) -> None:
+        """By what it does."""
+        wish = self.question.yes.text().replace("&", "") if self.question.open else ""
+        action.setText(f"Answer: {wish}" if wish else NO_QUESTION)
+        action.setEnabled(bool(wish))
 
     def _make_timeline(self) -> QToolBar:
         bar = QToolBar("Timeline")
@@ -579,7 +588,10 @@ class Window(QMainWindow):
             self.history.add_mark(update.step, update.mark)
         if update.reset:
             self.follow()
+            if self.of_trace and not update.film:
+                self.notices.hide()  # it told of the recording
             self.of_trace = bool(update.film)
+            self.controls.show_recording(self.of_trace)
             if not self.of_trace:
                 self.send(Prepare(), "Reading the text")
         for step, label in update.marks:
@@ -623,6 +635,7 @@ class Window(QMainWindow):
     def scrub(self, at: int) -> None:
         """Show a step of the past; training goes on."""
         self.show_all()
+        self._show_state()
 
     @property
     def shown(self) -> RoutingSnapshot | None:
@@ -653,7 +666,8 @@ class Window(QMainWindow):
                 self.layer_box.clear()
                 self.layer_box.addItems(names)
             self.layer_box.setCurrentIndex(min(self.pinned.layer, len(names) - 1))
-            text = "".join(self.snapshot.tokens or ()).replace("\n", "↵")
+            here = self.shown or self.snapshot
+            text = "".join(here.tokens or ()).replace("\n", "↵")
             if not self.probe_line.hasFocus() and self.probe_line.text() != text:
                 self.probe_line.setText(text)
                 self.probe_line.setCursorPosition(0)
@@ -670,7 +684,7 @@ class Window(QMainWindow):
         self.status.put("state", self._state(training))
         self.status.show_progress(self._progress())
         step = self.snapshot.step if self.snapshot else 0
-        self.status.put("step", f"step {step:,}" if self.snapshot else "")
+        self.status.put("step", self._where(step, training))
         then, at = self._seen
         if now - then > 1 or not training:
             rate = (step - at) / (now - then) if training and step >= at else 0.0
@@ -678,6 +692,15 @@ class Window(QMainWindow):
             self._rate = (rate, len(self._frames) / 2)
             self._seen = (now, step)
         self.status.show_facts(facts, *self._rate)
+
+    def _where(self, newest: int, training: bool) -> str:
+        """At which step, and which one is shown if that is of the past."""
+        here = self.shown
+        if here is None:
+            return ""
+        if here is self.snapshot:
+            return f"step {newest:,}"
+        return f"shows step {here.step:,}; {'training at' if training else 'newest is'} {newest:,}"
 
     def _state(self, training: bool) -> str:
         """What is shown, in a word."""
