@@ -76,6 +76,7 @@ SaveTrace = Callable[
 ]  # returns what to tell the user
 LOADING = "Loading the model"
 KEEP_SECONDS = 30.0  # how much of a run a crash may cost; keeping costs a tenth of a second
+FIRST_SECONDS = 5.0  # of training until it is kept for the first time; a run of a few steps is not worth it
 
 
 class Keeper(Protocol):
@@ -139,7 +140,8 @@ class Window(QMainWindow):
         self._closing = False
         self._close_when_saved = False
         self._run = 0  # which of the runs so far
-        self._kept_at, self._unkept = time.monotonic(), list[StepLog]()
+        self._keeping = -1  # the run that is kept while it trains
+        self._kept_at, self._unkept = 0.0, list[StepLog]()
         self._kept_marks = 0
         self._rate = (0.0, 0.0)
         self._frames: list[float] = []
@@ -326,24 +328,36 @@ class Window(QMainWindow):
         self.start()
 
     def _offer_kept(self) -> None:
-        """Once: the routing of a run that ended with a crash."""
+        """The routing of a run that ended with a crash, until there is an answer."""
         left = [str(path) for path in self.keeper.left()]
-        if left and left[0] != self.memory.value("offered"):
-            self.memory.setValue("offered", left[0])
-            sentence = f"The last run ended without closing; its routing is kept in {left[0]}."
-            self.question.ask(
-                sentence, "Open its trace", lambda: self.files.open_trace(left[0]), "Dismiss", lasting=True
-            )
+        answered = [path for path in str(self.memory.value("answered", "")).split("|") if path in left]
+        path = next((path for path in left if path not in answered), "")
+        if not path:
+            return
+
+        def answer(do: Callable[[], object]) -> None:
+            self.memory.setValue("answered", "|".join([*answered, path]))
+            do()
+
+        self.question.ask(
+            f"The last run ended without closing; its routing is kept in {path}.",
+            "Open its trace",
+            partial(answer, lambda: self.files.open_trace(path)),
+            "Dismiss",
+            partial(answer, self._offer_kept),
+            lasting=True,
+        )
 
     def _keep_run(self) -> None:
         """Now and then, on a thread."""
-        now = time.monotonic()
-        if not self.runner.training or self.of_trace:
-            self._kept_at = max(self._kept_at, now - KEEP_SECONDS / 2)  # a run of a few steps is not worth it
-        elif self.snapshot is not None and now - self._kept_at > KEEP_SECONDS:
+        now, run = time.monotonic(), self._run if self.runner.training and not self.of_trace else -1
+        if run != self._keeping:  # training has begun, or ended
+            self._keeping = run
+            self._kept_at = max(self._kept_at, now - KEEP_SECONDS + FIRST_SECONDS)
+        elif run >= 0 and self.snapshot is not None and now - self._kept_at > KEEP_SECONDS:
             logs, marks = self._unkept, self.history.marks[self._kept_marks :]
             self._kept_at, self._unkept, self._kept_marks = now, [], len(self.history.marks)
-            self.runner.beside(partial(self.keeper.keep, self._run, self.settings, self.snapshot, logs, marks))
+            self.runner.beside(partial(self.keeper.keep, run, self.settings, self.snapshot, logs, marks))
 
     def start(self, make: MakeSession | None = None, title: str = LOADING) -> None:
         """Start a session, or the first one; what runs now goes on until the new one can be shown."""
@@ -580,7 +594,7 @@ class Window(QMainWindow):
             self._safe_step = update.step
             self._failed = False
             self._run += 1
-            self._unkept, self._kept_marks = [], 0
+            self._unkept, self._kept_marks, self._kept_at = [], 0, 0.0
         for log in (*update.past, *([update.log] if update.log else [])):
             self.history.extend(log)
             self._unkept.append(log)
