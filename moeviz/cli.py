@@ -82,13 +82,22 @@ def _window(args: argparse.Namespace) -> int:
         from moeviz.domain.settings import Settings
 
         Settings.read(args.settings)  # a bad file is told here, before a window opens
-    displays = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
-    if sys.platform.startswith("linux") and not any(map(os.environ.get, displays)):
-        raise UserError("There is no display to open a window on; use `moeviz render` to write pictures without one.")
+    _find_display()
     from moeviz.start import run_window
 
     options: dict[str, Any] = {"task": args.task, "settings_file": args.settings, "seed": args.seed}
     return run_window(args.paths, device=args.device, **options)
+
+
+def _find_display() -> None:
+    """Qt would end the program with a text of its own where it finds no display."""
+    if not sys.platform.startswith("linux"):
+        return
+    needed = {"xcb": "DISPLAY", "wayland": "WAYLAND_DISPLAY", "wayland-egl": "WAYLAND_DISPLAY"}
+    # as in "wayland;xcb" or "xcb:option": the first that can be used is used
+    names = [part.split(":")[0] for part in (os.environ.get("QT_QPA_PLATFORM") or "wayland;xcb").split(";")]
+    if not any(name not in needed or os.environ.get(needed[name]) for name in names):
+        raise UserError("There is no display to open a window on; use `moeviz render` to write pictures without one.")
 
 
 # ---- commands

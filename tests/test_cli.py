@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import moeviz
-from moeviz.cli import COMMANDS, main
+from moeviz.cli import COMMANDS, _find_display, main
 from moeviz.moe.tasks import TASKS
 
 SMALL = [
@@ -230,10 +230,32 @@ def test_files_that_are_something_else(trained, capsys, tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="displays are told by the environment on Linux only")
-def test_no_display_is_said_before_qt_is_imported(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"QT_QPA_PLATFORM": "xcb"},
+        {"QT_QPA_PLATFORM": "xcb", "WAYLAND_DISPLAY": "wayland-0"},
+        {"QT_QPA_PLATFORM": "wayland", "DISPLAY": ":0"},
+        {"QT_QPA_PLATFORM": "wayland;xcb", "DISPLAY": ""},
+    ],
+)
+def test_no_display_is_said_before_qt_is_imported(capsys, monkeypatch, given):
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
         monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
     assert "moeviz render" in fails(capsys)
+
+
+@pytest.mark.parametrize(
+    "given", [{"DISPLAY": ":0"}, {"QT_QPA_PLATFORM": "wayland;xcb", "DISPLAY": ":0"}, {"QT_QPA_PLATFORM": "offscreen"}]
+)
+def test_a_display_is_found(monkeypatch, given):
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    for name in ("DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.setenv(name, given.get(name, ""))
+    _find_display()
 
 
 def test_the_command_line_is_light():

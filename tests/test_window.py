@@ -99,7 +99,7 @@ def test_train_pause_step_restart(qtbot: QtBot, window: Window) -> None:
     assert f"loses {at + 1} steps" in window.question.words.text()
     qtbot.waitUntil(settled(window), timeout=WAIT)
     assert window.snapshot.step == at + 1
-    action(window, "Answer the question with yes").trigger()
+    action(window, "Answer: Restart").trigger()
     qtbot.waitUntil(lambda: window.snapshot is not None and window.snapshot.step == 0, timeout=WAIT)
     assert len(window.history.steps) == 0
     window.restart_action.trigger()  # there is nothing to lose
@@ -870,10 +870,15 @@ def test_a_saved_run_opens_again_as_a_trace(qtbot: QtBot, window: Window, tmp_pa
     window.train_action.trigger()
     qtbot.waitUntil(lambda: "recording" in window.notices.words.text(), timeout=WAIT)
     assert not window.runner.training
-    turn(window, "routing.k", 5)
+    assert not any(row.field.isEnabled() for row in window.controls.rows.values())
+    assert window.controls.recording.isVisible()
+    window.change_knobs({"routing.k": 5})
     assert shown(window, "routing.k") == 3
     window.restart_action.trigger()
     qtbot.waitUntil(lambda: not window.of_trace and window.snapshot is not None, timeout=WAIT)
+    assert window.notices.isHidden()
+    assert not window.controls.recording.isVisible()
+    assert all(window.controls.rows[key].field.isEnabled() for key in ("routing.k", "model.layers"))
     train(qtbot, window, 2)
 
 

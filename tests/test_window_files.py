@@ -312,6 +312,7 @@ def test_a_run_is_kept_while_it_trains_and_gone_when_the_window_closes(
     from moeviz.trace.store import open_trace
 
     monkeypatch.setattr("moeviz.view.window.KEEP_SECONDS", 0.05)
+    monkeypatch.setattr("moeviz.view.window.FIRST_SECONDS", 0.05)
     runs = tmp_path / "runs"
     train(qtbot, window, 5)
     qtbot.waitUntil(lambda: any(path.suffix == ".zarr" for path in runs.glob("*")), timeout=WAIT)
@@ -329,7 +330,9 @@ def test_a_run_is_kept_while_it_trains_and_gone_when_the_window_closes(
     assert list(runs.iterdir()) == []
 
 
-def test_after_a_crash_the_kept_run_is_offered_once(qtbot: QtBot, empty: Window, tmp_path: Path) -> None:
+def test_after_a_crash_the_kept_run_is_offered_until_there_is_an_answer(
+    qtbot: QtBot, empty: Window, tmp_path: Path
+) -> None:
     runs = tmp_path / "runs"
     tests = str(Path(__file__).parent)
     for _ in range(4):
@@ -344,9 +347,41 @@ def test_after_a_crash_the_kept_run_is_offered_once(qtbot: QtBot, empty: Window,
     assert empty.snapshot is not None
     assert empty.snapshot.step == 20
     assert empty.history.marks == [(10, "k 2 → 4"), (20, "k 2 → 4")]
-    empty.question.hide()
+    for _ in range(2):  # the ones before, until there is an answer
+        empty.begin([])
+        assert empty.question.open
+    words = empty.question.words.text()
+    empty.question.no.click()
+    assert empty.question.words.text() != words
+    empty.question.no.click()
     empty.begin([])
     assert not empty.question.open
+
+
+def test_the_first_record_comes_after_five_seconds_of_training(
+    qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[float] = []
+    now = 1000.0
+    monkeypatch.setattr("moeviz.view.window.time.monotonic", lambda: now)
+    monkeypatch.setattr(window.runner, "beside", lambda do: kept.append(now))
+
+    def pass_by(seconds: int, training: bool) -> None:
+        nonlocal now
+        monkeypatch.setattr(type(window.runner), "training", property(lambda _: training))
+        for _ in range(seconds):
+            now += 1
+            window._keep_run()
+
+    pass_by(100, False)
+    pass_by(70, True)
+    assert kept == [1107, 1138, 1169]
+    pass_by(2, False)
+    pass_by(40, True)
+    assert kept[3:] == [1200]
+    window._kept_at, window._run = 0.0, window._run + 1  # the model started anew
+    pass_by(10, True)
+    assert kept[4:] == [1219]
 
 
 # ---- own text

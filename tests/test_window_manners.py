@@ -4,20 +4,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QPoint, QPointF, QSettings, Qt
+from PySide6.QtCore import QPoint, QPointF, QSettings, QSize, Qt
 from PySide6.QtGui import QCloseEvent, QColor
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QFileDialog, QWidget
+from PySide6.QtWidgets import QApplication, QFileDialog, QWidget
 from pytestqt.qtbot import QtBot
 from test_panels import make_snapshot
 from test_window import SMALL, WAIT, action, settled
 
 from moeviz import app
 from moeviz.app import make_window
-from moeviz.domain.messages import SaveModel
+from moeviz.domain.messages import SaveModel, SetProbe
 from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.files import refused
-from moeviz.view.frame import Frame
+from moeviz.view.frame import Frame, first_size
 from moeviz.view.memory import last_folder, remember_folder
 from moeviz.view.theme import THEMES
 from moeviz.view.window import Window
@@ -217,6 +217,71 @@ def test_messages_move_nothing_and_go(qtbot: QtBot, window: Window, tmp_path: Pa
     assert not window.notices.passing.isActive()
     window.tell("a long sentence " * 60)
     assert window.notices.words.height() >= window.notices.words.heightForWidth(window.notices.words.width())
+
+
+@pytest.mark.parametrize(
+    ("room", "size"),
+    [((1440, 900), (1424, 828)), ((2560, 1440), (1920, 1200)), ((1920, 1040), (1904, 956)), ((1280, 720), (1264, 662))],
+)
+def test_the_first_window_fits_the_screen_with_its_title_bar(room: tuple[int, int], size: tuple[int, int]) -> None:
+    assert first_size(QSize(*room)).toTuple() == size  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1424, 828), (1920, 1200)])
+def test_reset_layout_is_the_first_layout_and_cuts_no_knob(qtbot: QtBot, tmp_path: Path, size: tuple[int, int]) -> None:
+    store = QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat)
+    window = make_window(SMALL, store=store, runs=tmp_path / "runs")
+    qtbot.addWidget(window)
+    window.resize(*size)
+    with qtbot.waitExposed(window):
+        window.show()
+    docks = window.docks
+
+    def places() -> list[tuple[int, int, int, int]]:
+        QApplication.processEvents()
+        return [dock.geometry().getRect() for dock in docks.values()]  # type: ignore[misc]
+
+    first = places()
+    window._fresh = False
+    assert window.controls.widget().width() == window.controls.viewport().width()
+    assert docks["load"].width() < docks["tokens_experts"].width()
+    window.resizeDocks([docks["controls"], docks["tokens"]], [400, 100], Qt.Orientation.Horizontal)
+    window.resizeDocks([docks["tokens"], docks["load"]], [300, 100], Qt.Orientation.Vertical)
+    docks["load"].setFloating(True)
+    docks["losses"].hide()
+    assert places() != first
+    window.reset_layout()
+    assert places() == first
+    window.close()
+
+
+def test_what_is_shown_of_the_past_is_told_beside_the_newest(qtbot: QtBot, window: Window) -> None:
+    trained(qtbot, window, 2)
+    window.send(SetProbe("another probe"))
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    step = window.status.labels["step"]
+    assert (step.text(), window.probe_line.text()) == ("step 2", "another probe")
+    window.timeline.setValue(0)
+    assert step.text() == "shows step 0; newest is 2"
+    assert "another probe" not in window.probe_line.text()
+    window.train_action.trigger()
+    qtbot.waitUntil(lambda: window.at_stake > 5, timeout=WAIT)
+    assert window.snapshot is not None
+    assert step.text() == f"shows step 0; training at {window.snapshot.step:,}"
+    window.follow()
+    assert window.probe_line.text() == "another probe"
+    assert step.text() == f"step {window.snapshot.step:,}"
+
+
+def test_the_answer_in_the_menu_is_named_by_what_it_does(qtbot: QtBot, window: Window) -> None:
+    answer = action(window, "Answer the open question")
+    assert not answer.isEnabled()
+    window.question.ask("Really?", "&Do it", lambda: None)
+    assert (answer.text(), answer.isEnabled()) == ("Answer: Do it", True)
+    window.question.ask("Really?", "Restart", lambda: None)
+    assert answer.text() == "Answer: Restart"
+    answer.trigger()
+    assert (answer.text(), answer.isEnabled()) == ("Answer the open question", False)
 
 
 # ---- the end

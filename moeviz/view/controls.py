@@ -4,7 +4,7 @@ what the running model has."""
 import math
 from collections.abc import Callable
 
-from PySide6.QtCore import QEvent, QObject, QSignalBlocker, Qt, Signal
+from PySide6.QtCore import QEvent, QObject, QSignalBlocker, QSize, Qt, Signal
 from PySide6.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -50,12 +50,17 @@ class Controls(QScrollArea):
         self.more.setToolTip("Losses that are off; those in use are always shown")
         self.more.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.more.toggled.connect(lambda _: self.show_settings(self.settings))
-        body = QWidget()
+        self.body = body = QWidget()
         grid = QGridLayout(body)
         grid.setContentsMargins(GRID, GRID, GRID, GRID)
         grid.setHorizontalSpacing(GRID)
         grid.setVerticalSpacing(GRID // 2)
-        line = 0
+        self.recording = QLabel("A recording was made with these knobs; press Restart to train a model with them.")
+        self.recording.setWordWrap(True)
+        self.recording.setObjectName("hint")
+        self.recording.hide()
+        grid.addWidget(self.recording, 0, 0, 1, 3)
+        line = 1
         for group, title in GROUPS.items():
             if title:
                 head = QLabel(title)
@@ -91,9 +96,14 @@ class Controls(QScrollArea):
         self.setWidget(body)
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setMinimumWidth(288)
         self.setMaximumWidth(400)  # on a wide screen the room is for the panels
         self.show_settings(self.settings)
+
+    def minimumSizeHint(self) -> QSize:
+        """No knob is cut off at the side."""
+        size = super().minimumSizeHint()
+        wide = self.body.minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width()
+        return size.expandedTo(QSize(min(wide, self.maximumWidth()), 0))
 
     def show_settings(self, settings: Settings) -> None:
         """What the running model has now."""
@@ -120,6 +130,18 @@ class Controls(QScrollArea):
         for words, text in ((self.hint, explain(settings)), (self.ahead, looks_ahead(settings))):
             words.setText(text)
             words.setVisible(bool(text))
+        if not self.recording.isHidden():
+            self.show_recording(True)
+
+    def show_recording(self, on: bool) -> None:
+        """Of a recording the knobs only tell how it was made."""
+        self.recording.setVisible(on)
+        for row in self.rows.values():
+            for widget in (row.label, row.field, row.slider):
+                if widget is not None:
+                    widget.setDisabled(on)
+        if not on:
+            self.show_settings(self.settings)
 
     def _ask(self, key: str, value: Value) -> None:
         values = together(self.settings, key, value)

@@ -18,6 +18,8 @@ BEHIND = {  # docks that are hidden at first, and on whose place they come as a 
     "positions": "load",
 }
 LEFT, RIGHT = Qt.DockWidgetArea.LeftDockWidgetArea, Qt.DockWidgetArea.RightDockWidgetArea
+KNOBS_WIDTH = 320
+BARS = 144  # what menu, bar, timeline and status take of the height, about
 ACROSS, DOWN = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
 
 
@@ -65,10 +67,15 @@ def lay_out(window: QMainWindow, d: Mapping[str, QDockWidget]) -> None:
     window.splitDockWidget(d["gate_weights"], d["layers_experts"], ACROSS)
     window.splitDockWidget(d["load"], d["losses"], ACROSS)
     window.splitDockWidget(d["losses"], d["load_over_time"], ACROSS)
-    window.resizeDocks([d["controls"], d["tokens"]], [272, 1168], ACROSS)
-    window.resizeDocks([d["tokens"], d["tokens_experts"], d["load"]], [160, 330, 330], DOWN)
-    window.resizeDocks([d["tokens_experts"], d["gate_weights"], d["layers_experts"]], [560, 320, 280], ACROSS)
-    window.resizeDocks([d["load"], d["losses"], d["load_over_time"]], [380, 390, 390], ACROSS)
+    knobs = max(KNOBS_WIDTH, d["controls"].minimumSizeHint().width())
+    wide, high = window.width() - knobs, window.height() - BARS
+    window.resizeDocks([d["controls"], d["tokens"]], [knobs, wide], ACROSS)
+    for names, shares, room, way in (
+        (("tokens", "tokens_experts", "load"), (4, 8, 8), high, DOWN),
+        (("tokens_experts", "gate_weights", "layers_experts"), (14, 8, 7), wide, ACROSS),
+        (("load", "losses", "load_over_time"), (9, 9, 9), wide, ACROSS),
+    ):
+        window.resizeDocks([d[name] for name in names], [max(room * n // sum(shares), 1) for n in shares], way)
     for name, place in BEHIND.items():
         window.tabifyDockWidget(d[place], d[name])
         d[name].hide()

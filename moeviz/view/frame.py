@@ -3,11 +3,16 @@ It imports nothing but Qt, so that nothing delays it; the content moves in when 
 
 from collections.abc import Callable
 
-from PySide6.QtCore import QByteArray, QSettings, Signal
+from PySide6.QtCore import QByteArray, QSettings, QSize, Signal
 from PySide6.QtGui import QCloseEvent, QGuiApplication, QKeySequence, QPaintEvent, QShortcut
 from PySide6.QtWidgets import QMainWindow, QWidget
 
 from moeviz.view.theme import THEMES, palette
+
+
+def first_size(room: QSize) -> QSize:
+    """Of the window on a screen with so much room: its title bar and borders must fit beside it."""
+    return QSize(min(room.width() - 16, 1920), min(room.height() * 92 // 100, 1200))
 
 
 class Frame(QMainWindow):
@@ -20,8 +25,7 @@ class Frame(QMainWindow):
         self._may_close: Callable[[], bool] = lambda: True
         self.setWindowTitle("moeviz")
         self.setPalette(palette(THEMES.get(str(memory.value("theme")), THEMES["dark"])))
-        room = QGuiApplication.primaryScreen().availableSize()
-        self.resize(min(1440, room.width()), min(900, room.height()))
+        self.resize(first_size(QGuiApplication.primaryScreen().availableGeometry().size()))
         self._quit = QShortcut(QKeySequence("Ctrl+Q"), self, self.close)
         geometry = memory.value("geometry")
         if isinstance(geometry, QByteArray):

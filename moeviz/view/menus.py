@@ -14,6 +14,8 @@ from moeviz.view.theme import THEMES
 if TYPE_CHECKING:
     from moeviz.view.window import Window
 
+NO_QUESTION = "Answer the open question"  # while there is none
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -60,7 +62,7 @@ def menus(window: "Window") -> dict[str, list[Item | None]]:
             Item("Train N steps…", "Ctrl+N", window.ask_steps),
             Item("Restart with the seed", "R", window.restart, "restart"),
             None,
-            Item("Answer the question with yes", "Ctrl+Return", partial(window.question.answer, True), "yes"),
+            Item(NO_QUESTION, "Ctrl+Return", partial(window.question.answer, True), "yes"),
         ],
         "&Go": [
             Item("Next token", "Right", partial(window.walk, "token", 1)),

@@ -78,7 +78,7 @@ class _Bar(QFrame):
     def say(self, sentence: str) -> None:
         self.since = time.monotonic()
         self.words.setText(sentence)
-        self.show()
+        self.setVisible(True)  # show() would say nothing where it is there already
 
     def setVisible(self, on: bool) -> None:
         super().setVisible(on)

@@ -183,11 +183,13 @@ def stylesheet(theme: Theme) -> str:
 QToolTip {{ color: {theme.text}; background: {theme.raised}; border: 1px solid {theme.line}; padding: 4px; }}
 QToolButton {{ color: {theme.muted}; background: transparent; border: 1px solid transparent; border-radius: 4px;
                padding: 2px 6px; }}
+QToolBar QToolButton {{ color: {theme.text}; }}
 QToolButton:hover {{ color: {theme.text}; background: {theme.raised}; border-color: {theme.line}; }}
 QToolButton:pressed, QToolButton:checked {{ color: {theme.accent}; background: {theme.raised};
                                             border-color: {theme.line}; }}
 QToolButton:focus, QPushButton:focus {{ border-color: {theme.accent}; }}
-QToolButton:disabled {{ color: {theme.faint}; }}
+QToolBar QToolButton:checked {{ color: {theme.accent}; }}
+QToolButton:disabled, QToolBar QToolButton:disabled {{ color: {theme.faint}; }}
 QToolButton::menu-indicator {{ image: none; }}
 QPushButton {{ color: {theme.text}; background: {theme.raised}; border: 1px solid {theme.line}; border-radius: 4px;
                padding: 4px 12px; }}

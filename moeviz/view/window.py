@@ -12,10 +12,12 @@ from typing import Protocol
 
 from PySide6.QtCore import QByteArray, QEvent, QObject, QSettings, QSignalBlocker, Qt, QTimer
 from PySide6.QtGui import (
+    QAction,
     QCloseEvent,
     QDragEnterEvent,
     QDropEvent,
     QKeyEvent,
+    QResizeEvent,
     QUndoCommand,
     QUndoStack,
 )
@@ -65,7 +67,7 @@ from moeviz.view.dashboard import make_panels
 from moeviz.view.docks import BEHIND, lay_out, make_dock
 from moeviz.view.files import Files, kind_of, sort_paths
 from moeviz.view.guide import Guide
-from moeviz.view.menus import make_menus
+from moeviz.view.menus import NO_QUESTION, make_menus
 from moeviz.view.notices import Messages
 from moeviz.view.status import Progress, Status
 from moeviz.view.theme import GRID, THEMES
@@ -81,6 +83,7 @@ SaveTrace = Callable[
 ]  # returns what to tell the user
 LOADING = "Loading the model"
 KEEP_SECONDS = 30.0  # how much of a run a crash may cost; keeping costs a tenth of a second
+FIRST_SECONDS = 5.0  # of training until it is kept for the first time; a run of a few steps is not worth it
 
 
 class Keeper(Protocol):
@@ -140,6 +143,7 @@ class Window(QMainWindow):
         self.facts: ModelFacts | None = None
         self.undo = QUndoStack(self)
         self._failed = False
+        self._fresh = False  # the docks lie as they do at first
         self._safe_step = 0  # what was trained up to here lies in a file
         self._left_out = ""  # what the command line named and is not used
         self._goal = (0, 0.0)  # steps to train, and when that began
@@ -148,7 +152,8 @@ class Window(QMainWindow):
         self._close_when_saved = False
         self._said: dict[str, tuple[str, bool]] | None = None  # in one tick
         self._run = 0  # which of the runs so far
-        self._kept_at, self._unkept = time.monotonic(), list[StepLog]()
+        self._keeping = -1  # the run that is kept while it trains
+        self._kept_at, self._unkept = 0.0, list[StepLog]()
         self._kept_marks = 0
         self._rate = (0.0, 0.0)
         self._frames: list[float] = []
@@ -180,6 +185,8 @@ class Window(QMainWindow):
         self.notices, self.question = self.messages.notices, self.messages.question
         actions = make_menus(self)
         self.train_action, self.step_action, self.restart_action = (actions[n] for n in ("train", "step", "restart"))
+        actions["yes"].setEnabled(False)
+        self.question.changed.connect(lambda: self._name_answer(actions["yes"]))
         self.train_button.setDefaultAction(self.train_action)
         self.step_button.setDefaultAction(self.step_action)
         self.restart_button.setDefaultAction(self.restart_action)
@@ -243,6 +250,12 @@ class Window(QMainWindow):
         self.probe_line.returnPressed.connect(lambda: self.send(SetProbe(self.probe_line.text().replace("↵", "\n"))))
         bar.addWidget(self.probe_line)
 
+    def _name_answer(self, action: QAction) -> None:
+        """By what it does."""
+        wish = self.question.yes.text().replace("&", "") if self.question.open else ""
+        action.setText(f"Answer: {wish}" if wish else NO_QUESTION)
+        action.setEnabled(bool(wish))
+
     def _make_timeline(self) -> QToolBar:
         bar = QToolBar("Timeline")
         bar.setObjectName("timeline")
@@ -265,6 +278,11 @@ class Window(QMainWindow):
         lay_out(self, self.docks)
         self.splitDockWidget(self.docks["controls"], self.guide, Qt.Orientation.Vertical)
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        if self._fresh:  # its size is found only now
+            self.reset_layout()
+
     def event(self, event: QEvent) -> bool:
         return _is_for_widget(event) or super().event(event)
 
@@ -274,8 +292,7 @@ class Window(QMainWindow):
     # ---- what is remembered
     def _recall(self) -> None:
         state = self.memory.value("layout")
-        if isinstance(state, QByteArray):
-            self.restoreState(state, LAYOUT_VERSION)
+        self._fresh = not (isinstance(state, QByteArray) and self.restoreState(state, LAYOUT_VERSION))
         self.controls.more.setChecked(self.memory.value("more losses") == "true")
         self.guide.hide()
 
@@ -334,27 +351,40 @@ class Window(QMainWindow):
         self.start()
 
     def _offer_kept(self) -> None:
-        """Once: the routing of a run that ended with a crash."""
+        """The routing of a run that ended with a crash, until there is an answer."""
         left = [str(path) for path in self.keeper.left()]
-        if left and left[0] != self.memory.value("offered"):
-            self.memory.setValue("offered", left[0])
-            sentence = f"The last run ended without closing; its routing is kept in {left[0]}."
-            self.question.ask(
-                sentence, "Open its trace", lambda: self.files.open_trace(left[0]), "Dismiss", lasting=True
-            )
+        answered = [path for path in str(self.memory.value("answered", "")).split("|") if path in left]
+        path = next((path for path in left if path not in answered), "")
+        if not path:
+            return
+
+        def answer(do: Callable[[], object]) -> None:
+            self.memory.setValue("answered", "|".join([*answered, path]))
+            do()
+
+        self.question.ask(
+            f"The last run ended without closing; its routing is kept in {path}.",
+            "Open its trace",
+            partial(answer, lambda: self.files.open_trace(path)),
+            "Dismiss",
+            partial(answer, self._offer_kept),
+            lasting=True,
+        )
 
     def _keep_run(self) -> None:
         """Now and then, on a thread."""
-        now = time.monotonic()
-        if not self.runner.training or self.of_trace:
-            self._kept_at = max(self._kept_at, now - KEEP_SECONDS / 2)  # a run of a few steps is not worth it
-        elif self.snapshot is not None and now - self._kept_at > KEEP_SECONDS:
+        now, run = time.monotonic(), self._run if self.runner.training and not self.of_trace else -1
+        if run != self._keeping:  # training has begun, or ended
+            self._keeping = run
+            self._kept_at = max(self._kept_at, now - KEEP_SECONDS + FIRST_SECONDS)
+        elif run >= 0 and self.snapshot is not None and now - self._kept_at > KEEP_SECONDS:
             logs, marks = self._unkept, self.history.marks[self._kept_marks :]
-            if self.runner.beside(partial(self.keeper.keep, self._run, self.settings, self.snapshot, logs, marks)):
+            if self.runner.beside(partial(self.keeper.keep, run, self.settings, self.snapshot, logs, marks)):
                 self._kept_at, self._unkept, self._kept_marks = now, [], len(self.history.marks)
 
     def start(self, make: MakeSession | None = None, title: str = LOADING, *, training: bool = False) -> None:
         """Start a session, or the first one; what runs now goes on until the new one can be shown."""
+        self._fresh = False
         self._failed = False
         make = make or self.make_session(self.settings, self.device, self.checkpoint)
         self.runner.start(make, title=title, training=training)
@@ -651,7 +681,7 @@ class Window(QMainWindow):
             self._safe_step = update.step
             self._failed = False
             self._run += 1
-            self._unkept, self._kept_marks = [], 0
+            self._unkept, self._kept_marks, self._kept_at = [], 0, 0.0
             self.survey = None
         for log in (*update.past, *([update.log] if update.log else [])):
             self.history.extend(log)
@@ -660,7 +690,10 @@ class Window(QMainWindow):
             self.history.add_mark(update.step, update.mark)
         if update.reset:
             self.follow()
+            if self.of_trace and not update.film:
+                self.notices.hide()  # it told of the recording
             self.of_trace = bool(update.film)
+            self.controls.show_recording(self.of_trace)
             if not self.of_trace:
                 self.send(Prepare(), "Reading the text")
         for step, label in update.marks:
@@ -708,6 +741,7 @@ class Window(QMainWindow):
     def scrub(self, at: int) -> None:
         """Show a step of the past; training goes on."""
         self.show_all()
+        self._show_state()
 
     @property
     def shown(self) -> RoutingSnapshot | None:
@@ -738,7 +772,8 @@ class Window(QMainWindow):
                 self.layer_box.clear()
                 self.layer_box.addItems(names)
             self.layer_box.setCurrentIndex(min(self.pinned.layer, len(names) - 1))
-            text = "".join(self.snapshot.tokens or ()).replace("\n", "↵")
+            here = self.shown or self.snapshot
+            text = "".join(here.tokens or ()).replace("\n", "↵")
             if not self.probe_line.hasFocus() and self.probe_line.text() != text:
                 self.probe_line.setText(text)
                 self.probe_line.setCursorPosition(0)
@@ -756,7 +791,7 @@ class Window(QMainWindow):
         self.status.put("state", self._state(training))
         self.status.show_progress(self._progress())
         step = self.snapshot.step if self.snapshot else 0
-        self.status.put("step", f"step {step:,}" if self.snapshot else "")
+        self.status.put("step", self._where(step, training))
         then, at = self._seen
         if now - then > 1 or not training:
             rate = (step - at) / (now - then) if training and step >= at else 0.0
@@ -764,6 +799,15 @@ class Window(QMainWindow):
             self._rate = (rate, len(self._frames) / 2)
             self._seen = (now, step)
         self.status.show_facts(facts, *self._rate)
+
+    def _where(self, newest: int, training: bool) -> str:
+        """At which step, and which one is shown if that is of the past."""
+        here = self.shown
+        if here is None:
+            return ""
+        if here is self.snapshot:
+            return f"step {newest:,}"
+        return f"shows step {here.step:,}; {'training at' if training else 'newest is'} {newest:,}"
 
     def _state(self, training: bool) -> str:
         """What is shown, in a word."""
