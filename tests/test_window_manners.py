@@ -138,7 +138,7 @@ def test_nobody_is_asked_to_give_up_a_run_for_a_file_that_cannot_be_opened(
     model, trace = tmp_path / "model.safetensors", tmp_path / "run.zarr"
     window.send(SaveModel(str(model)))
     qtbot.waitUntil(settled(window), timeout=WAIT)
-    app.save_trace(str(trace), SMALL, None, (make_snapshot(step=1),), (), lambda done, total: None)
+    app.save_trace(str(trace), SMALL, (), (make_snapshot(step=1),), (), lambda done, total: None)
     whole = model.read_bytes()
     bad = {
         "cut.safetensors": whole[:-1],
