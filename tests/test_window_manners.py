@@ -284,6 +284,22 @@ def test_the_answer_in_the_menu_is_named_by_what_it_does(qtbot: QtBot, window: W
     assert (answer.text(), answer.isEnabled()) == ("Answer the open question", False)
 
 
+def test_a_dock_that_floats_steps_aside(qtbot: QtBot, window: Window) -> None:
+    dock = window.docks["controls"]
+    before = dock.mapToGlobal(QPoint(0, 0))
+    dock.setFloating(True)
+    qtbot.waitUntil(lambda: (dock.pos() - before).manhattanLength() >= 64, timeout=WAIT)
+
+
+def test_the_export_button_is_not_lit_after_its_menu(window: Window) -> None:
+    button = window.panels["load"]._export
+    button.setAttribute(Qt.WidgetAttribute.WA_UnderMouse)
+    button.setDown(True)
+    button.menu().aboutToHide.emit()
+    assert not button.underMouse()
+    assert not button.isDown()
+
+
 # ---- the end
 class ByAPerson(QCloseEvent):
     def spontaneous(self) -> bool:

@@ -103,7 +103,8 @@ class History:
             out = np.full((len(rows), max((r.size for r in rows), default=0)), np.nan, dtype=np.float32)
             for line, row in zip(out, rows, strict=True):
                 line[: row.size] = row
-        return out / np.maximum(np.nansum(out, axis=1, keepdims=True), np.float32(1))  # whole numbers
+        shares: npt.NDArray[np.float32] = out / np.maximum(np.nansum(out, axis=1, keepdims=True), np.float32(1))
+        return shares
 
     def logs(self) -> list[StepLog]:
         """What is kept as logs, one a stretch of steps with the same numbers of experts, as a trace takes them."""
