@@ -1,7 +1,7 @@
 """The composition root of the window: the only place that knows the view, the engine and the models at once."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def make_trace(path: str) -> MakeSession:
 def save_trace(
     path: str,
     settings: Settings,
-    log: StepLog | None,
+    logs: Sequence[StepLog],
     snapshots: tuple[RoutingSnapshot, ...],
     marks: tuple[tuple[int, str], ...],
     report: Report,
@@ -65,7 +65,7 @@ def save_trace(
         for done, snapshot in enumerate(snapshots):
             report(done, len(snapshots))
             writer.append(snapshot)
-        if log is not None:
+        for log in logs:
             writer.add_log(log)
         for step, label in marks:
             writer.add_mark(step, label)
@@ -73,7 +73,8 @@ def save_trace(
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
-    return f"Saved {len(snapshots)} steps to {path}."
+    steps = sum(len(log.steps_S) for log in logs)
+    return f"Saved {len(snapshots):,} snapshots and the numbers of {steps:,} steps to {path}."
 
 
 def make_window(

@@ -120,3 +120,29 @@ def test_history_pads_experts_that_came_later() -> None:
 def test_settings_that_are_too_much_are_refused_in_words(text: str) -> None:
     with pytest.raises(SettingsError):
         Settings.from_json(text)
+
+
+def test_logs_give_back_what_was_kept_in_stretches_of_one_size() -> None:
+    history, rng = History(), np.random.default_rng(0)
+    wanted: dict[int, list[np.ndarray]] = {}
+    for first, steps, experts in ((1, 3000, (4, 4)), (3001, 1, (6, 4)), (3002, 400, (6, 5))):
+        counts = tuple(rng.integers(0, 50, (steps, e)) for e in experts)
+        numbers = np.arange(first, first + steps)
+        history.extend(StepLog(numbers, {"loss": numbers / 7}, counts))
+        wanted |= {int(step): [c[row] for c in counts] for row, step in enumerate(numbers)}
+    logs = history.logs()
+    assert [[c.shape[1] for c in log.counts_SE] for log in logs][-1] == [6, 5]
+    assert np.array_equal(np.concatenate([log.steps_S for log in logs]), history.steps)
+    assert len(history.steps) < history.seen == 3401
+    for log in logs:
+        assert np.array_equal(log.scalars_S["loss"], log.steps_S / 7)
+        for row, step in enumerate(log.steps_S):
+            assert all(np.array_equal(c[row], w) for c, w in zip(log.counts_SE, wanted[int(step)], strict=True))
+    last = wanted[int(history.steps[-1])][0]
+    assert np.allclose(history.load_share(0)[-1], last / last.sum())
+    assert np.isnan(history.load_share(0)[0][4:]).all()
+    again = History()
+    for log in logs:
+        again.extend(log)
+    assert np.array_equal(again.load_share(1), history.load_share(1), equal_nan=True)
+    assert History().logs() == []

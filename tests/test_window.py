@@ -17,6 +17,8 @@ from moeviz.app import make_window
 from moeviz.domain.experiments import EXPERIMENTS, Experiment
 from moeviz.domain.messages import OpenModel, Report, SaveModel, Survey
 from moeviz.domain.settings import KNOBS, ROUTERS, Settings
+from moeviz.trace.stats import stats
+from moeviz.trace.store import open_trace
 from moeviz.view.controls import USUAL
 from moeviz.view.dashboard import PLACES
 from moeviz.view.export_dialog import ExportDialog
@@ -852,6 +854,7 @@ def test_a_saved_run_opens_again_as_a_trace(qtbot: QtBot, window: Window, tmp_pa
     window.train_action.trigger()
     qtbot.waitUntil(settled(window), timeout=WAIT)
     last, count, marks = window.snapshot, len(window.history.snapshots), list(window.history.marks)
+    steps, shares = window.history.steps, window.history.load_share(1)
     window.files.save_run_to(path)
     qtbot.waitUntil(lambda: "Saved" in window.notices.words.text(), timeout=WAIT)
     window.files.open_paths([path])
@@ -866,6 +869,9 @@ def test_a_saved_run_opens_again_as_a_trace(qtbot: QtBot, window: Window, tmp_pa
     assert np.array_equal(window.snapshot.layers[1].expert_ids_TK, last.layers[1].expert_ids_TK)
     assert len(window.history.snapshots) == count
     assert window.history.marks == marks
+    assert np.array_equal(window.history.steps, steps)
+    assert np.array_equal(window.history.load_share(1), shares)
+    assert all(layer["train_batches"] == min(len(steps), 100) for layer in stats(open_trace(path))["layers"])
     assert window.settings.routing.k == 3
     window.train_action.trigger()
     qtbot.waitUntil(lambda: "recording" in window.notices.words.text(), timeout=WAIT)

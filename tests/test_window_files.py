@@ -51,7 +51,7 @@ def window(qtbot: QtBot, empty: Window) -> Window:
 def trace(tmp_path: Path) -> str:
     path = tmp_path / "run.zarr"
     snapshots = tuple(make_snapshot(step=step) for step in range(0, 30, 10))
-    app.save_trace(str(path), SMALL, None, snapshots, ((10, "k 2 → 4"),), lambda done, total: None)
+    app.save_trace(str(path), SMALL, (), snapshots, ((10, "k 2 → 4"),), lambda done, total: None)
     return str(path)
 
 

@@ -138,7 +138,7 @@ def test_nobody_is_asked_to_give_up_a_run_for_a_file_that_cannot_be_opened(
     model, trace = tmp_path / "model.safetensors", tmp_path / "run.zarr"
     window.send(SaveModel(str(model)))
     qtbot.waitUntil(settled(window), timeout=WAIT)
-    app.save_trace(str(trace), SMALL, None, (make_snapshot(step=1),), (), lambda done, total: None)
+    app.save_trace(str(trace), SMALL, (), (make_snapshot(step=1),), (), lambda done, total: None)
     whole = model.read_bytes()
     bad = {
         "cut.safetensors": whole[:-1],
@@ -282,6 +282,22 @@ def test_the_answer_in_the_menu_is_named_by_what_it_does(qtbot: QtBot, window: W
     assert answer.text() == "Answer: Restart"
     answer.trigger()
     assert (answer.text(), answer.isEnabled()) == ("Answer the open question", False)
+
+
+def test_a_dock_that_floats_steps_aside(qtbot: QtBot, window: Window) -> None:
+    dock = window.docks["controls"]
+    before = dock.mapToGlobal(QPoint(0, 0))
+    dock.setFloating(True)
+    qtbot.waitUntil(lambda: (dock.pos() - before).manhattanLength() >= 64, timeout=WAIT)
+
+
+def test_the_export_button_is_not_lit_after_its_menu(window: Window) -> None:
+    button = window.panels["load"]._export
+    button.setAttribute(Qt.WidgetAttribute.WA_UnderMouse)
+    button.setDown(True)
+    button.menu().aboutToHide.emit()
+    assert not button.underMouse()
+    assert not button.isDown()
 
 
 # ---- the end

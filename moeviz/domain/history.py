@@ -1,10 +1,11 @@
 """The history of a run in bounded memory: when full, every second point goes and from then on half as many are kept."""
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
 from moeviz.domain.messages import StepLog
-from moeviz.domain.metrics import load_share
 from moeviz.domain.routing import RoutingSnapshot
 
 MAX_POINTS = 2048
@@ -13,7 +14,7 @@ SPARSE = "heldout"  # measured at few steps: its points are kept when their neig
 
 
 class History:
-    """Scalars and load shares of the training batches, marks, and a thinned film of snapshots."""
+    """Scalars and counts of the training batches, marks, and a thinned film of snapshots."""
 
     def __init__(self) -> None:
         self.clear()
@@ -21,7 +22,7 @@ class History:
     def clear(self) -> None:
         self._steps: list[int] = []
         self._scalars: dict[str, list[float]] = {}
-        self._shares: list[list[npt.NDArray[np.float32]]] = []
+        self._counts: list[tuple[npt.NDArray[np.int32], ...]] = []  # one array (E,) a layer
         self._stride = 1
         self._seen = 0
         self._snapshot_stride = 1
@@ -48,7 +49,7 @@ class History:
             if name not in log.scalars_S:
                 column.append(float("nan"))
         self._steps.append(step)
-        self._shares.append([load_share(counts[row]).astype(np.float32) for counts in log.counts_SE])
+        self._counts.append(tuple(counts[row].astype(np.int32) for counts in log.counts_SE))
         if len(self._steps) > MAX_POINTS:
             self._thin()
 
@@ -58,7 +59,7 @@ class History:
         if len(keep) > MAX_POINTS * 3 // 4:  # a run measured at nearly every step must be bounded too
             keep = list(range(0, len(self._steps), 2))
         self._steps = [self._steps[i] for i in keep]
-        self._shares = [self._shares[i] for i in keep]
+        self._counts = [self._counts[i] for i in keep]
         self._scalars = {name: [column[i] for i in keep] for name, column in self._scalars.items()}
         self._stride *= 2
 
@@ -87,18 +88,34 @@ class History:
         """Values (n,) of one scalar beside `steps`; NaN where it was not measured."""
         return np.asarray(self._scalars.get(name, [float("nan")] * len(self._steps)), dtype=np.float64)
 
-    def load_share(self, layer: int) -> npt.NDArray[np.float32]:
-        """Load share (n, E) of one layer's training batches; NaN for experts that did not exist at that step."""
-        rows = [shares[layer] if layer < len(shares) else np.empty(0, np.float32) for shares in self._shares]
-        if len({row.size for row in rows}) == 1:
-            return np.concatenate(rows).reshape(len(rows), -1)
-        out = np.full((len(rows), max((r.size for r in rows), default=0)), np.nan, dtype=np.float32)
-        for line, row in zip(out, rows, strict=True):
-            line[: row.size] = row
-        return out
+    @property
+    def seen(self) -> int:
+        """How many steps there were; of a long run fewer are kept."""
+        return self._seen
 
-    def log(self) -> StepLog | None:
-        """The scalars as one log, as a trace takes it; None before the first step."""
-        if not self._steps:
-            return None
-        return StepLog(self.steps, {name: self.scalar(name) for name in self.scalar_names}, ())
+    def load_share(self, layer: int) -> npt.NDArray[np.float32]:
+        """Load share (n, E) of one layer's training batches; NaN for experts that did not exist at that step, zeros
+        where nothing was routed."""
+        rows = [counts[layer] if layer < len(counts) else np.empty(0, np.int32) for counts in self._counts]
+        if len({row.size for row in rows}) == 1:
+            out = np.concatenate(rows).reshape(len(rows), -1).astype(np.float32)
+        else:
+            out = np.full((len(rows), max((r.size for r in rows), default=0)), np.nan, dtype=np.float32)
+            for line, row in zip(out, rows, strict=True):
+                line[: row.size] = row
+        shares: npt.NDArray[np.float32] = out / np.maximum(np.nansum(out, axis=1, keepdims=True), np.float32(1))
+        return shares
+
+    def logs(self) -> list[StepLog]:
+        """What is kept as logs, one a stretch of steps with the same numbers of experts, as a trace takes them."""
+        sizes = [tuple(counts.size for counts in row) for row in self._counts]
+        edges = [0, *(i for i in range(1, len(sizes)) if sizes[i] != sizes[i - 1]), len(sizes)] if sizes else []
+        scalars = {name: self.scalar(name) for name in self.scalar_names}
+        return [
+            StepLog(
+                self.steps[a:b],
+                {name: values[a:b] for name, values in scalars.items()},
+                tuple(np.stack(layer).astype(np.int64) for layer in zip(*self._counts[a:b], strict=True)),
+            )
+            for a, b in pairwise(edges)
+        ]

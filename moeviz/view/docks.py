@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QPoint, Qt
+from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QDockWidget, QMainWindow, QToolButton, QWidget
 
 from moeviz.view.panel import Panel
@@ -19,6 +20,7 @@ BEHIND = {  # docks that are hidden at first, and on whose place they come as a 
 }
 LEFT, RIGHT = Qt.DockWidgetArea.LeftDockWidgetArea, Qt.DockWidgetArea.RightDockWidgetArea
 KNOBS_WIDTH = 320
+ASIDE = 48
 BARS = 144  # what menu, bar, timeline and status take of the height, about
 ACROSS, DOWN = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
 
@@ -29,6 +31,7 @@ def make_dock(title: str, widget: QWidget, name: str) -> QDockWidget:
     if isinstance(widget, Panel):
         dock.setTitleBarWidget(_title_bar(dock, widget))
     dock.setWidget(widget)
+    dock.topLevelChanged.connect(lambda floating: _step_aside(dock) if floating else None)
 
     def bring(asked: bool) -> None:
         if asked:  # of several tabs the one asked for
@@ -36,6 +39,12 @@ def make_dock(title: str, widget: QWidget, name: str) -> QDockWidget:
 
     dock.toggleViewAction().triggered.connect(bring)
     return dock
+
+
+def _step_aside(dock: QDockWidget) -> None:
+    """A dock that floats shows that it does; one that is dragged follows the mouse all the same."""
+    if not QGuiApplication.mouseButtons():
+        dock.move(dock.pos() + QPoint(ASIDE, ASIDE))
 
 
 def _title_bar(dock: QDockWidget, panel: Panel) -> QWidget:

@@ -202,7 +202,10 @@ class Files:
         if not film:
             window.tell("There is nothing to save yet: open a model or a trace first.")
             return
-        self._errand(partial(window.save_trace, path, window.settings, history.log(), film, marks), "Saving", path)
+        save = partial(window.save_trace, path, window.settings, history.logs(), film, marks)
+        kept, seen = len(history.steps), history.seen
+        less = f" The run has {seen:,} steps; of a long one the window keeps {kept:,}, evenly." if kept < seen else ""
+        self._errand(lambda report: save(report) + less, "Saving", path)
 
     def _errand(self, do: Callable[[Report], str], verb: str, path: str) -> None:
         if self.window.runner.errand(do, f"{verb} {Path(path).name}"):

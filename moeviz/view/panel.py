@@ -79,6 +79,7 @@ class Panel(QWidget):
             menu.addAction(label).triggered.connect(
                 lambda _=False, ending=ending: self.export_requested.emit(self.name, ending)
             )
+        menu.aboutToHide.connect(self._let_go_of_export)
         self._export.setMenu(menu)
         self.header = QHBoxLayout()
         self.header.setContentsMargins(GRID, GRID // 2, GRID // 2, 0)
@@ -154,6 +155,12 @@ class Panel(QWidget):
         self._export.setIcon(_export_icon(theme))
         self._stale = True
         self.canvas.update()
+
+    def _let_go_of_export(self) -> None:
+        """The mouse left for the menu and a dialog, which the button is not told."""
+        self._export.setAttribute(Qt.WidgetAttribute.WA_UnderMouse, False)
+        self._export.setDown(False)
+        self._export.update()
 
     def _changed(self, part: str) -> None:
         if part in self.uses:

@@ -79,7 +79,7 @@ SURVEY_SECONDS = 2.0  # between two surveys while training, at least
 LAYOUT_VERSION = 5
 MOST_STEPS = 10_000_000
 SaveTrace = Callable[
-    [str, Settings, StepLog | None, tuple[RoutingSnapshot, ...], tuple[tuple[int, str], ...], Report], str
+    [str, Settings, Sequence[StepLog], tuple[RoutingSnapshot, ...], tuple[tuple[int, str], ...], Report], str
 ]  # returns what to tell the user
 LOADING = "Loading the model"
 KEEP_SECONDS = 30.0  # how much of a run a crash may cost; keeping costs a tenth of a second
