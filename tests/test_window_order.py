@@ -94,7 +94,7 @@ def test_nothing_of_another_model_can_be_undone(qtbot: QtBot, window: Window, tm
 def test_nothing_can_be_undone_on_a_trace(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
     turn(window, "routing.k", 4)
     path = str(tmp_path / "run.zarr")
-    save_trace(path, window.settings, None, (make_snapshot(step=3),), (), lambda done, total: None)
+    save_trace(path, window.settings, (), (make_snapshot(step=3),), (), lambda done, total: None)
     window.files.open_trace(path)
     qtbot.waitUntil(lambda: window.of_trace, timeout=WAIT)
     assert not window.undo.canUndo()
@@ -188,7 +188,7 @@ def test_a_model_is_saved_before_a_trace_takes_its_place(
 ) -> None:
     began, go = long_step
     path = str(tmp_path / "run.zarr")
-    save_trace(path, window.settings, None, (make_snapshot(step=3),), (), lambda done, total: None)
+    save_trace(path, window.settings, (), (make_snapshot(step=3),), (), lambda done, total: None)
     window.train_action.trigger()
     assert began.wait(20)
     window.send(SaveModel(str(tmp_path / name)))

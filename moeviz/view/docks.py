@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from PySide6.QtCore import QPoint, Qt
-from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QDockWidget, QMainWindow, QToolButton, QWidget
 
 from moeviz.view.panel import Panel
@@ -42,9 +41,8 @@ def make_dock(title: str, widget: QWidget, name: str) -> QDockWidget:
 
 
 def _step_aside(dock: QDockWidget) -> None:
-    """A dock that floats shows that it does; one that is dragged follows the mouse all the same."""
-    if not QGuiApplication.mouseButtons():
-        dock.move(dock.pos() + QPoint(ASIDE, ASIDE))
+    """A dock that floats shows that it does; one that is dragged goes on to where the mouse is."""
+    dock.move(dock.pos() + QPoint(ASIDE, ASIDE))
 
 
 def _title_bar(dock: QDockWidget, panel: Panel) -> QWidget:
