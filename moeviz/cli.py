@@ -78,10 +78,13 @@ def _window(args: argparse.Namespace) -> int:
             meant = difflib.get_close_matches(path, COMMANDS, 1)
             hint = f"perhaps the command {meant[0]!r} is meant." if meant else "check the path."
             raise UserError(f"There is no file or folder {path!r}; {hint}")
-    if args.settings:
+    if args.settings or args.task is not None or args.seed is not None:
         from moeviz.domain.settings import Settings
 
-        Settings.read(args.settings)  # a bad file is told here, before a window opens
+        # what cannot be used is told here, before a window opens
+        settings = Settings.read(args.settings) if args.settings else Settings()
+        asked = {"task": args.task, "seed": args.seed}
+        settings.with_values({key: value for key, value in asked.items() if value is not None})
     _find_display()
     from moeviz.start import run_window
 

@@ -84,3 +84,10 @@ def test_the_frame_remembers_its_place_and_asks_its_content_before_it_closes(tmp
     again = Frame(QSettings(str(tmp_path / "w.ini"), QSettings.Format.IniFormat))
     qtbot.addWidget(again)
     assert (again.width(), again.height()) == (700, 500)
+
+
+def test_a_task_or_seed_that_cannot_be_is_refused_before_a_window_opens(tmp_path: Path) -> None:
+    for words in (["--task", "nope"], ["--seed", "-1"]):
+        done = run(f"from moeviz.cli import main; raise SystemExit(main({words!r}))", tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
