@@ -2,10 +2,8 @@
 
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from moeviz.engine.runner import Runner
 
@@ -15,31 +13,15 @@ SECONDS = 6.0  # of training in each half of a pair
 
 def measure() -> dict[str, float]:
     """Training beside the default window against the same runner without one, in pairs; latency and frame cost."""
-    from PySide6.QtCore import QEventLoop, QSettings, QTimer
-    from PySide6.QtWidgets import QApplication
+    from PySide6.QtCore import QTimer
 
-    from moeviz.app import bundled_model, make_session, make_window
+    from moeviz.app import bundled_model, make_session
+    from moeviz.bench.live import live, live_window
     from moeviz.domain.messages import Show
     from moeviz.domain.settings import Settings
     from moeviz.engine.mailbox import Mailbox
 
-    app = QApplication.instance() or QApplication([])
-    with tempfile.TemporaryDirectory() as folder:
-        window = make_window(store=QSettings(str(Path(folder, "w.ini")), QSettings.Format.IniFormat))
-        window.resize(1440, 900)
-        window.show()
-        window.start()
-
-        def live(seconds: float, until: Callable[[], bool] | None = None) -> None:
-            """Let the event loop run as it does in the program."""
-            loop = QEventLoop()
-            QTimer.singleShot(round(seconds * 1000), loop.quit)
-            watch = QTimer()
-            if until is not None:
-                watch.timeout.connect(lambda: loop.quit() if until() else None)
-                watch.start(5)
-            loop.exec()
-
+    with live_window() as window:
         live(60, lambda: window.snapshot is not None)
         bare = Runner(Mailbox())
         bare.start(make_session(Settings(), "cpu", bundled_model("text")))
@@ -99,8 +81,6 @@ def measure() -> dict[str, float]:
         spent = time.process_time()
         live(3)
         idle = (time.process_time() - spent) / 3
-        window.close()
-        assert app is not None
     late.sort()
     knobs.sort()
     return {

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from moeviz.domain.errors import UserError
@@ -16,23 +15,10 @@ def measure() -> dict[str, float]:
     if not Path("/proc/self/statm").exists():
         raise UserError("The memory bench reads /proc, which this system lacks; run it on Linux.")
     import numpy as np
-    from PySide6.QtCore import QEventLoop, QSettings, QTimer
-    from PySide6.QtWidgets import QApplication
 
-    from moeviz.app import make_window
+    from moeviz.bench.live import live, live_window
 
-    app = QApplication.instance() or QApplication([])
-    with tempfile.TemporaryDirectory() as folder:
-        window = make_window(store=QSettings(str(Path(folder, "w.ini")), QSettings.Format.IniFormat))
-        window.resize(1440, 900)
-        window.show()
-        window.start()
-
-        def live(seconds: float) -> None:
-            loop = QEventLoop()
-            QTimer.singleShot(round(seconds * 1000), loop.quit)
-            loop.exec()
-
+    with live_window() as window:
         while window.snapshot is None:
             live(0.1)
         window.toggle_training()
@@ -42,8 +28,6 @@ def measure() -> dict[str, float]:
             sizes.append(_resident())
             print(f"minute {minute} of {MINUTES}: step {window.snapshot.step}, {sizes[-1]:.0f} MiB", file=sys.stderr)
         steps = window.snapshot.step
-        window.close()
-    assert app is not None
     late = np.asarray(sizes[WARM - 1 :])
     slope = float(np.polyfit(np.arange(late.size) / 60, late, 1)[0])
     return {
