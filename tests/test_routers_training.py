@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from test_moe_training import advance
 
-from moeviz.domain.messages import Advance, OpenModel, SaveModel, Session, SetKnobs, SetProbe, Update, UserError
+from moeviz.domain.messages import OpenModel, SaveModel, Session, SetKnobs, SetProbe, Update, UserError
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import KNOBS, ROUTERS, Settings, SettingsError
 from moeviz.moe import training
@@ -63,14 +64,6 @@ def start(settings: Settings) -> Session:
     session = training.session(settings)
     next(session)
     return session
-
-
-def advance(session: Session, steps: int) -> Update:
-    for _ in range(steps - 1):
-        assert session.send(Advance(snapshot=False)) is None
-    update = session.send(Advance(snapshot=True))
-    assert update is not None
-    return update
 
 
 def send(session: Session, command: Any) -> Update:

@@ -1,6 +1,5 @@
 """How the window behaves to somebody who does not know it: nothing is lost, moved or changed by surprise."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from PySide6.QtWidgets import QApplication, QFileDialog, QWidget
 from pytestqt.qtbot import QtBot
 from test_panels import make_snapshot
 from test_window import SMALL, WAIT, action, settled
+from test_window import window as window  # the fixture
 
 from moeviz import app
 from moeviz.app import make_window
@@ -21,21 +21,6 @@ from moeviz.view.frame import Frame, first_size
 from moeviz.view.memory import last_folder, remember_folder
 from moeviz.view.theme import THEMES
 from moeviz.view.window import Window
-
-
-@pytest.fixture
-def window(qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_in_text: object) -> Iterator[Window]:
-    monkeypatch.setattr("moeviz.moe.training.load_text", built_in_text)
-    store = QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat)
-    window = make_window(SMALL, store=store, runs=tmp_path / "runs")
-    qtbot.addWidget(window)
-    window.resize(1280, 720)
-    window.show()
-    window.start()
-    qtbot.waitUntil(lambda: window.snapshot is not None, timeout=WAIT)
-    yield window
-    window.close()
-    assert not window.runner.alive
 
 
 def trained(qtbot: QtBot, window: Window, steps: int = 3) -> None:
