@@ -49,7 +49,7 @@ def run_window(
         )
         filled.append(window)
         yield
-        frame.hold(window, window.may_close)
+        frame.hold(window, window.stakes.may_close)
         yield
         begin()
 

@@ -78,7 +78,7 @@ def test_start_shows_the_probe_and_waits(qtbot: QtBot, window: Window) -> None:
     assert window.snapshot.step == 0
     assert not window.runner.training
     assert all(panel.snapshot is window.snapshot for panel in window.panels.values())
-    assert window.probe_line.text() == "".join(window.snapshot.tokens or ()).replace("\n", "↵")
+    assert window.bar.probe_line.text() == "".join(window.snapshot.tokens or ()).replace("\n", "↵")
 
 
 def test_train_pause_step_restart(qtbot: QtBot, window: Window) -> None:
@@ -241,14 +241,14 @@ def test_an_experiment_asks_before_a_trained_model_goes(qtbot: QtBot, window: Wi
 
 
 def test_fewer_experts_take_k_along_and_undo_brings_both_back(qtbot: QtBot, window: Window) -> None:
-    window.change_knobs({"routing.k": 4})
+    window.knobs.change({"routing.k": 4})
     window.controls.rows["model.experts"].field.setValue(3)  # type: ignore[attr-defined]
     assert (window.settings.model.experts, window.settings.routing.k) == (3, 3)
-    window.undo.undo()
+    window.knobs.undo.undo()
     assert (window.settings.model.experts, window.settings.routing.k) == (8, 4)
-    window.undo.undo()
+    window.knobs.undo.undo()
     assert window.settings.routing.k == 2
-    window.undo.redo()
+    window.knobs.undo.redo()
     qtbot.waitUntil(settled(window), timeout=WAIT)
     assert window.settings.routing.k == 4
     assert window.snapshot is not None
@@ -305,7 +305,7 @@ def test_undo_after_a_restart_brings_the_knob_back_and_says_what_it_does(qtbot: 
     qtbot.waitUntil(lambda: layers(window) == 3, timeout=WAIT)
     qtbot.waitUntil(settled(window), timeout=WAIT)
     window.step_action.trigger()
-    qtbot.waitUntil(lambda: window.at_stake == 1, timeout=WAIT)
+    qtbot.waitUntil(lambda: window.stakes.steps == 1, timeout=WAIT)
     action(window, "Undo Layers 3").trigger()
     assert window.question.words.text().startswith("Undo: Layers 3 → 2 starts the model anew and loses 1 step that")
     assert layers(window) == 3
@@ -332,10 +332,10 @@ def test_opening_asks_only_if_something_is_lost(qtbot: QtBot, window: Window, tm
     window.files.open_paths([str(path)])
     assert window.question.words.text() == "Opening model.safetensors loses 2 steps that are not saved."
     qtbot.keyClick(window, Qt.Key.Key_Escape)
-    assert window.at_stake == 2
+    assert window.stakes.steps == 2
     window.files.open_paths([str(path)])
     window.question.yes.click()
-    qtbot.waitUntil(lambda: window.at_stake == 0, timeout=WAIT)
+    qtbot.waitUntil(lambda: window.stakes.steps == 0, timeout=WAIT)
 
 
 def test_odd_combinations_are_explained() -> None:
@@ -457,11 +457,11 @@ def test_selection_is_shared_pinned_and_let_go(qtbot: QtBot, window: Window) -> 
 
 def test_the_probe_is_edited_while_training(qtbot: QtBot, window: Window) -> None:
     train(qtbot, window, 2)
-    window.probe_line.setFocus()
-    window.probe_line.selectAll()
-    qtbot.keyClicks(window.probe_line, "a b c")
-    window.probe_line.setText(window.probe_line.text().replace(" c", "↵c"))  # QTest types Latin letters only
-    qtbot.keyClick(window.probe_line, Qt.Key.Key_Return)
+    window.bar.probe_line.setFocus()
+    window.bar.probe_line.selectAll()
+    qtbot.keyClicks(window.bar.probe_line, "a b c")
+    window.bar.probe_line.setText(window.bar.probe_line.text().replace(" c", "↵c"))  # QTest types Latin letters only
+    qtbot.keyClick(window.bar.probe_line, Qt.Key.Key_Return)
     wanted = ["a", " ", "b", "\n", "c"]
     qtbot.waitUntil(lambda: window.snapshot is not None and list(window.snapshot.tokens or ()) == wanted, timeout=WAIT)
     assert window.runner.training
@@ -516,7 +516,7 @@ def test_divergence_pauses_with_the_last_good_state_and_a_reason(
     qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(qtbot, window, 3)
-    window.change_knobs({"train.lr": 0.1})
+    window.knobs.change({"train.lr": 0.1})
     import torch
 
     from moeviz.moe.trainer import Trainer
@@ -666,7 +666,7 @@ def choose(box: QComboBox, text: str) -> None:
 def test_the_device_box_offers_what_is_there_and_goes_back_when_refused(qtbot: QtBot, window: Window) -> None:
     from moeviz.moe.devices import devices
 
-    box = window.device_box
+    box = window.bar.device_box
     assert tuple(box.itemText(i) for i in range(box.count())) == devices()
     train(qtbot, window, 2)
     choose(box, "cuda:77")
@@ -684,10 +684,10 @@ def test_after_a_failure_restart_uses_the_device_in_the_box(
         patch.setattr(Trainer, "advance", lambda self: 1 / 0)
         window.train_action.trigger()
         qtbot.waitUntil(lambda: window.status.labels["state"].text() == "Failed", timeout=WAIT)
-    choose(window.device_box, "cuda:77")
+    choose(window.bar.device_box, "cuda:77")
     window.restart_action.trigger()
     qtbot.waitUntil(lambda: "no device 'cuda:77'" in window.notices.words.text(), timeout=WAIT)
-    choose(window.device_box, "cpu")
+    choose(window.bar.device_box, "cpu")
     window.restart_action.trigger()
     train(qtbot, window, 2)
 
@@ -733,10 +733,10 @@ def test_arrow_keys_walk_unless_a_widget_uses_them(qtbot: QtBot, window: Window)
     window.controls.rows["routing.router"].field.setFocus()
     press(Qt.Key.Key_Down)
     assert window.settings.routing.router != "topk"
-    window.probe_line.setFocus()
-    window.probe_line.setCursorPosition(0)
+    window.bar.probe_line.setFocus()
+    window.bar.probe_line.setCursorPosition(0)
     press(Qt.Key.Key_Right)
-    assert window.probe_line.cursorPosition() == 1
+    assert window.bar.probe_line.cursorPosition() == 1
     assert (window.pinned.token, window.pinned.layer) == (1, 1)
     press(Qt.Key.Key_Escape)  # the keys are the window's again
     press(Qt.Key.Key_Right)
@@ -834,7 +834,7 @@ def test_numbers_have_three_digits() -> None:
 
 def test_the_timeline_shows_the_past_while_training_goes_on(qtbot: QtBot, window: Window) -> None:
     train(qtbot, window, 8)
-    window.timeline.setValue(0)
+    window.timeline.slider.setValue(0)
     assert window.shown is window.history.snapshots[0]
     train(qtbot, window, 3)
     assert window.shown is not None
@@ -848,7 +848,7 @@ def test_the_timeline_shows_the_past_while_training_goes_on(qtbot: QtBot, window
 
 def test_a_saved_run_opens_again_as_a_trace(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
     train(qtbot, window, 5)
-    window.change_knobs({"routing.k": 3})
+    window.knobs.change({"routing.k": 3})
     train(qtbot, window, 5)
     path = str(tmp_path / "run.zarr")
     window.train_action.trigger()
@@ -878,7 +878,7 @@ def test_a_saved_run_opens_again_as_a_trace(qtbot: QtBot, window: Window, tmp_pa
     assert not window.runner.training
     assert not any(row.field.isEnabled() for row in window.controls.rows.values())
     assert window.controls.recording.isVisible()
-    window.change_knobs({"routing.k": 5})
+    window.knobs.change({"routing.k": 5})
     assert shown(window, "routing.k") == 3
     window.restart_action.trigger()
     qtbot.waitUntil(lambda: not window.of_trace and window.snapshot is not None, timeout=WAIT)

@@ -311,8 +311,8 @@ def test_a_run_is_kept_while_it_trains_and_gone_when_the_window_closes(
 ) -> None:
     from moeviz.trace.store import open_trace
 
-    monkeypatch.setattr("moeviz.view.window.KEEP_SECONDS", 0.05)
-    monkeypatch.setattr("moeviz.view.window.FIRST_SECONDS", 0.05)
+    monkeypatch.setattr("moeviz.view.stakes.KEEP_SECONDS", 0.05)
+    monkeypatch.setattr("moeviz.view.stakes.FIRST_SECONDS", 0.05)
     runs = tmp_path / "runs"
     train(qtbot, window, 5)
     qtbot.waitUntil(lambda: any(path.suffix == ".zarr" for path in runs.glob("*")), timeout=WAIT)
@@ -371,7 +371,7 @@ def test_the_first_record_comes_after_five_seconds_of_training(
         monkeypatch.setattr(type(window.runner), "training", property(lambda _: training))
         for _ in range(seconds):
             now += 1
-            window._keep_run()
+            window.stakes.keep_run()
 
     pass_by(100, False)
     pass_by(70, True)
@@ -379,7 +379,7 @@ def test_the_first_record_comes_after_five_seconds_of_training(
     pass_by(2, False)
     pass_by(40, True)
     assert kept[3:] == [1200]
-    window._kept_at, window._run = 0.0, window._run + 1  # the model started anew
+    window.stakes._kept_at, window.stakes._run = 0.0, window.stakes._run + 1  # the model started anew
     pass_by(10, True)
     assert kept[4:] == [1219]
 
@@ -420,7 +420,7 @@ def test_a_text_file_of_ones_own_is_trained_on(qtbot: QtBot, window: Window, tmp
     drop(window, path)
     qtbot.waitUntil(lambda: window.settings.data.path == str(path) and window.runner.idle, timeout=WAIT)
     qtbot.waitUntil(settled(window), timeout=WAIT)
-    assert "fox" in window.probe_line.text()
+    assert "fox" in window.bar.probe_line.text()
     train(qtbot, window, 2)
 
 

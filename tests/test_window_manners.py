@@ -26,7 +26,7 @@ from moeviz.view.window import Window
 def trained(qtbot: QtBot, window: Window, steps: int = 3) -> None:
     window.train_for(steps)
     qtbot.waitUntil(settled(window), timeout=WAIT)
-    assert window.at_stake == steps
+    assert window.stakes.steps == steps
 
 
 # ---- the wheel
@@ -181,11 +181,11 @@ def test_messages_move_nothing_and_go(qtbot: QtBot, window: Window, tmp_path: Pa
     qtbot.waitUntil(lambda: window.question.isVisible() and window.notices.isVisible(), timeout=WAIT)
     assert [dock.geometry() for dock in window.docks.values()] == before
     floor = window.messages.geometry()
-    assert floor.bottom() < window.timeline.parentWidget().y()
+    assert floor.bottom() < window.timeline.y()
     assert window.notices.geometry().bottom() < window.question.geometry().top()
     for size in ((900, 640), (1280, 720)):
         window.resize(*size)
-        qtbot.waitUntil(lambda: window.messages.y() < window.timeline.parentWidget().y(), timeout=WAIT)
+        qtbot.waitUntil(lambda: window.messages.y() < window.timeline.y(), timeout=WAIT)
         assert window.rect().contains(window.messages.geometry())
     window.tell("Something else is wrong.")
     qtbot.keyClick(window, Qt.Key.Key_Escape)  # the newest first
@@ -245,16 +245,16 @@ def test_what_is_shown_of_the_past_is_told_beside_the_newest(qtbot: QtBot, windo
     window.send(SetProbe("another probe"))
     qtbot.waitUntil(settled(window), timeout=WAIT)
     step = window.status.labels["step"]
-    assert (step.text(), window.probe_line.text()) == ("step 2", "another probe")
-    window.timeline.setValue(0)
+    assert (step.text(), window.bar.probe_line.text()) == ("step 2", "another probe")
+    window.timeline.slider.setValue(0)
     assert step.text() == "shows step 0; newest is 2"
-    assert "another probe" not in window.probe_line.text()
+    assert "another probe" not in window.bar.probe_line.text()
     window.train_action.trigger()
-    qtbot.waitUntil(lambda: window.at_stake > 5, timeout=WAIT)
+    qtbot.waitUntil(lambda: window.stakes.steps > 5, timeout=WAIT)
     assert window.snapshot is not None
     assert step.text() == f"shows step 0; training at {window.snapshot.step:,}"
-    window.follow()
-    assert window.probe_line.text() == "another probe"
+    window.timeline.follow()
+    assert window.bar.probe_line.text() == "another probe"
     assert step.text() == f"step {window.snapshot.step:,}"
 
 
@@ -294,10 +294,10 @@ class ByAPerson(QCloseEvent):
 def test_closing_by_hand_asks_if_trained_steps_would_be_lost(
     qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert window.may_close()  # there is nothing to lose
+    assert window.stakes.may_close()  # there is nothing to lose
     frame = Frame(window.memory)
     qtbot.addWidget(frame)
-    frame.hold(window, window.may_close)
+    frame.hold(window, window.stakes.may_close)
     frame.show()
     trained(qtbot, window)
     event = ByAPerson()
@@ -315,9 +315,9 @@ def test_closing_by_hand_asks_if_trained_steps_would_be_lost(
         window.question.yes.click()
         qtbot.waitUntil(settled(window), timeout=WAIT)
         assert frame.isVisible()
-        assert window.at_stake == 3
+        assert window.stakes.steps == 3
     window.train_action.trigger()  # it trains on while it is saved
-    qtbot.waitUntil(lambda: window.at_stake > 3, timeout=WAIT)
+    qtbot.waitUntil(lambda: window.stakes.steps > 3, timeout=WAIT)
     window.quit()
     window.question.yes.click()
     qtbot.waitUntil(lambda: not frame.isVisible(), timeout=WAIT)

@@ -62,7 +62,7 @@ def test_an_older_update_resets_no_knob(qtbot: QtBot, window: Window, slow_knobs
 def test_a_refused_knob_goes_back_and_a_newer_wish_stays(
     qtbot: QtBot, window: Window, slow_knobs: threading.Semaphore
 ) -> None:
-    window.change_knobs({"data.path": "/gone.txt"})
+    window.knobs.change({"data.path": "/gone.txt"})
     turn(window, "routing.k", 4)
     slow_knobs.release()
     qtbot.waitUntil(lambda: "/gone.txt" in window.notices.words.text(), timeout=WAIT)
@@ -79,14 +79,14 @@ def test_nothing_of_another_model_can_be_undone(qtbot: QtBot, window: Window, tm
     turn(window, "model.experts", 16)
     turn(window, "routing.k", 12)
     qtbot.waitUntil(settled(window), timeout=WAIT)
-    assert window.undo.canUndo()  # starting anew by a knob is a change like others
+    assert window.knobs.undo.canUndo()  # starting anew by a knob is a change like others
     window.send(Restart())
     qtbot.waitUntil(settled(window), timeout=WAIT)
-    assert window.undo.canUndo()
+    assert window.knobs.undo.canUndo()
     window.files._open_model(small)
     qtbot.waitUntil(lambda: window.settings.model.experts == 8, timeout=WAIT)
-    assert not window.undo.canUndo()
-    window.undo_change(False)
+    assert not window.knobs.undo.canUndo()
+    window.knobs.undo_change(False)
     qtbot.waitUntil(settled(window), timeout=WAIT)
     assert window.settings.routing.k == 2
 
@@ -97,7 +97,7 @@ def test_nothing_can_be_undone_on_a_trace(qtbot: QtBot, window: Window, tmp_path
     save_trace(path, window.settings, (), (make_snapshot(step=3),), (), lambda done, total: None)
     window.files.open_trace(path)
     qtbot.waitUntil(lambda: window.of_trace, timeout=WAIT)
-    assert not window.undo.canUndo()
+    assert not window.knobs.undo.canUndo()
 
 
 def test_an_undo_that_does_not_go_with_the_settings_any_more_is_told(qtbot: QtBot, window: Window) -> None:
@@ -107,22 +107,22 @@ def test_an_undo_that_does_not_go_with_the_settings_any_more_is_told(qtbot: QtBo
     turn(window, "routing.k", 3)
     qtbot.waitUntil(settled(window), timeout=WAIT)
     window.settings = window.settings.with_values({"model.experts": 8})
-    at = window.undo.index()
-    window.undo_change(False)
+    at = window.knobs.undo.index()
+    window.knobs.undo_change(False)
     assert "routing.k" in window.notices.words.text()
-    assert (window.undo.index(), window.settings.routing.k) == (at, 3)
+    assert (window.knobs.undo.index(), window.settings.routing.k) == (at, 3)
 
 
 def test_changes_with_steps_between_are_undone_one_by_one(qtbot: QtBot, window: Window) -> None:
     turn(window, "routing.k", 4)
     turn(window, "routing.k", 5)  # no step between: one change
-    assert (window.undo.count(), window.undo.undoText()) == (1, "k 5")
+    assert (window.knobs.undo.count(), window.knobs.undo.undoText()) == (1, "k 5")
     train(qtbot, window, 5)
     turn(window, "routing.k", 6)
-    assert (window.undo.count(), window.undo.undoText()) == (2, "k 6")
-    window.undo_change(False)
+    assert (window.knobs.undo.count(), window.knobs.undo.undoText()) == (2, "k 6")
+    window.knobs.undo_change(False)
     assert window.settings.routing.k == 5
-    window.undo_change(False)
+    window.knobs.undo_change(False)
     assert window.settings.routing.k == 2
 
 
@@ -136,8 +136,8 @@ def test_a_drag_is_one_change_and_the_next_another(qtbot: QtBot, window: Window)
             train(qtbot, window, 2)
         slider.setSliderDown(False)
         train(qtbot, window, 2)
-    assert (window.undo.count(), window.undo.undoText()) == (2, "k 7")
-    window.undo_change(False)
+    assert (window.knobs.undo.count(), window.knobs.undo.undoText()) == (2, "k 7")
+    window.knobs.undo_change(False)
     assert window.settings.routing.k == 5
 
 
@@ -269,7 +269,7 @@ def test_a_disk_that_refuses_is_told_once_and_the_next_run_is_kept(
 def test_no_numbers_are_lost_while_keeping_is_slow(
     qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moeviz.view.window.KEEP_SECONDS", 0.0)
+    monkeypatch.setattr("moeviz.view.stakes.KEEP_SECONDS", 0.0)
     kept: list[int] = []
     go = threading.Event()
 
@@ -277,7 +277,7 @@ def test_no_numbers_are_lost_while_keeping_is_slow(
         kept.extend(int(step) for log in logs for step in log.steps_S)
         assert go.wait(20)
 
-    monkeypatch.setattr(window.keeper, "keep", keep)
+    monkeypatch.setattr(window.stakes.keeper, "keep", keep)
     train(qtbot, window, 20)
     go.set()
     qtbot.waitUntil(lambda: len(kept) > 20, timeout=WAIT)

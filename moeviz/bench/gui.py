@@ -60,7 +60,7 @@ def measure() -> dict[str, float]:
             live(0.15)
             seen, began = window.settings, time.perf_counter()
             marks = len(window.history.marks)
-            window.change_knobs({"routing.temperature": 1.0 + 0.05 * (i + 1)})
+            window.knobs.change({"routing.temperature": 1.0 + 0.05 * (i + 1)})
             live(2, lambda m=marks: len(window.history.marks) > m)  # type: ignore[misc]
             knobs.append(time.perf_counter() - began)
             assert seen != window.settings

@@ -161,10 +161,10 @@ class Files:
 
     def _if_not_lost(self, path: str, do: Callable[[], object]) -> None:
         """Nobody is asked to give up a run for a file that cannot be opened."""
-        if self.window.at_stake and (why := refused(path)):
+        if self.window.stakes.steps and (why := refused(path)):
             self.window.tell(why)
         else:
-            self.window.if_not_lost(f"Opening {Path(path).name}", "Open", do)
+            self.window.stakes.if_not_lost(f"Opening {Path(path).name}", "Open", do)
 
     def ask_text_file(self) -> None:
         if path := self._ask_open("Open own text", "All files (*)"):
@@ -178,7 +178,7 @@ class Files:
         """Train on it; a recording makes way for a new model."""
         window = self.window
         if window.has_model:
-            window.change_knobs({"data.path": path})
+            window.knobs.change({"data.path": path})
         else:
             settings = window.settings.with_values({"data.path": path})
             window.start(window.make_session(settings, window.device, None), f"Reading {Path(path).name}")
@@ -244,7 +244,7 @@ class Files:
         have = self.window.settings.flat()
         changed = {key: value for key, value in wanted.items() if value != have[key]}
         if changed:
-            self.window.change_knobs(changed)
+            self.window.knobs.change(changed)
 
     # ---- pictures
     def export(self, name: str, ending: str) -> None:

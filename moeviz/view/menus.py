@@ -50,8 +50,8 @@ def menus(window: "Window") -> dict[str, list[Item | None]]:
             Item("Quit", "Ctrl+Q", window.quit),
         ],
         "&Edit": [
-            Item("Undo", "Ctrl+Z", partial(window.undo_change, False), "undo"),
-            Item("Redo", "Ctrl+Shift+Z", partial(window.undo_change, True), "redo"),
+            Item("Undo", "Ctrl+Z", partial(window.knobs.undo_change, False), "undo"),
+            Item("Redo", "Ctrl+Shift+Z", partial(window.knobs.undo_change, True), "redo"),
             None,
             Item("Copy settings", "Ctrl+Shift+C", files.copy_settings),
             Item("Paste settings", "Ctrl+Shift+V", files.paste_settings),
@@ -70,7 +70,8 @@ def menus(window: "Window") -> dict[str, list[Item | None]]:
             Item("Next layer", "Down", partial(window.walk, "layer", 1)),
             Item("Previous layer", "Up", partial(window.walk, "layer", -1)),
             None,
-            Item("Back to the newest step", "End", window.follow),
+            Item("Play back", "P", window.timeline.play, "play", checkable=True),
+            Item("Back to the newest step", "End", window.timeline.follow),
             Item("Let go of the selection", "Esc", window.let_go),
         ],
         "E&xperiments": [

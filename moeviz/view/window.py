@@ -2,15 +2,12 @@
 shows what the mailbox holds; it never computes."""
 
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
 
-from PySide6.QtCore import QByteArray, QEvent, QObject, QSettings, QSignalBlocker, Qt, QTimer
+from PySide6.QtCore import QByteArray, QEvent, QObject, QSettings, Qt, QTimer
 from PySide6.QtGui import (
     QAction,
     QCloseEvent,
@@ -18,8 +15,6 @@ from PySide6.QtGui import (
     QDropEvent,
     QKeyEvent,
     QResizeEvent,
-    QUndoCommand,
-    QUndoStack,
 )
 from PySide6.QtWidgets import (
     QAbstractSlider,
@@ -27,12 +22,8 @@ from PySide6.QtWidgets import (
     QApplication,
     QComboBox,
     QInputDialog,
-    QLabel,
     QLineEdit,
     QMainWindow,
-    QSlider,
-    QToolBar,
-    QToolButton,
     QWidget,
 )
 
@@ -48,8 +39,6 @@ from moeviz.domain.messages import (
     Restart,
     SaveModel,
     SetDevice,
-    SetKnobs,
-    SetProbe,
     Show,
     StepLog,
     Survey,
@@ -57,20 +46,23 @@ from moeviz.domain.messages import (
 )
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.selection import Selection
-from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
+from moeviz.domain.settings import Settings, SettingsError, Value
 from moeviz.domain.survey import SurveyResult
 from moeviz.engine.mailbox import Failure, Letter, Told
 from moeviz.engine.runner import Runner
 from moeviz.view import theme as themes
-from moeviz.view.controls import Controls
+from moeviz.view.bar import Bar
 from moeviz.view.dashboard import make_panels
 from moeviz.view.docks import BEHIND, lay_out, make_dock
 from moeviz.view.files import Files, kind_of, sort_paths
 from moeviz.view.guide import Guide
+from moeviz.view.knobs import Knobs
 from moeviz.view.menus import NO_QUESTION, make_menus
 from moeviz.view.notices import Messages
+from moeviz.view.stakes import Keeper, Stakes
 from moeviz.view.status import Progress, Status
-from moeviz.view.theme import GRID, THEMES
+from moeviz.view.theme import THEMES
+from moeviz.view.timeline import Timeline
 
 FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
@@ -82,27 +74,6 @@ SaveTrace = Callable[
     [str, Settings, Sequence[StepLog], tuple[RoutingSnapshot, ...], tuple[tuple[int, str], ...], Report], str
 ]  # returns what to tell the user
 LOADING = "Loading the model"
-KEEP_SECONDS = 30.0  # how much of a run a crash may cost; keeping costs a tenth of a second
-FIRST_SECONDS = 5.0  # of training until it is kept for the first time; a run of a few steps is not worth it
-
-
-class Keeper(Protocol):
-    """Keeps a run on disk while it trains (moeviz/keeper.py)."""
-
-    def left(self) -> list[Path]: ...
-
-    def keep(
-        self,
-        run: int,
-        settings: Settings,
-        snapshot: RoutingSnapshot,
-        logs: Sequence[StepLog],
-        marks: Sequence[tuple[int, str]],
-    ) -> None: ...
-
-    def close(self) -> None: ...
-
-
 ARROWS = {Qt.Key.Key_Left, Qt.Key.Key_Right, Qt.Key.Key_Up, Qt.Key.Key_Down, Qt.Key.Key_End}
 TAKE_ARROWS = (QAbstractSlider, QAbstractSpinBox, QComboBox, QLineEdit)
 
@@ -127,10 +98,7 @@ class Window(QMainWindow):
     ) -> None:
         super().__init__()
         self.runner, self.memory, self.make_session = runner, memory, make_session
-        self.make_trace, self.save_trace, self.keeper = make_trace, save_trace, keeper
-        self.settings = settings  # of the running model
-        self._unanswered: list[tuple[object, SetKnobs]] = []  # on their way to a session
-        self.wanted: dict[str, Value] = {}  # knobs that would start the model anew, while the question is open
+        self.make_trace, self.save_trace = make_trace, save_trace
         self.of_trace = False  # what is shown is a recording
         self.survey: SurveyResult | None = None
         self._survey_due, self._surveyed_at = False, 0.0
@@ -141,20 +109,13 @@ class Window(QMainWindow):
         self.pinned: Selection = self.selection
         self.snapshot: RoutingSnapshot | None = None
         self.facts: ModelFacts | None = None
-        self.undo = QUndoStack(self)
         self._failed = False
         self._fresh = False  # the docks lie as they do at first
-        self._safe_step = 0  # what was trained up to here lies in a file
         self._left_out = ""  # what the command line named and is not used
         self._goal = (0, 0.0)  # steps to train, and when that began
         self._asked = ("", 0.0)  # what the session was asked for, and when
         self._closing = False
-        self._close_when_saved = False
         self._said: dict[str, tuple[str, bool]] | None = None  # in one tick
-        self._run = 0  # which of the runs so far
-        self._keeping = -1  # the run that is kept while it trains
-        self._kept_at, self._unkept = 0.0, list[StepLog]()
-        self._kept_marks = 0
         self._rate = (0.0, 0.0)
         self._frames: list[float] = []
         self._seen = (time.perf_counter(), 0)
@@ -163,9 +124,9 @@ class Window(QMainWindow):
         self.setAcceptDrops(True)
         self.setDockNestingEnabled(True)
         self.theme = THEMES.get(str(memory.value("theme", "dark")), THEMES["dark"])
-        self.controls = Controls()
-        self.controls.changed.connect(self.change_knobs)
-        self.controls.show_settings(settings)
+        self.stakes = Stakes(self, keeper)
+        self.knobs = Knobs(self, settings)
+        self.controls = self.knobs.controls
         self.guide = Guide(self.take_arm)
         self.panels = make_panels(self.theme)
         for panel in self.panels.values():
@@ -176,24 +137,27 @@ class Window(QMainWindow):
         self.docks["controls"] = make_dock("Knobs", self.controls, "controls")
         self.docks |= {name: make_dock(self.panels[name].plot.title, self.panels[name], name) for name in BEHIND}
         self.files = Files(self)
-        self._make_bar(device)
+        self.bar = Bar(self, device)
+        self.timeline = Timeline(self.history)
+        self.timeline.moved.connect(self.scrub)
+        self.addToolBar(self.bar)
+        self.addToolBar(Qt.ToolBarArea.BottomToolBarArea, self.timeline)
         # the docks are all there is: a centre with any width would part them
         centre = QWidget()
         centre.setMaximumSize(0, 0)
         self.setCentralWidget(centre)
-        self.messages = Messages(self, self._make_timeline())
+        self.messages = Messages(self, self.timeline)
         self.notices, self.question = self.messages.notices, self.messages.question
         actions = make_menus(self)
         self.train_action, self.step_action, self.restart_action = (actions[n] for n in ("train", "step", "restart"))
         actions["yes"].setEnabled(False)
         self.question.changed.connect(lambda: self._name_answer(actions["yes"]))
-        self.train_button.setDefaultAction(self.train_action)
-        self.step_button.setDefaultAction(self.step_action)
-        self.restart_button.setDefaultAction(self.restart_action)
-        self.train_button.setMinimumWidth(8 * GRID)  # the bar must not move when Train becomes Pause
+        self.bar.fill([self.train_action, self.step_action, self.restart_action])
+        self.timeline.take_action(actions["play"])
+        undo = self.knobs.undo
         for action, changed, able in (
-            (actions["undo"], self.undo.undoTextChanged, self.undo.canUndoChanged),
-            (actions["redo"], self.undo.redoTextChanged, self.undo.canRedoChanged),
+            (actions["undo"], undo.undoTextChanged, undo.canUndoChanged),
+            (actions["redo"], undo.redoTextChanged, undo.canRedoChanged),
         ):
             action.setEnabled(False)
             able.connect(action.setEnabled)
@@ -221,58 +185,11 @@ class Window(QMainWindow):
         self._show_state()
 
     # ---- making the window
-    def _make_bar(self, device: str) -> None:
-        bar = self.addToolBar("Bar")
-        bar.setObjectName("bar")
-        bar.setMovable(False)
-        self.train_button, self.step_button, self.restart_button = QToolButton(), QToolButton(), QToolButton()
-        for button in (self.train_button, self.step_button, self.restart_button):
-            bar.addWidget(button)
-        bar.addSeparator()
-        self.layer_box = QComboBox()
-        self.layer_box.setToolTip("The MoE layer that the token panels show (Up and Down arrow keys)")
-        self.layer_box.setMinimumWidth(96)
-        self.layer_box.activated.connect(lambda i: self.select(replace(self.pinned, layer=i)))
-        bar.addWidget(QLabel("Layer "))
-        bar.addWidget(self.layer_box)
-        bar.addSeparator()
-        self.device_box = QComboBox()
-        self.device_box.addItem(device)
-        self.device_box.setToolTip("Where the model runs; a running model moves along")
-        self.device_box.activated.connect(lambda: self._move())
-        bar.addWidget(QLabel("Device "))
-        bar.addWidget(self.device_box)
-        bar.addSeparator()
-        bar.addWidget(QLabel("Probe "))
-        self.probe_line = QLineEdit()
-        self.probe_line.setToolTip("The text that the token panels show; edit it and press Enter, also while training")
-        self.probe_line.setAccessibleName("Probe text")
-        self.probe_line.returnPressed.connect(lambda: self.send(SetProbe(self.probe_line.text().replace("↵", "\n"))))
-        bar.addWidget(self.probe_line)
-
     def _name_answer(self, action: QAction) -> None:
         """By what it does."""
         wish = self.question.yes.text().replace("&", "") if self.question.open else ""
         action.setText(f"Answer: {wish}" if wish else NO_QUESTION)
         action.setEnabled(bool(wish))
-
-    def _make_timeline(self) -> QToolBar:
-        bar = QToolBar("Timeline")
-        bar.setObjectName("timeline")
-        bar.setMovable(False)
-        self.addToolBar(Qt.ToolBarArea.BottomToolBarArea, bar)
-        self.timeline = QSlider(Qt.Orientation.Horizontal)
-        self.timeline.setAccessibleName("Timeline")
-        self.timeline.setToolTip("Scrub through the history: the token and load panels show the routing of that step")
-        self.timeline.setRange(0, 0)
-        self.timeline.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
-        self.timeline.valueChanged.connect(self.scrub)
-        self.when = QLabel("live")
-        self.when.setMinimumWidth(120)
-        bar.addWidget(QLabel("Timeline "))
-        bar.addWidget(self.timeline)
-        bar.addWidget(self.when)
-        return bar
 
     def reset_layout(self) -> None:
         lay_out(self, self.docks)
@@ -310,7 +227,7 @@ class Window(QMainWindow):
         self.memory.sync()
         self.timer.stop()
         if self.runner.close(2.0):
-            self.keeper.close()
+            self.stakes.keeper.close()
         event.accept()
 
     def set_theme(self, name: str) -> None:
@@ -322,6 +239,7 @@ class Window(QMainWindow):
             widget.setPalette(themes.palette(self.theme))
         self.notices.wear(self.theme)
         self.question.wear(self.theme)
+        self.timeline.apply_theme(self.theme)
         for panel in self.panels.values():
             panel.apply_theme(self.theme)
 
@@ -330,7 +248,7 @@ class Window(QMainWindow):
         """Start with what the command line names, else with the model that the window was made for. `changed`: what it
         says beside a settings file."""
         opening = sort_paths(paths)
-        self._offer_kept()
+        self.stakes.offer_kept()
         self._left_out = opening.left_out
         if opening.shown and self.checkpoint is None:
             self._left_out += " Its own settings hold, not those of the command line."
@@ -346,41 +264,9 @@ class Window(QMainWindow):
             self._left_out = f"{error} {self._left_out}".strip()
         else:
             if opening.settings or opening.text:
-                self.settings, self.checkpoint = settings, None
-        self._show_knobs()
+                self.knobs.settings, self.checkpoint = settings, None
+        self.knobs.show()
         self.start()
-
-    def _offer_kept(self) -> None:
-        """The routing of a run that ended with a crash, until there is an answer."""
-        left = [str(path) for path in self.keeper.left()]
-        answered = [path for path in str(self.memory.value("answered", "")).split("|") if path in left]
-        path = next((path for path in left if path not in answered), "")
-        if not path:
-            return
-
-        def answer(do: Callable[[], object]) -> None:
-            self.memory.setValue("answered", "|".join([*answered, path]))
-            do()
-
-        self.question.ask(
-            f"The last run ended without closing; its routing is kept in {path}.",
-            "Open its trace",
-            partial(answer, lambda: self.files.open_trace(path)),
-            "Dismiss",
-            partial(answer, self._offer_kept),
-            lasting=True,
-        )
-
-    def _keep_run(self) -> None:
-        """Now and then, on a thread."""
-        now, run = time.monotonic(), self._run if self.runner.training and not self.of_trace else -1
-        if run != self._keeping:  # training has begun, or ended
-            self._keeping = run
-            self._kept_at = max(self._kept_at, now - KEEP_SECONDS + FIRST_SECONDS)
-        elif run >= 0 and self.snapshot is not None and now - self._kept_at > KEEP_SECONDS:
-            logs, marks = self._unkept, self.history.marks[self._kept_marks :]
-            if self.runner.beside(partial(self.keeper.keep, run, self.settings, self.snapshot, logs, marks)):
-                self._kept_at, self._unkept, self._kept_marks = now, [], len(self.history.marks)
 
     def start(self, make: MakeSession | None = None, title: str = LOADING, *, training: bool = False) -> None:
         """Start a session, or the first one; what runs now goes on until the new one can be shown."""
@@ -392,9 +278,13 @@ class Window(QMainWindow):
         self.watch()
 
     @property
+    def settings(self) -> Settings:
+        """Of the running model."""
+        return self.knobs.settings
+
+    @property
     def device(self) -> str:
-        """The one in the box: where the model runs, or where the next one will."""
-        return self.device_box.currentText()
+        return self.bar.device
 
     @property
     def has_model(self) -> bool:
@@ -462,156 +352,31 @@ class Window(QMainWindow):
             self.guide.show_experiment(experiment)
             self.guide.show_settings(settings)
 
-        self.if_not_replaced(f"“{experiment.title}”", begin)
+        self.stakes.if_not_replaced(f"“{experiment.title}”", begin)
 
     def take_arm(self, values: Mapping[str, Value]) -> None:
         """Of the experiment that is on: what differs from the running model."""
         flat = self.settings.flat()
         if changed := {key: value for key, value in values.items() if value != flat[key]}:
-            self.change_knobs(changed)
+            self.knobs.change(changed)
         self.guide.show_settings(self.settings)
 
     def restart(self) -> None:
         what = f"Restart with seed {self.settings.seed}"
         if self.has_model:
-            self.if_not_replaced(what, lambda: self.send(Restart(), "Starting the model anew"))
+            self.stakes.if_not_replaced(what, lambda: self.send(Restart(), "Starting the model anew"))
         else:  # a recording is shown, or a failure ended the session: begin a new one with what was set
             self.start(self.make_session(self.settings, self.device, None))
 
-    def _move(self) -> None:
+    def move_model(self) -> None:
         """To the device that was chosen; without a model the choice holds for the next one."""
         if self.has_model:
             self.send(SetDevice(self.device), f"Moving to {self.device}")
 
-    # ---- what must not be lost
-    @property
-    def at_stake(self) -> int:
-        """Steps trained that no file holds."""
-        return self.snapshot.step - self._safe_step if self.snapshot is not None and self.has_model else 0
-
-    def if_not_lost(self, what: str, yes: str, then: Callable[[], object]) -> None:
-        """Do what shows something else; ask first if that loses a trained state."""
-        steps = self.at_stake
-        if steps:
-            self._ask(f"{what} loses {_steps(steps)} that {_are(steps)} not saved.", yes, then)
-        else:
-            then()
-
-    def if_not_replaced(self, what: str, then: Callable[[], object], otherwise: Callable[[], object] = bool) -> None:
-        """Do what starts the model anew; ask first if it has been trained at all."""
-        steps = self.at_stake
-        if steps:
-            sentence = f"{what} starts the model anew and loses {_steps(steps)} that {_are(steps)} not saved."
-        elif self.has_model and self.snapshot is not None and self.snapshot.step:
-            sentence = f"{what} starts a new model; this one, at step {self.snapshot.step:,}, stays only in its file."
-        else:
-            then()
-            return
-        self._ask(sentence, "Restart", then, otherwise)
-
-    def _ask(self, sentence: str, yes: str, then: Callable[[], object], otherwise: Callable[[], object] = bool) -> None:
-        if otherwise != self._keep:
-            self._keep()  # one question at a time
-        self.question.ask(sentence, yes, then, "Keep", otherwise)
-
     # ---- the end
     def quit(self) -> None:
-        if self.may_close():
+        if self.stakes.may_close():
             self.window().close()
-
-    def may_close(self) -> bool:
-        """Whether closing now loses nothing. Else it is asked, and the answer closes the window."""
-        steps = self.at_stake
-        if not steps:
-            return True
-        self._keep()
-        sentence = f"Closing loses {_steps(steps)} that {_are(steps)} not saved."
-        close = self.window().close
-        self.question.ask(
-            sentence, "&Save and close…", self._save_and_close, "S&tay", third=("&Close without saving", close)
-        )
-        return False
-
-    def _save_and_close(self) -> None:
-        self._close_when_saved = self.files.save_model()
-
-    # ---- knobs
-    def change_knobs(self, values: Mapping[str, Value]) -> None:
-        """What the user asks for. Live knobs act at once; those that start a trained model anew wait for an answer."""
-        if self.of_trace:
-            self.tell("A trace is a recording and cannot be changed; Restart trains a model with its settings.")
-            self._show_knobs()
-            return
-        flat = self.settings.flat()
-        if all(KNOBS[key].live for key in values):
-            self.undo.push(KnobChange(self, values))
-            return
-        wanted = {key: value for key, value in {**self.wanted, **values}.items() if value != flat[key]}
-        if not wanted:
-            self._keep()
-            return
-        self.wanted = wanted
-        self._show_knobs()
-        self.if_not_replaced(changes(flat, wanted), self._take_wanted, self._keep)
-
-    def _take_wanted(self) -> None:
-        values, self.wanted = self.wanted, {}
-        self.undo.push(KnobChange(self, values))
-
-    def _keep(self) -> None:
-        """The answer is no: the knobs go back to what the model has."""
-        self.wanted = {}
-        self.question.hide()
-        self._show_knobs()
-
-    def send_knobs(self, values: Mapping[str, Value]) -> None:
-        self.settings = self.settings.with_values(values)
-        self._show_knobs()
-        title = f"Reading {values['data.path'] or 'the built-in text'}" if "data.path" in values else "Working"
-        command = SetKnobs(values)
-        self._unanswered.append((self.runner.session, command))
-        self.send(command, title)
-
-    def _with_wishes(self, update: Update) -> Settings:
-        """What the session has, and on top of it what it was asked for since: an older update resets no knob."""
-        self._unanswered = [
-            (session, command)
-            for session, command in self._unanswered
-            if session is self.runner.session and command is not update.answers
-        ]
-        values = {key: value for _, command in self._unanswered for key, value in command.values.items()}
-        try:
-            return update.settings.with_values(values)
-        except SettingsError:  # the session will refuse it too
-            return update.settings
-
-    def _show_knobs(self) -> None:
-        """What the model has, but for what the open question asks about."""
-        try:
-            shown = self.settings.with_values(self.wanted)
-        except SettingsError:  # the settings have changed meanwhile, and do not go together with it any more
-            self.wanted = {}
-            self.question.hide()
-            shown = self.settings
-        self.controls.show_settings(shown)
-        self.guide.show_settings(self.settings)
-
-    def undo_change(self, forward: bool) -> None:
-        """Undo or redo; ask first where that starts a trained model anew."""
-        do = self.undo.redo if forward else self.undo.undo
-        command = self.undo.command(self.undo.index() - (not forward))
-        if not isinstance(command, KnobChange):
-            return
-        values = command.new if forward else command.old
-        try:
-            self.settings.with_values(values)
-        except SettingsError as error:  # something else was refused meanwhile
-            self.tell(str(error))
-            return
-        if all(KNOBS[key].live for key in values):
-            do()
-        else:
-            self.if_not_replaced(f"{'Redo' if forward else 'Undo'}: {changes(self.settings.flat(), values)}", do)
 
     # ---- showing what came
     def collect(self) -> None:
@@ -637,7 +402,7 @@ class Window(QMainWindow):
             self.show_all(settled=not self.runner.training)
             self.repaint_panels()
         self._show_state()
-        self._keep_run()
+        self.stakes.keep_run()
         spent = (time.perf_counter() - began) * 1000
         # an answer may have come while this tick was drawing: it is not to wait for the next frame
         if self.runner.pending or self.runner.starting or self.runner.mailbox.waiting():
@@ -674,22 +439,16 @@ class Window(QMainWindow):
 
     def _take(self, update: Update) -> None:
         if update.reset:
-            if not isinstance(update.answers, SetKnobs | Restart):
-                self.undo.clear()  # its changes are of another model
             self.history.clear()
             self._seen = (time.perf_counter(), update.step)
-            self._safe_step = update.step
             self._failed = False
-            self._run += 1
-            self._unkept, self._kept_marks, self._kept_at = [], 0, 0.0
             self.survey = None
         for log in (*update.past, *([update.log] if update.log else [])):
             self.history.extend(log)
-            self._unkept.append(log)
         if update.mark:
             self.history.add_mark(update.step, update.mark)
         if update.reset:
-            self.follow()
+            self.timeline.follow()
             if self.of_trace and not update.film:
                 self.notices.hide()  # it told of the recording
             self.of_trace = bool(update.film)
@@ -707,38 +466,21 @@ class Window(QMainWindow):
             self._survey_due = True
         if update.survey is not None:
             self.survey = update.survey
+        self.stakes.take(update)
         if update.saved:
-            self._safe_step = update.step
             self.files.wrote(update.saved)
             self.tell(f"Saved to {update.saved}.", passing=True)
-            if self._close_when_saved:
-                QTimer.singleShot(0, self.window().close)  # not amid the news
-        if update.notice or update.saved:
-            self._close_when_saved = False
         left_out, self._left_out = self._left_out, ""
         if update.notice or left_out:
             self.tell(f"{update.notice} {left_out}".strip(), passing=bool(update.film) and not left_out)
         self.facts = update.facts
         if update.devices:
-            self._show_devices(update.devices)
+            self.bar.show_devices(update.devices)
         if update.reset and self.question.open and not self.question.lasting:
-            self._keep()
-        settings = self._with_wishes(update)
-        if settings != self.settings or update.notice or update.reset:  # a refused knob goes back too
-            self.settings = settings
-            self._show_knobs()
+            self.knobs.keep()
+        self.knobs.take(update)
 
-    def _show_devices(self, devices: tuple[str, ...]) -> None:
-        now = self.device
-        self.device_box.clear()
-        self.device_box.addItems(list(dict.fromkeys((*devices, now))))
-        self.device_box.setCurrentText(now)
-
-    def follow(self) -> None:
-        """Show the newest step from now on."""
-        self.timeline.setValue(self.timeline.maximum())
-
-    def scrub(self, at: int) -> None:
+    def scrub(self) -> None:
         """Show a step of the past; training goes on."""
         self.show_all()
         self._show_state()
@@ -746,39 +488,15 @@ class Window(QMainWindow):
     @property
     def shown(self) -> RoutingSnapshot | None:
         """The snapshot that the panels show: the newest, or the one that the timeline stands at."""
-        film = self.history.snapshots
-        at = self.timeline.value()
-        return film[at] if at < min(self.timeline.maximum(), len(film)) else self.snapshot
-
-    def _show_timeline(self) -> None:
-        """As many places as there are kept snapshots; the handle stays at its step, or at the newest."""
-        film, shown = self.history.snapshots, self.shown
-        following = self.timeline.value() == self.timeline.maximum()
-        with QSignalBlocker(self.timeline):
-            self.timeline.setMaximum(max(len(film), 0))
-            if following or shown is None:
-                self.timeline.setValue(len(film))
-            else:
-                self.timeline.setValue(max(bisect_right([s.step for s in film], shown.step) - 1, 0))
-        here = self.shown
-        self.when.setText(f"step {here.step:,}" + (" (newest)" if following else "") if here else "")
+        return self.timeline.shown
 
     def show_all(self, *, settled: bool = False) -> None:
         """`settled`: nothing more comes for now, so that every panel shows all there is."""
-        self._show_timeline()
-        if self.snapshot is not None:
-            names = [layer.name for layer in self.snapshot.layers]
-            if [self.layer_box.itemText(i) for i in range(self.layer_box.count())] != names:
-                self.layer_box.clear()
-                self.layer_box.addItems(names)
-            self.layer_box.setCurrentIndex(min(self.pinned.layer, len(names) - 1))
-            here = self.shown or self.snapshot
-            text = "".join(here.tokens or ()).replace("\n", "↵")
-            if not self.probe_line.hasFocus() and self.probe_line.text() != text:
-                self.probe_line.setText(text)
-                self.probe_line.setCursorPosition(0)
+        self.timeline.show_run(self.snapshot)
+        if (here := self.shown) is not None:
+            self.bar.show_snapshot(here, self.pinned.layer)
         for panel in self.panels.values():
-            panel.show_snapshot(self.shown)
+            panel.show_snapshot(here)
             panel.show_history(self.history, settled=settled)
             panel.show_survey(self.survey)
 
@@ -787,7 +505,7 @@ class Window(QMainWindow):
         self.train_action.setChecked(training)
         self.train_action.setText("Pause" if training else "Train")
         if facts is not None and self.has_model and not (self.runner.pending or self.runner.starting):
-            self.device_box.setCurrentText(facts.device)  # a choice that was refused goes back
+            self.bar.device_box.setCurrentText(facts.device)  # a choice that was refused goes back
         self.status.put("state", self._state(training))
         self.status.show_progress(self._progress())
         step = self.snapshot.step if self.snapshot else 0
@@ -864,8 +582,11 @@ class Window(QMainWindow):
         """Pin a selection."""
         self.pinned = selection
         self._show_selection(selection)
-        if self.layer_box.currentIndex() != selection.layer:
-            self.layer_box.setCurrentIndex(selection.layer)
+        if self.bar.layer_box.currentIndex() != selection.layer:
+            self.bar.layer_box.setCurrentIndex(selection.layer)
+
+    def select_layer(self, layer: int) -> None:
+        self.select(replace(self.pinned, layer=layer))
 
     def let_go(self) -> None:
         """Of the newest message; without one, of the widget that has the keys, and of the selection."""
@@ -899,46 +620,6 @@ class Window(QMainWindow):
         self.files.open_paths([url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()])
 
 
-class KnobChange(QUndoCommand):
-    """A change of knobs, undone by sending the old values."""
-
-    def __init__(self, window: Window, values: Mapping[str, Value]) -> None:
-        super().__init__(_named(values))
-        self._window, self.new = window, values
-        self._step = window.snapshot.step if window.snapshot is not None else 0
-        self._drag = max(window.controls.rows[key].drag for key in values)
-        flat = window.settings.flat()
-        self.old = {key: flat[key] for key in values}
-        self._lost = 0 if all(KNOBS[key].live for key in values) else window.at_stake
-
-    def redo(self) -> None:
-        self._window.send_knobs(self.new)
-
-    def undo(self) -> None:
-        self._window.send_knobs(self.old)
-        if self._lost:
-            titles = ", ".join(KNOBS[key].title for key in self.old)
-            self._window.tell(
-                f"{titles}: as before. The model starts anew; the {_steps(self._lost)} that the change cost do not "
-                "come back."
-            )
-
-    def id(self) -> int:
-        return 1
-
-    def mergeWith(self, other: QUndoCommand) -> bool:
-        """Dragging a slider is one change, not a hundred; so is what no step came between."""
-        if not isinstance(other, KnobChange) or set(other.new) != set(self.new) or len(self.new) != 1:
-            return False
-        if not all(KNOBS[key].live for key in self.new):
-            return False
-        if other._step != self._step and not (self._drag and other._drag == self._drag):
-            return False
-        self.new, self._step, self._drag = other.new, other._step, other._drag
-        self.setText(_named(self.new))
-        return True
-
-
 def _is_for_widget(event: QEvent) -> bool:
     """Arrow keys walk tokens and layers, unless the widget that has the focus uses them itself."""
     if event.type() == QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent) and event.key() in ARROWS:
@@ -951,24 +632,3 @@ def _failed(letter: Letter) -> bool:
     if isinstance(letter, Update):
         return isinstance(letter.answers, SaveModel) and not letter.saved
     return isinstance(letter, Failure) or not letter.done
-
-
-def _named(values: Mapping[str, Value]) -> str:
-    return ", ".join(f"{KNOBS[key].title} {value}" for key, value in values.items())
-
-
-def changes(flat: Mapping[str, Value], values: Mapping[str, Value]) -> str:
-    """As in "Layers 3 → 4"."""
-    return ", ".join(f"{KNOBS[key].title} {_shown(flat[key])} → {_shown(value)}" for key, value in values.items())
-
-
-def _shown(value: Value) -> str:
-    return (value or "built-in") if isinstance(value, str) else f"{value:g}"
-
-
-def _steps(count: int) -> str:
-    return f"{count:,} step{'s' if count != 1 else ''}"
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"

@@ -1,0 +1,168 @@
+"""The timeline: follows the run live, scrubs through its kept snapshots, or plays them back."""
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QEvent, QPointF, QSignalBlocker, Qt, QTimer, Signal
+from PySide6.QtGui import QAction, QColor, QHelpEvent, QPainter, QPaintEvent
+from PySide6.QtWidgets import QComboBox, QLabel, QSlider, QStyle, QStyleOptionSlider, QToolBar, QToolButton, QToolTip
+
+from moeviz.view.theme import GRID, THEMES, Theme
+
+if TYPE_CHECKING:
+    from moeviz.domain.history import History
+    from moeviz.domain.routing import RoutingSnapshot
+
+SPEEDS = (1, 2, 5, 10, 20)  # kept steps a second
+USUAL_SPEED = 5
+NEAR = 4.0  # px, from a mark to the mouse that asks for its words
+
+
+class Timeline(QToolBar):
+    """One place for each kept snapshot, and behind them one for the newest, which it then follows."""
+
+    moved = Signal()
+
+    def __init__(self, history: "History") -> None:
+        super().__init__("Timeline")
+        self.setObjectName("timeline")
+        self.setMovable(False)
+        self._history = history
+        self._newest: RoutingSnapshot | None = None
+        self.slider = MarkedSlider()
+        self.slider.setToolTip("Scrub through the history: the panels show the routing of that step")
+        self.slider.setAccessibleName("Timeline")
+        self.slider.setRange(0, 0)
+        self.slider.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.slider.valueChanged.connect(self.moved)
+        self.when = QLabel("live")
+        self.when.setMinimumWidth(120)
+        self.play_button = QToolButton()
+        self.speed = QComboBox()
+        for speed in SPEEDS:
+            self.speed.addItem(f"{speed}/s", speed)
+        self.speed.setCurrentIndex(SPEEDS.index(USUAL_SPEED))
+        self.speed.setAccessibleName("Speed of playing back")
+        self.speed.setToolTip("Kept steps a second while playing back")
+        self._player = QTimer(self)
+        self._player.timeout.connect(self._next)
+        self.speed.currentIndexChanged.connect(lambda _: self._player.setInterval(self._interval()))
+        for widget in (QLabel("Timeline "), self.play_button, self.speed, self.slider, self.when):
+            self.addWidget(widget)
+
+    # ---- what the window tells it
+    def show_run(self, newest: "RoutingSnapshot | None") -> None:
+        """The history has grown; the handle stays at its step, or at the newest."""
+        film, shown, following = self._history.snapshots, self.shown, self.following
+        self._newest = newest
+        with QSignalBlocker(self.slider):
+            self.slider.setMaximum(len(film))
+            if following or shown is None:
+                self.slider.setValue(len(film))
+            else:
+                self.slider.setValue(max(bisect_right([s.step for s in film], shown.step) - 1, 0))
+        steps = [snapshot.step for snapshot in film]
+        self.slider.show_marks([(bisect_right(steps, step), label) for step, label in self._history.marks])
+        here = self.shown
+        self.when.setText(f"step {here.step:,}" + (" (newest)" if following else "") if here else "")
+
+    def follow(self) -> None:
+        """Show the newest step from now on."""
+        self.pause()
+        self.slider.setValue(self.slider.maximum())
+
+    @property
+    def following(self) -> bool:
+        return self.slider.value() == self.slider.maximum()
+
+    @property
+    def shown(self) -> "RoutingSnapshot | None":
+        """The snapshot that the handle stands at."""
+        film, at = self._history.snapshots, self.slider.value()
+        return film[at] if at < min(self.slider.maximum(), len(film)) else self._newest
+
+    # ---- playing back
+    @property
+    def playing(self) -> bool:
+        return self._player.isActive()
+
+    def play(self) -> None:
+        """Play from here to the newest step, from the first one on if that is where it stands; again: pause."""
+        if self.playing:
+            self.pause()
+        elif self.slider.maximum() > 1:
+            if self.following:
+                self.slider.setValue(0)
+            self._player.start(self._interval())
+            self._show_state()
+
+    def pause(self) -> None:
+        self._player.stop()
+        self._show_state()
+
+    def _interval(self) -> int:
+        return round(1000 / int(self.speed.currentData()))
+
+    def _next(self) -> None:
+        self.slider.setValue(self.slider.value() + 1)
+        if self.following:
+            self.pause()
+
+    def take_action(self, action: QAction) -> None:
+        """The command that plays back, for the button."""
+        self.play_button.setDefaultAction(action)
+        self._show_state()
+
+    def _show_state(self) -> None:
+        action = self.play_button.defaultAction()
+        action.setText("Pause playing" if self.playing else "Play back")
+        action.setIconText("❚❚" if self.playing else "▶")
+        action.setToolTip("Play the kept steps, from the first one on if the newest is shown (P)")
+        action.setChecked(self.playing)
+
+    def apply_theme(self, theme: Theme) -> None:
+        self.slider.theme = theme
+        self.slider.update()
+
+
+class MarkedSlider(QSlider):
+    """With a tick where a knob was changed; its words come when the mouse stands at it."""
+
+    def __init__(self) -> None:
+        super().__init__(Qt.Orientation.Horizontal)
+        self.theme = THEMES["dark"]
+        self.marks: list[tuple[int, str]] = []  # place, words
+
+    def show_marks(self, marks: list[tuple[int, str]]) -> None:
+        if marks != self.marks:
+            self.marks = marks
+            self.update()
+
+    def words_at(self, x: float) -> str:
+        return ", ".join(label for at, label in self.marks if abs(self._x(at) - x) <= NEAR)
+
+    def _x(self, at: int) -> float:
+        """Of a place, as the style puts the handle's middle there."""
+        option = QStyleOptionSlider()
+        self.initStyleOption(option)
+        handle = self.style().pixelMetric(QStyle.PixelMetric.PM_SliderLength, option, self)
+        room = self.width() - handle
+        return handle / 2 + QStyle.sliderPositionFromValue(0, self.maximum(), min(at, self.maximum()), room)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        super().paintEvent(event)
+        if not self.marks:
+            return
+        painter = QPainter(self)
+        painter.setPen(QColor(self.theme.warn))
+        for x in {round(self._x(at)) for at, _ in self.marks}:
+            painter.drawLine(QPointF(x + 0.5, 0), QPointF(x + 0.5, GRID // 2))
+        painter.end()
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):
+            words = self.words_at(event.pos().x())
+            if words:
+                QToolTip.showText(event.globalPos(), words, self)
+                return True
+        return super().event(event)
