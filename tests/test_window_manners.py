@@ -227,7 +227,7 @@ def test_reset_layout_is_the_first_layout_and_cuts_no_knob(qtbot: QtBot, tmp_pat
         return [dock.geometry().getRect() for dock in docks.values()]  # type: ignore[misc]
 
     first = places()
-    window._fresh = False
+    window.layouts.fresh = False
     assert window.controls.widget().width() == window.controls.viewport().width()
     assert docks["load"].width() < docks["tokens_experts"].width()
     window.resizeDocks([docks["controls"], docks["tokens"]], [400, 100], Qt.Orientation.Horizontal)
@@ -235,7 +235,7 @@ def test_reset_layout_is_the_first_layout_and_cuts_no_knob(qtbot: QtBot, tmp_pat
     docks["load"].setFloating(True)
     docks["losses"].hide()
     assert places() != first
-    window.reset_layout()
+    window.layouts.reset()
     assert places() == first
     window.close()
 

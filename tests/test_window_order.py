@@ -106,7 +106,7 @@ def test_an_undo_that_does_not_go_with_the_settings_any_more_is_told(qtbot: QtBo
     turn(window, "routing.temperature", 2.0)
     turn(window, "routing.k", 3)
     qtbot.waitUntil(settled(window), timeout=WAIT)
-    window.settings = window.settings.with_values({"model.experts": 8})
+    window.knobs.settings = window.settings.with_values({"model.experts": 8})
     at = window.knobs.undo.index()
     window.knobs.undo_change(False)
     assert "routing.k" in window.notices.words.text()

@@ -1,27 +1,11 @@
-"""The docks of the panels, and how they lie at first."""
+"""The dock of a panel: its header is the title bar."""
 
-from collections.abc import Mapping
-
-from PySide6.QtCore import QPoint, Qt
-from PySide6.QtWidgets import QDockWidget, QMainWindow, QToolButton, QWidget
+from PySide6.QtCore import QPoint
+from PySide6.QtWidgets import QDockWidget, QToolButton, QWidget
 
 from moeviz.view.panel import Panel
 
-BEHIND = {  # docks that are hidden at first, and on whose place they come as a tab
-    "experts_domains": "tokens_experts",
-    "experts_tokens": "tokens_experts",
-    "flow": "tokens_experts",
-    "anatomy": "gate_weights",
-    "co_activation": "layers_experts",
-    "similarity": "layers_experts",
-    "saturation": "losses",
-    "positions": "load",
-}
-LEFT, RIGHT = Qt.DockWidgetArea.LeftDockWidgetArea, Qt.DockWidgetArea.RightDockWidgetArea
-KNOBS_WIDTH = 320
 ASIDE = 48
-BARS = 144  # what menu, bar, timeline and status take of the height, about
-ACROSS, DOWN = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
 
 
 def make_dock(title: str, widget: QWidget, name: str) -> QDockWidget:
@@ -59,30 +43,3 @@ def _title_bar(dock: QDockWidget, panel: Panel) -> QWidget:
     close.clicked.connect(dock.close)
     panel.header.addWidget(close)
     return bar
-
-
-def lay_out(window: QMainWindow, d: Mapping[str, QDockWidget]) -> None:
-    """All docks in their first places; those of BEHIND wait for the View menu."""
-    for name, dock in d.items():
-        dock.setFloating(False)
-        dock.setVisible(name not in BEHIND)
-    window.addDockWidget(LEFT, d["controls"])
-    window.addDockWidget(RIGHT, d["tokens"])
-    window.splitDockWidget(d["tokens"], d["tokens_experts"], DOWN)
-    window.splitDockWidget(d["tokens_experts"], d["load"], DOWN)
-    window.splitDockWidget(d["tokens_experts"], d["gate_weights"], ACROSS)
-    window.splitDockWidget(d["gate_weights"], d["layers_experts"], ACROSS)
-    window.splitDockWidget(d["load"], d["losses"], ACROSS)
-    window.splitDockWidget(d["losses"], d["load_over_time"], ACROSS)
-    knobs = max(KNOBS_WIDTH, d["controls"].minimumSizeHint().width())
-    wide, high = window.width() - knobs, window.height() - BARS
-    window.resizeDocks([d["controls"], d["tokens"]], [knobs, wide], ACROSS)
-    for names, shares, room, way in (
-        (("tokens", "tokens_experts", "load"), (4, 8, 8), high, DOWN),
-        (("tokens_experts", "gate_weights", "layers_experts"), (14, 8, 7), wide, ACROSS),
-        (("load", "losses", "load_over_time"), (9, 9, 9), wide, ACROSS),
-    ):
-        window.resizeDocks([d[name] for name in names], [max(room * n // sum(shares), 1) for n in shares], way)
-    for name, place in BEHIND.items():
-        window.tabifyDockWidget(d[place], d[name])
-        d[name].hide()

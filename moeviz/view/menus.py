@@ -9,6 +9,7 @@ from PySide6.QtGui import QAction, QActionGroup, QKeySequence
 from PySide6.QtWidgets import QMenu
 
 from moeviz.domain.experiments import EXPERIMENTS
+from moeviz.view.layouts import LAYOUTS
 from moeviz.view.theme import THEMES
 
 if TYPE_CHECKING:
@@ -115,16 +116,33 @@ def make_menus(window: "Window") -> dict[str, QAction]:
         toggle.setShortcut(QKeySequence(numbered("Alt", i)))
         view.addAction(toggle)
     view.addSeparator()
-    view.addAction(make_action(window, Item("Reset layout", "Ctrl+Shift+R", window.reset_layout)))
-    group = QActionGroup(window)
-    for name in THEMES:
-        keys = f"Ctrl+Alt+{name[0].upper()}"
-        item = Item(f"{name.capitalize()} theme", keys, partial(window.set_theme, name), checkable=True)
-        action = make_action(window, item)
-        action.setChecked(name == window.theme.name)
-        group.addAction(action)
-        view.addAction(action)
+    layouts = [Item(name, f"F{i}", partial(window.layouts.choose, name), name) for i, name in enumerate(LAYOUTS, 5)]
+    chosen = _choices(window, view, layouts, window.layouts.name)
+    for name, action in chosen.items():
+        action.setToolTip(f"Layout {name}: {LAYOUTS[name].purpose} ({action.shortcut().toString()})")
+    window.layouts.add_buttons(list(chosen.values()))
+    window.layouts.changed.connect(lambda: chosen[window.layouts.name].setChecked(True))
+    bar.setCornerWidget(window.layouts)
+    view.addAction(make_action(window, Item("Reset layout", "Ctrl+Shift+R", window.layouts.reset)))
+    view.addSeparator()
+    themes = [
+        Item(f"{name.capitalize()} theme", f"Ctrl+Alt+{name[0].upper()}", partial(window.set_theme, name), name)
+        for name in THEMES
+    ]
+    _choices(window, view, themes, window.theme.name)
     return named
+
+
+def _choices(window: "Window", menu: QMenu, items: list[Item], now: str) -> dict[str, QAction]:
+    """Commands of which one holds."""
+    group, made = QActionGroup(window), {}
+    for item in items:
+        made[item.name] = action = make_action(window, item)
+        action.setCheckable(True)
+        action.setChecked(item.name == now)
+        group.addAction(action)
+        menu.addAction(action)
+    return made
 
 
 def make_action(window: "Window", item: Item) -> QAction:

@@ -94,7 +94,7 @@ class Timeline(QToolBar):
             if self.following:
                 self.slider.setValue(0)
             self._player.start(self._interval())
-            self._show_state()
+        self._show_state()
 
     def pause(self) -> None:
         self._player.stop()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
-from PySide6.QtCore import QByteArray, QEvent, QObject, QSettings, Qt, QTimer
+from PySide6.QtCore import QEvent, QObject, QSettings, Qt, QTimer
 from PySide6.QtGui import (
     QAction,
     QCloseEvent,
@@ -53,10 +53,11 @@ from moeviz.engine.runner import Runner
 from moeviz.view import theme as themes
 from moeviz.view.bar import Bar
 from moeviz.view.dashboard import make_panels
-from moeviz.view.docks import BEHIND, lay_out, make_dock
+from moeviz.view.docks import make_dock
 from moeviz.view.files import Files, kind_of, sort_paths
 from moeviz.view.guide import Guide
 from moeviz.view.knobs import Knobs
+from moeviz.view.layouts import Layouts
 from moeviz.view.menus import NO_QUESTION, make_menus
 from moeviz.view.notices import Messages
 from moeviz.view.stakes import Keeper, Stakes
@@ -68,7 +69,6 @@ FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
 DRAWING_SHARE = 0.06  # of the time, at most: drawing holds the interpreter, and training waits for it
 SURVEY_SECONDS = 2.0  # between two surveys while training, at least
-LAYOUT_VERSION = 5
 MOST_STEPS = 10_000_000
 SaveTrace = Callable[
     [str, Settings, Sequence[StepLog], tuple[RoutingSnapshot, ...], tuple[tuple[int, str], ...], Report], str
@@ -110,7 +110,6 @@ class Window(QMainWindow):
         self.snapshot: RoutingSnapshot | None = None
         self.facts: ModelFacts | None = None
         self._failed = False
-        self._fresh = False  # the docks lie as they do at first
         self._left_out = ""  # what the command line named and is not used
         self._goal = (0, 0.0)  # steps to train, and when that began
         self._asked = ("", 0.0)  # what the session was asked for, and when
@@ -132,10 +131,9 @@ class Window(QMainWindow):
         for panel in self.panels.values():
             panel.hovered.connect(self._hover)
             panel.clicked.connect(self._click)
-        first = [name for name in self.panels if name not in BEHIND]
-        self.docks = {name: make_dock(self.panels[name].plot.title, self.panels[name], name) for name in first}
+        self.docks = {name: make_dock(panel.plot.title, panel, name) for name, panel in self.panels.items()}
         self.docks["controls"] = make_dock("Knobs", self.controls, "controls")
-        self.docks |= {name: make_dock(self.panels[name].plot.title, self.panels[name], name) for name in BEHIND}
+        self.layouts = Layouts(self, self.docks, self.guide, memory)
         self.files = Files(self)
         self.bar = Bar(self, device)
         self.timeline = Timeline(self.history)
@@ -167,8 +165,9 @@ class Window(QMainWindow):
             panel.export_requested.connect(self.files.export)
         self.status = Status()
         self.setStatusBar(self.status)
-        self.reset_layout()
-        self._recall()
+        self.guide.hide()
+        self.layouts.restore()
+        self.controls.more.setChecked(memory.value("more losses") == "true")
         self.set_theme(self.theme.name)
 
         # no button is to be pressed by a key that a person means for the window
@@ -191,14 +190,10 @@ class Window(QMainWindow):
         action.setText(f"Answer: {wish}" if wish else NO_QUESTION)
         action.setEnabled(bool(wish))
 
-    def reset_layout(self) -> None:
-        lay_out(self, self.docks)
-        self.splitDockWidget(self.docks["controls"], self.guide, Qt.Orientation.Vertical)
-
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
-        if self._fresh:  # its size is found only now
-            self.reset_layout()
+        if self.layouts.fresh and self.snapshot is None:  # its size is found only now
+            self.layouts.reset()
 
     def event(self, event: QEvent) -> bool:
         return _is_for_widget(event) or super().event(event)
@@ -207,12 +202,6 @@ class Window(QMainWindow):
         return _is_for_widget(event)
 
     # ---- what is remembered
-    def _recall(self) -> None:
-        state = self.memory.value("layout")
-        self._fresh = not (isinstance(state, QByteArray) and self.restoreState(state, LAYOUT_VERSION))
-        self.controls.more.setChecked(self.memory.value("more losses") == "true")
-        self.guide.hide()
-
     def closeEvent(self, event: QCloseEvent) -> None:
         work = self.runner.errand_work
         if (work or self.runner.saving) and not self._closing:
@@ -221,7 +210,7 @@ class Window(QMainWindow):
             self.tell(f"{title}: the window closes when that is done; close it again to give that up.")
             event.ignore()
             return
-        self.memory.setValue("layout", self.saveState(LAYOUT_VERSION))
+        self.layouts.save()
         self.memory.setValue("theme", self.theme.name)
         self.memory.setValue("more losses", "true" if self.controls.more.isChecked() else "false")
         self.memory.sync()
@@ -270,7 +259,6 @@ class Window(QMainWindow):
 
     def start(self, make: MakeSession | None = None, title: str = LOADING, *, training: bool = False) -> None:
         """Start a session, or the first one; what runs now goes on until the new one can be shown."""
-        self._fresh = False
         self._failed = False
         make = make or self.make_session(self.settings, self.device, self.checkpoint)
         self.runner.start(make, title=title, training=training)

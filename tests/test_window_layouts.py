@@ -1,0 +1,169 @@
+"""Named layouts and the timeline, driven as a person does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QEvent, QPoint, QSettings, Qt
+from PySide6.QtGui import QHelpEvent
+from PySide6.QtWidgets import QApplication, QToolButton, QToolTip
+from pytestqt.qtbot import QtBot
+
+from moeviz.app import make_window
+from moeviz.domain.settings import Settings
+from moeviz.view.dashboard import PANELS
+from moeviz.view.layouts import LAYOUTS
+from moeviz.view.window import Window
+
+SMALL = Settings().with_values(
+    {"model.layers": 2, "model.width": 16, "model.expert_width": 16, "model.context": 32, "train.batch": 2}
+)
+WAIT = 30_000
+
+
+@pytest.fixture
+def window(qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_in_text: object) -> Iterator[Window]:
+    monkeypatch.setattr("moeviz.moe.training.load_text", built_in_text)
+    window = make(qtbot, tmp_path)
+    window.start()
+    qtbot.waitUntil(lambda: window.snapshot is not None, timeout=WAIT)
+    yield window
+    window.close()
+
+
+def make(qtbot: QtBot, tmp_path: Path) -> Window:
+    store = QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat)
+    window = make_window(SMALL, store=store, runs=tmp_path / "runs")
+    qtbot.addWidget(window)
+    window.resize(1280, 720)
+    with qtbot.waitExposed(window):
+        window.show()
+    return window
+
+
+def seen(window: Window) -> set[str]:
+    """Panels of which something can be seen now."""
+    QApplication.processEvents()
+    return {name for name, panel in window.panels.items() if not panel.canvas.visibleRegion().isEmpty()}
+
+
+def on_top(name: str) -> set[str]:
+    return {cell.tabs[0] for row in LAYOUTS[name].rows for cell in row.cells}
+
+
+def button(window: Window, name: str) -> QToolButton:
+    return next(b for b in window.layouts.findChildren(QToolButton) if b.text() == name)
+
+
+def trained(qtbot: QtBot, window: Window, pictures: int) -> None:
+    """Some kept steps more."""
+    wanted = len(window.history.snapshots) + pictures
+    for _ in range(pictures):
+        window.one_step()
+    qtbot.waitUntil(lambda: len(window.history.snapshots) >= wanted and window.runner.idle, timeout=WAIT)
+    qtbot.waitUntil(lambda: not window.timer.isActive(), timeout=WAIT)
+
+
+# ---- layouts
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_names_panels_that_exist_and_none_twice(name: str) -> None:
+    names = LAYOUTS[name].names()
+    assert len(set(names)) == len(names)
+    assert set(names) <= set(PANELS)
+    assert LAYOUTS[name].rest in names
+
+
+def test_a_newcomer_meets_few_panels(qtbot: QtBot, tmp_path: Path) -> None:
+    window = make(qtbot, tmp_path)
+    assert seen(window) == on_top("Learn")
+    assert len(seen(window)) <= 6
+    window.close()
+
+
+def test_every_layout_shows_its_panels_and_cuts_no_knob(qtbot: QtBot, window: Window) -> None:
+    for name in (*LAYOUTS, "Learn"):
+        button(window, name).click()
+        assert seen(window) == on_top(name)
+        assert button(window, name).isChecked()
+        assert window.controls.widget().width() == window.controls.viewport().width()
+        for panel in seen(window):
+            assert window.panels[panel].canvas.height() >= 80, (name, panel)
+
+
+def test_a_layout_is_found_again_as_it_was_left(qtbot: QtBot, tmp_path: Path) -> None:
+    window = make(qtbot, tmp_path)
+    window.docks["losses"].close()
+    window.docks["flow"].toggleViewAction().trigger()
+    left = seen(window)
+    assert "flow" in left
+    assert "losses" not in left
+    button(window, "Train").click()
+    window.docks["load"].close()
+    window.close()
+
+    again = make(qtbot, tmp_path)
+    assert seen(again) == on_top("Train") - {"load"}
+    button(again, "Learn").click()
+    assert seen(again) == left
+    again.layouts.reset()
+    assert seen(again) == on_top("Learn")
+    again.close()
+
+
+def test_a_panel_of_no_place_comes_as_a_tab(qtbot: QtBot, window: Window) -> None:
+    window.docks["flow"].toggleViewAction().trigger()
+    assert seen(window) == on_top("Learn") - {"tokens_experts"} | {"flow"}
+
+
+# ---- the timeline
+def test_playing_back_shows_every_kept_step_and_ends_at_the_newest(qtbot: QtBot, window: Window) -> None:
+    trained(qtbot, window, 6)
+    film, timeline = window.history.snapshots, window.timeline
+    shown: list[int] = []
+    timeline.moved.connect(lambda: shown.append(window.shown.step if window.shown else -1))
+    timeline.speed.setCurrentIndex(timeline.speed.count() - 1)
+    timeline.play_button.click()
+    assert timeline.playing
+    assert timeline.play_button.isChecked()
+    assert window.panels["tokens"].snapshot is film[0]
+    qtbot.waitUntil(lambda: not timeline.playing, timeout=WAIT)
+    assert shown == [*(s.step for s in film), film[-1].step]
+    assert timeline.following
+    assert window.panels["tokens"].snapshot is window.snapshot
+    assert not timeline.play_button.isChecked()
+
+
+def test_playing_goes_on_from_where_the_handle_stands_and_pauses(qtbot: QtBot, window: Window) -> None:
+    trained(qtbot, window, 6)
+    timeline = window.timeline
+    timeline.slider.setValue(3)
+    timeline.speed.setCurrentIndex(0)  # one a second: long enough to pause before the next
+    timeline.play_button.click()
+    assert window.shown is window.history.snapshots[3]
+    timeline.play_button.click()
+    assert not timeline.playing
+    assert window.shown is window.history.snapshots[3]
+    qtbot.keyClick(window, Qt.Key.Key_End)
+    assert timeline.following
+
+
+def test_a_single_step_is_not_played(qtbot: QtBot, window: Window) -> None:
+    window.timeline.play_button.click()
+    assert not window.timeline.playing
+    assert not window.timeline.play_button.isChecked()
+
+
+def test_a_changed_knob_is_a_mark_on_the_timeline(qtbot: QtBot, window: Window) -> None:
+    trained(qtbot, window, 3)
+    window.knobs.change({"routing.k": 3})
+    trained(qtbot, window, 3)
+    slider = window.timeline.slider
+    (place, words), step = slider.marks[0], window.history.marks[0][0]
+    assert words == "k 2 → 3"
+    assert window.history.snapshots[place - 1].step <= step < window.history.snapshots[place].step
+    x = next(x for x in range(slider.width()) if slider.words_at(x))
+    at = QPoint(x + 3, 5)
+    QApplication.sendEvent(slider, QHelpEvent(QEvent.Type.ToolTip, at, slider.mapToGlobal(at)))
+    assert QToolTip.text() == "k 2 → 3"
+    QToolTip.hideText()
+    assert slider.words_at(0) == ""
