@@ -102,8 +102,17 @@ def test_training_goes_on_as_without_it(run_of):
 def test_a_survey_keeps_the_numbers_of_the_steps_before_it(run_of):
     run = run_of()
     update = run.send(Survey())
-    assert update.snapshot is None
+    assert update.log is not None
     assert update.log.steps_S.tolist() == [1, 2]
+
+
+def test_a_survey_comes_with_the_snapshot_of_its_step(run_of):
+    run = run_of()
+    run.send(Advance(snapshot=False))
+    update = run.send(Survey())
+    assert update.snapshot.step == update.survey.step == 3
+    for seen, shown in zip(update.survey.probe.layers, update.snapshot.layers, strict=True):
+        assert (seen.expert_ids_TK == shown.expert_ids_TK).all()
 
 
 def test_similarity_agrees_with_the_measures(run_of, monkeypatch):

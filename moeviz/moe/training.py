@@ -160,7 +160,7 @@ class _Run:
     def survey(self) -> Update:
         self.settle()
         found = survey(self.trainer)
-        return replace(self._tell(None, "", "", "", False, False), survey=found)
+        return replace(self.update(), survey=found)  # with the snapshot of its step: they are looked at together
 
     def set_knobs(self, values: Mapping[str, Value]) -> Update:
         old = self.trainer.settings

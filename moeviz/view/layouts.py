@@ -40,7 +40,7 @@ class Layout:
         return [name for row in self.rows for cell in row.cells for name in cell.tabs]
 
 
-_TOKENS = Row(4, (Cell(1, ("tokens",)),), highest=176)  # some eight lines of text
+_TOKENS = Row(3, (Cell(1, ("tokens",)),), highest=176)  # some eight lines of text
 LAYOUTS = {
     "Learn": Layout(
         "what a router does with a token",

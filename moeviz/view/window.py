@@ -451,7 +451,7 @@ class Window(QMainWindow):
             self.snapshot = update.snapshot
             self.history.add_snapshot(update.snapshot)
             self._frames.append(time.perf_counter())
-            self._survey_due = True
+            self._survey_due = update.survey is None
         if update.survey is not None:
             self.survey = update.survey
         self.stakes.take(update)
