@@ -7,7 +7,7 @@ from typing import Any
 
 from moeviz.domain.errors import UserError
 
-BENCHES = ("gui", "startup", "memory", "kernel")
+BENCHES = ("gui", "scrub", "startup", "memory", "kernel")
 
 
 def run(name: str, as_json: bool) -> int:
