@@ -783,7 +783,8 @@ def test_export_asks_and_writes(qtbot: QtBot, window: Window, tmp_path: Path, mo
 
 
 def test_the_dashboard_is_exported_without_knobs_and_bars(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
-    docks = [dock.geometry() for name, dock in window.docks.items() if name != "controls" and dock.isVisible()]
+    seen = [name for name, panel in window.panels.items() if not panel.canvas.visibleRegion().isEmpty()]
+    docks = [window.docks[name].geometry() for name in seen]
     wide = max(dock.right() for dock in docks) - min(dock.left() for dock in docks) + 1 + 8
     high = max(dock.bottom() for dock in docks) - min(dock.top() for dock in docks) + 1 + 8
     window.files.export_to("dashboard", str(tmp_path / "all.png"), scale=1.0)
