@@ -8,6 +8,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from moeviz.domain.settings import TASKS
+
 STARTS = 5
 
 # the first paint of a window of ours or of nobody's ends the process; the same watch, at the same cost, for both
@@ -59,12 +61,27 @@ timer = QTimer(); timer.setInterval(2); timer.timeout.connect(tick); timer.start
 from moeviz.cli import main
 main([])
 """
+# of a bundled model, from the moment that torch is in to its first routing
+LOADING = """
+import sys, time
+from pathlib import Path
+from moeviz.app import bundled_model
+from moeviz.moe.importing import import_torch
+import_torch()
+began = time.perf_counter()
+from moeviz.domain.settings import Settings
+from moeviz.moe.training import session
+assert next(session(Settings(), checkpoint=bundled_model(sys.argv[2]))).snapshot is not None
+Path(sys.argv[1]).write_text(str(time.perf_counter() - began))
+"""
 
 
 def measure() -> dict[str, float]:
-    """Medians of whole processes, taken in turn: a bare window, our window painted, imports alone, first routing."""
+    """Medians of whole processes, taken in turn: a bare window, our window painted, imports alone, first routing.
+    Then how long each bundled model takes to load once torch is in."""
     times: dict[str, list[float]] = {"bare": [], "painted": [], "imports": [], "routing": []}
     stalls: list[float] = []
+    loading: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         stall, home = Path(folder, "stall"), {"XDG_CONFIG_HOME": folder}
         for i in range(STARTS + 1):
@@ -79,6 +96,9 @@ def measure() -> dict[str, float]:
                     times[key].append(value)
                 stalls.append(float(stall.read_text()))
             print(f"round {i} of {STARTS}", file=sys.stderr)
+        for task in TASKS:
+            _process(LOADING, str(stall), task)
+            loading[f"{task}: bundled model once torch is in, ms"] = float(stall.read_text()) * 1000
     m = {key: statistics.median(values) for key, values in times.items()}
     return {
         "first painted window / bare window": m["painted"] / m["bare"],
@@ -88,6 +108,7 @@ def measure() -> dict[str, float]:
         "imports alone, s": m["imports"],
         "first routing plot, s": m["routing"],
         "longest stall while starting, ms (median run)": statistics.median(stalls) * 1000,
+        **loading,
     }
 
 
