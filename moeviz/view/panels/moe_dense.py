@@ -13,19 +13,20 @@ from moeviz.view.panels.losses import PIXELS_A_POINT, loss_range
 from moeviz.view.panels.marks import bin_edges, binned_mean, draw_marks, draw_now, earlier_step, step_range
 from moeviz.view.theme import Theme, put, width_of
 
-STEPS, FLOPS, DIFFERENCE = VIEWS = ("over steps", "over FLOPs", "difference")
+STEPS, FLOPS, GAP = VIEWS = ("steps", "FLOPs", "gap")
 COLUMNS = (
     *("cross_entropy", "dense_cross_entropy", "heldout", "dense_heldout", "flops", "dense_flops"),
     *("flops_per_token", "dense_flops_per_token", "active_parameters", "parameters", "dense_parameters"),
 )
 UNITS = ("", "k", "M", "G", "T", "P", "E")  # a thousand times each
 HOW = (
-    "The button “Dense twin”, or the setting train.dense_twin=on, trains a dense model of the same FLOPs a token beside "
-    "the MoE, on the same batches. Both must start together, so the model starts anew."
+    "The button “Twin”, or the setting train.dense_twin=on, trains a dense model of the same FLOPs a token "
+    "beside the MoE, on the same batches. Both must start together, so the model starts anew."
 )
 NO_TWIN = f"No dense twin trained beside this model. {HOW}"
 NO_HISTORY = f"No history of losses yet: it grows while a model trains. {HOW}"
 DASHES = (5.0, 3.0)
+TICKS = 7  # of losses that differ little
 DOT = 3.0  # px, half of a held-out mark
 
 
@@ -37,15 +38,18 @@ class MoeDense(Panel):
         super().__init__(theme, parent)
         self.view = QComboBox()
         self.view.addItems(list(VIEWS))
-        self.view.setAccessibleName("Loss over what")
+        self.view.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+        self.view.setToolTip("Losses over steps or over training FLOPs, or the gap MoE − dense over steps")
+        self.view.setAccessibleName("What is compared")
         self.view.currentIndexChanged.connect(lambda _: self.invalidate())
         self.twin = QToolButton()
-        self.twin.setText("Dense twin")
+        self.twin.setText("Twin")
         self.twin.setCheckable(True)
         self.twin.setToolTip(
             "Train the dense twin beside: a dense model of the same FLOPs a token, on the same batches. Both models "
             "start anew from the seed, and training is slower."
         )
+        self.twin.setAccessibleName("Train the dense twin beside")
         self.twin.clicked.connect(lambda on: self.knobs_asked.emit({"train.dense_twin": "on" if on else "off"}))
         self.header.insertWidget(1, self.view)
         self.header.insertWidget(2, self.twin)
@@ -80,16 +84,15 @@ class MoeDense(Panel):
         self._unit = UNITS[min(int(np.log10(max(most, 1)) // 3), len(UNITS) - 1)]
         values = np.concatenate([y for _, y in self.curves().values()])
         values = values[np.isfinite(values)]
-        if self.view.currentText() == DIFFERENCE:
+        if self.view.currentText() == GAP:
             low, high = np.quantile(values, (0.01, 0.99))  # single batches may lie beyond
-            self._range = loss_range(np.array([low, high, 0.0]), False)
-        else:
-            self._range = loss_range(values, False)
+            values = np.array([low, high, 0.0])
+        self._range = loss_range(values, False, TICKS)
 
     def curves(self) -> dict[str, tuple[Array, Array]]:
         """What is drawn, by its name in the key: x and y; NaN where not measured."""
         of, steps = self._of, self._steps.astype(np.float64)
-        if self.view.currentText() == DIFFERENCE:
+        if self.view.currentText() == GAP:
             return {
                 "training": (steps, of["cross_entropy"] - of["dense_cross_entropy"]),
                 "held-out": (steps, of["heldout"] - of["dense_heldout"]),
@@ -105,10 +108,11 @@ class MoeDense(Panel):
         }
 
     def subtitle(self) -> str:
-        return self.view.currentText()
+        view = self.view.currentText()
+        return "gap over steps" if view == GAP else f"over {view}"
 
     def lines_of_words(self, width: float) -> int:
-        return 3 if width >= 560 else 5
+        return 2 if width >= 560 else 4
 
     def frame(self, rect: QRectF) -> Frame:
         if self.view.currentText() != FLOPS:
@@ -119,9 +123,9 @@ class MoeDense(Panel):
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         frame, theme, view = self.frame(rect), self.theme, self.view.currentText()
-        draw_y_axis(painter, frame, theme, "MoE − dense (nats)" if view == DIFFERENCE else "cross-entropy (nats)")
+        draw_y_axis(painter, frame, theme, "MoE − dense (nats)" if view == GAP else "cross-entropy (nats)")
         draw_x_axis(painter, frame, theme, f"training compute ({self._unit}FLOP)" if view == FLOPS else "step")
-        if view == DIFFERENCE:
+        if view == GAP:
             painter.setPen(QColor(theme.muted))
             painter.drawLine(QLineF(frame.rect.left(), frame.y(0), frame.rect.right(), frame.y(0)))
         painter.save()
@@ -161,9 +165,7 @@ class MoeDense(Panel):
             painter.drawRect(QRectF(round(point.x()) - DOT, round(point.y()) - DOT, 2 * DOT, 2 * DOT))
 
     def _colour(self, name: str) -> QColor:
-        return QColor(
-            self.theme.second if name in ("dense training", "dense held-out", "held-out") else self.theme.accent
-        )
+        return QColor(self.theme.second if name.startswith("dense") or name == "held-out" else self.theme.accent)
 
     def _x_of(self, step: int) -> float:
         """Where a step lies on the axis: by what the MoE had cost at it."""
@@ -172,32 +174,32 @@ class MoeDense(Panel):
         return float(np.interp(step, self._steps, self.curves()["MoE training"][0]))
 
     def _draw_key(self, painter: QPainter, frame: Frame) -> None:
-        """Which line is which; told apart by dashes and dots too. In two rows where one is too short."""
-        names = list(self.curves())
-        left, row = frame.rect.left() + 8, 14.0
-        total = sum(18 + width_of(name) + 16 for name in names)
-        rows = 1 if total <= frame.rect.width() - 8 else 2
-        x, y = left, frame.rect.bottom() - 8 - row * (rows - 1)
+        """Which line is which; told apart by dashes and dots too."""
+        x, y = frame.rect.left() + 8, frame.rect.bottom() - 8
         ground = QColor(self.theme.panel)
         ground.setAlpha(200)
-        for i, name in enumerate(names):
-            if rows == 2 and i == len(names) // 2:
-                x, y = left, y + row
-            painter.fillRect(QRectF(x - 3, y - 11, 18 + width_of(name) + 6, 14), ground)
-            line = QPolygonF([QPointF(x, y - 4), QPointF(x + 14, y - 4)])
-            dense = name.startswith("dense")
-            draw_curve(painter, [line], self._colour(name), strong=True, dashes=DASHES if dense else ())
-            if "held-out" in name:
-                self._draw_dots(painter, QPolygonF([QPointF(x + 7, y - 4)]), self._colour(name), filled=not dense)
+        two = ("training", "held-out") if self.view.currentText() == GAP else ("MoE", "dense")
+        for name in (*two, *(("dots: held-out",) if two[0] == "MoE" else ())):
+            sample = 0 if name.startswith("dots") else 18
+            painter.fillRect(QRectF(x - 3, y - 11, sample + width_of(name) + 6, 14), ground)
+            if sample:
+                line, colour, dense = (
+                    QPolygonF([QPointF(x, y - 4), QPointF(x + 14, y - 4)]),
+                    self._colour(name),
+                    name == "dense",
+                )
+                draw_curve(painter, [line], colour, strong=True, dashes=DASHES if dense else ())
+                if name != "training":
+                    self._draw_dots(painter, QPolygonF([QPointF(x + 7, y - 4)]), colour, filled=not dense)
             painter.setPen(QColor(self.theme.muted))
-            put(painter, x + 18, y, name)
-            x += 18 + width_of(name) + 16
+            put(painter, x + sample, y, name)
+            x += sample + width_of(name) + 16
 
     def footer(self) -> str:
-        of, at = self._of, self.pointed.get("at", -1)
-        at = at if -1 <= at < self._steps.size else -1
-        upto = slice(None) if at == -1 else slice(at + 1)
-        measured = np.flatnonzero(np.isfinite(of["heldout"][upto] - of["dense_heldout"][upto]))
+        of, at, pointed = self._of, self.pointed.get("at", -1), "at" in self.pointed
+        at = at if at < self._steps.size else -1
+        measured = np.flatnonzero(np.isfinite(of["heldout"] - of["dense_heldout"]))
+        measured = measured[measured <= at] if at >= 0 else measured
         if measured.size:
             i = measured[-1]
             moe, dense = of["heldout"][i], of["dense_heldout"][i]
@@ -207,18 +209,22 @@ class MoeDense(Panel):
             ]
         else:
             words = ["nothing held-out is measured yet"]
-        words.append(f"training at step {self._steps[at]}: {number(of['cross_entropy'][at])}")
-        words[-1] += _after("dense", of["dense_cross_entropy"][at]) or ", the dense twin had stopped"
-        if self.view.currentText() == FLOPS:
-            words.append(f"trained with {_flop(of['flops'][at])}, dense {_flop(of['dense_flops'][at])}")
         now, first = of["flops_per_token"][at], of["flops_per_token"][0]
-        words.append(f"FLOPs a token: MoE {number(now)}, dense {number(of['dense_flops_per_token'][at])}")
-        if abs(now - first) > 0.01 * first:
-            words.append(f"the twin keeps what the MoE was made for; at step {self._steps[0]} it ran {number(first)}")
-        active, total = of["active_parameters"][at], of["parameters"][at]
-        words.append(f"parameters: MoE {number(active)} active of {number(total)}")
-        words[-1] += f", dense {number(of['dense_parameters'][at])}, all active"
+        then = f" (first {number(first)})" if abs(now - first) > 0.01 * first else ""  # which the twin keeps
+        words.append(f"FLOPs a token: MoE {number(now)}{then}, dense {number(of['dense_flops_per_token'][at])}")
+        if pointed and self.view.currentText() == FLOPS:
+            costs = _flop(of["flops"][at]), _flop(of["dense_flops"][at])
+            words.append(f"step {self._steps[at]}: MoE {costs[0]}, dense {costs[1]}")
+        elif pointed or not np.isfinite(of["dense_cross_entropy"][at]):
+            words.append(f"training at step {self._steps[at]}: {self._training(at)}")
+        else:
+            active, total, dense = (number(of[n][at]) for n in ("active_parameters", "parameters", "dense_parameters"))
+            words.append(f"parameters: MoE {active} of {total} active, dense all {dense}")
         return "  ".join(words)
+
+    def _training(self, at: int) -> str:
+        moe, dense = (number(self._of[name][at]) for name in ("cross_entropy", "dense_cross_entropy"))
+        return f"MoE {moe}, " + (f"dense {dense}" if dense != number(np.nan) else "the dense twin has stopped")
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         frame = self.frame(rect)
@@ -245,10 +251,6 @@ def _signed(value: float) -> str:
 
 def _better(difference: float) -> str:
     return "they are equal" if difference == 0 else f"the {'MoE' if difference < 0 else 'dense model'} is better"
-
-
-def _after(name: str, value: float) -> str:
-    return f", {name} {number(value)}" if value == value else ""
 
 
 def _flop(value: float) -> str:
