@@ -91,6 +91,8 @@ class Frame:
 
     def points(self, xs: Array, ys: Array) -> list[QPolygonF]:
         """Polylines in pixels, cut where y is NaN."""
+        if not xs.size:
+            return []
         px = self.rect.left() + (xs - self.x0) * (self.rect.width() / (self.x1 - self.x0))
         if self.log_y:
             with np.errstate(divide="ignore", invalid="ignore"):
