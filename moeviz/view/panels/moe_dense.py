@@ -123,7 +123,7 @@ class MoeDense(Panel):
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         frame, theme, view = self.frame(rect), self.theme, self.view.currentText()
-        draw_y_axis(painter, frame, theme, "MoE − dense (nats)" if view == GAP else "cross-entropy (nats)")
+        draw_y_axis(painter, frame, theme, "gap (nats/token)" if view == GAP else "nats/token")
         draw_x_axis(painter, frame, theme, f"training compute ({self._unit}FLOP)" if view == FLOPS else "step")
         if view == GAP:
             painter.setPen(QColor(theme.muted))
