@@ -138,6 +138,7 @@ def train(settings: Settings, steps: int, out: Path, *, device: str, force: bool
                 trace.append(snapshot_of(update))
                 for update, keep in train_steps(run, steps, progress, stopped):
                     step, notice = update.step, update.notice
+                    _tell("" if update.paused else notice)
                     if update.log is not None:
                         trace.add_log(update.log)
                         write_metrics(metrics, update.log)

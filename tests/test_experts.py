@@ -64,6 +64,17 @@ def test_equals_one_token_after_another(threads: int, dtype: torch.dtype, t: int
         torch.testing.assert_close(ours, theirs, atol=10 * tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("width", [17, 18, 50])
+def test_an_expert_may_have_any_width(threads: int, width: int) -> None:
+    experts, inputs = Experts(4, D, width, generator=torch.Generator().manual_seed(0)), draw(21, 4, 2)
+    y, expected = experts(*inputs), by_hand(experts, *inputs)
+    torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(
+        gradients(y, *experts.parameters()), gradients(expected, *experts.parameters()), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
+
+
 @settings(deadline=None, max_examples=30)
 @given(data=st.data(), t=st.integers(1, 30), e=st.integers(1, 6), k=st.integers(1, 4))
 def test_any_ids_give_the_same_in_every_way(data: st.DataObject, t: int, e: int, k: int) -> None:

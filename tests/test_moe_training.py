@@ -162,6 +162,16 @@ def test_adamw_equals_torch() -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_adamw_takes_gradients_of_any_layout() -> None:
+    """The fused update reads memory as it lies; a product with a transposed weight has a transposed gradient."""
+    ours, theirs = torch.ones(3, 2), torch.nn.Parameter(torch.ones(3, 2))
+    grad = (torch.arange(6.0).view(2, 3) - 2.5).t()
+    theirs.grad = grad
+    AdamW({"p": ours}).step([grad], 0.1)
+    torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.01).step()
+    torch.testing.assert_close(ours, theirs.detach())
+
+
 @pytest.mark.parametrize("router", ["topk", "topk_raw", "noisy_topk", "dense"])
 def test_traced_step_equals_eager_bit_for_bit(router: str) -> None:
     model = make_model(SMALL.with_values({"routing.router": router}))

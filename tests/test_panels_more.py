@@ -12,6 +12,7 @@ from test_panels import make_snapshot, picture, routing, show
 
 from moeviz.domain import metrics
 from moeviz.domain.history import History
+from moeviz.domain.messages import StepLog
 from moeviz.domain.metrics.arrays import first_choice
 from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
@@ -57,8 +58,31 @@ def make_survey(experts: int = 8, layers: int = 3, k: int = 2, tokens: int = 512
     return SurveyResult(step, held, LENGTH, probe, tuple(map(terms_of, probe.layers)), similarity)
 
 
+def twin_log(steps: int, first: int = 1) -> StepLog:
+    """A run whose MoE changes its k at step 8; held-out is measured at every fourth step."""
+    step = np.arange(first, first + steps)
+    held = np.where(step % 4 == 0, 3.0 - step / 100, np.nan)
+    per_token = np.where(step < 8, 300e3, 200e3)
+    scalars = {
+        "cross_entropy": 4.0 - step / 50,
+        "dense_cross_entropy": 4.1 - step / 50,
+        "heldout": held,
+        "dense_heldout": held + 0.25,
+        "flops": 3072 * per_token.cumsum(),
+        "dense_flops": 3072 * 301e3 * step,
+        "flops_per_token": per_token,
+        "dense_flops_per_token": np.full(steps, 301e3),
+        "active_parameters": np.full(steps, 146e3),
+        "parameters": np.full(steps, 367e3),
+        "dense_parameters": np.full(steps, 145e3),
+    }
+    return StepLog(step, {name: np.asarray(values, np.float64) for name, values in scalars.items()}, ())
+
+
 def make_film(steps: int = 12, **sizes: int) -> History:
+    """Snapshots, and losses of a model with a dense twin."""
     history = History()
+    history.extend(twin_log(steps))
     for step in range(steps):
         made = make_snapshot(step=step, **sizes)
         layers = tuple(
@@ -347,6 +371,7 @@ def test_a_panel_says_which_data_it_lacks(qtbot, name):
         "anatomy": "",
         "saturation": "No kept steps",
         "positions": "",
+        "moe_dense": "No history of losses",
     }[name]
     assert wanted in said
     assert bool(wanted) == bool(said)

@@ -78,7 +78,9 @@ class StepLog:
     """Scalars and training-batch counts of the S steps since the last update.
 
     steps_S        step numbers, ascending
-    scalars_S      arrays (S,) by name: "loss", "cross_entropy", "balance", "z", "heldout" (NaN where not measured)
+    scalars_S      arrays (S,) by name: "loss", "cross_entropy", "balance", "z", "heldout" (NaN where not measured).
+                   With a dense twin also "flops" of training so far, "flops_per_token", "parameters" and
+                   "active_parameters"; "dense_" before a name: the twin's
     counts_SE      one array (S, E) a layer: assignments per expert in each training batch
     """
 

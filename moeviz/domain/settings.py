@@ -443,6 +443,16 @@ class BalanceSettings:
 class TrainSettings:
     lr: float = _knob(0.003, "Learning rate", "AdamW step size.", low=0.0, high=0.1, log=True, group="training")
     batch: int = _knob(8, "Batch", "Sequences in a training batch.", low=1, high=256, unit="seqs", group="training")
+    dense_twin: str = _knob(
+        "off",
+        "Dense twin",
+        "on: a dense model trains in step beside the MoE, on the same batches: the same model, but each MoE layer is "
+        "one SwiGLU that costs a token the FLOPs of the MoE layer at the start. The panel MoE against dense compares "
+        "them; training is slower. Both must start together, so it restarts the model.",
+        choices=("off", "on"),
+        live=False,
+        group="model",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from moeviz.domain.routing import Ints
 from moeviz.moe.tasks.data import Rows
 
 BLOCK_TOKENS = 1 << 17  # batches are drawn some steps ahead in one go: fewer waits for the interpreter lock
-_BATCH, _NOISE, _RESIZE = range(3)  # streams of random numbers that never meet
+_BATCH, _NOISE, _RESIZE, _TWIN = range(4)  # streams of random numbers that never meet
 
 
 class Batches:
@@ -59,6 +59,11 @@ def noise_draws(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:
 def resize_generator(seed: int, step: int, experts: int) -> torch.Generator:
     """The randomness of a change at one step to a model of so many experts: two changes at one step must not agree."""
     return _generator(seed, _RESIZE, step, experts)
+
+
+def twin_generator(seed: int) -> torch.Generator:
+    """The randomness of the start weights that only the dense twin has."""
+    return _generator(seed, _TWIN)
 
 
 def _generator(*key: int) -> torch.Generator:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,11 +24,13 @@ from moeviz.domain.settings import Settings, SettingsError
 from moeviz.moe.model import CharModel
 from moeviz.moe.optimiser import AdamW
 from moeviz.moe.tasks.data import Vocabulary
+from moeviz.moe.twin import FLOPS, twin_shapes
 
 FORMAT, VERSION = "moeviz checkpoint", 1
 FILE_NAME = "model.safetensors"
 _MODEL, _STATE, _COUNTS = "model.", "state.", "train_counts"
 _MEAN, _SQUARE, _STEPS = "adamw.mean.", "adamw.square.", "adamw.steps."
+_TWIN = "dense."
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -36,6 +39,7 @@ class Checkpoint:
 
     state: what routers keep that is no parameter (bias, table, coefficient), by its name in the model.
     counts_LE: assignments per expert in the last training batch.
+    twin: the state of a dense twin; empty without one.
     """
 
     settings: Settings
@@ -47,6 +51,7 @@ class Checkpoint:
     square: Mapping[str, Tensor]
     steps: Mapping[str, Tensor]
     counts_LE: Tensor
+    twin: Mapping[str, Tensor]
 
 
 def state_of(model: CharModel) -> dict[str, Tensor]:
@@ -63,6 +68,7 @@ def save(
     model: CharModel,
     optimiser: AdamW | None,
     counts_LE: Tensor,
+    twin: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Path:
     """Write the file, or FILE_NAME into a folder, and return its path. Without an optimiser it is a third as large."""
     path = Path(path)
@@ -70,6 +76,7 @@ def save(
         path = path / FILE_NAME
     tensors = {_MODEL + name: p.detach() for name, p in model.named_parameters()}
     tensors.update({_STATE + name: tensor for name, tensor in state_of(model).items()})
+    tensors.update({_TWIN + name: tensor for name, tensor in twin.items()})
     tensors[_COUNTS] = counts_LE
     if optimiser is not None:
         for prefix, values in ((_MEAN, optimiser.mean), (_SQUARE, optimiser.square), (_STEPS, optimiser.steps)):
@@ -132,22 +139,28 @@ def _read(path: Path, file: Any) -> Checkpoint:
     shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no iterator
     with_moments = any(name.startswith(_MEAN) for name in shapes)
     # compare sizes before anything is allocated: a file must not make us reserve what its settings claim
-    if shapes != _expected_shapes(settings, len(vocabulary), with_moments):
+    expected = _expected_shapes(settings, len(vocabulary), with_moments)
+    if settings.train.dense_twin == "on":
+        model, found = (_part(some, prefix) for some, prefix in ((expected, _MODEL), (shapes, _TWIN)))
+        expected |= {_TWIN + name: shape for name, shape in twin_shapes(model, found).items()}
+    if shapes != expected:
         raise UserError(f"{path} does not fit its own settings: its tensors have other names or sizes.")
     tensors = {name: file.get_tensor(name) for name in shapes}
     for name, tensor in tensors.items():
         table = name.startswith(_STATE) and name.endswith(".table")
-        wanted = torch.int64 if table or name == _COUNTS else torch.float32
+        wanted = torch.int64 if table or name in (_COUNTS, _TWIN + FLOPS) else torch.float32
         if tensor.dtype != wanted or not torch.isfinite(tensor).all():
             raise UserError(f"{path} is damaged: {name} holds values that are not finite, or of the wrong type.")
         if table and not ((tensor >= 0) & (tensor < settings.model.experts)).all():
             raise UserError(f"{path} is damaged: {name} names experts that there are not.")
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    moments = _part(tensors, _MEAN), _part(tensors, _SQUARE), _part(tensors, _STEPS)
+    model, state, twin = _part(tensors, _MODEL), _part(tensors, _STATE), _part(tensors, _TWIN)
+    return Checkpoint(settings, vocabulary, step, model, state, *moments, tensors[_COUNTS], twin)
 
-    moments = part(_MEAN), part(_SQUARE), part(_STEPS)
-    return Checkpoint(settings, vocabulary, step, part(_MODEL), part(_STATE), *moments, tensors[_COUNTS])
+
+def _part(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
 
 
 def _vocabulary(value: Any) -> Vocabulary:

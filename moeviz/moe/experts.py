@@ -50,7 +50,8 @@ class Experts(nn.Module):
         """Whether to use grouped products, and whether to pad (then groups are for an uneven load). The limits are
         measured: with many hidden values an expert it pays that its rows stay in the cache between its products, one
         expert after the other, and without a gradient that begins earlier."""
-        group = can_group(x_TD.device, x_TD.dtype)
+        aligned = self.down_proj.shape[2] * x_TD.element_size() % 16 == 0  # else the grouped product refuses
+        group = aligned and can_group(x_TD.device, x_TD.dtype)
         if x_TD.device.type != "cpu":
             return group, False
         training, hidden = torch.is_grad_enabled(), num_pairs // self.num_experts * self.gate_up_proj.shape[1]

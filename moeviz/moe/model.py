@@ -177,13 +177,27 @@ def flops_per_token(model: CharModel) -> int:
     average of attention's two products, 2 L C D. Norms, softmax and other small terms are left out. Training takes
     about three times as many.
     """
-    vectors = sum(p.numel() for p in model.parameters() if p.dim() == 1)
-    matrices = active_parameters(model) - vectors
-    if not model.features:
-        matrices -= model.embedding.numel() + model.position.numel()
-    # an expert of Soft MoE runs on slots, which are not as many as tokens
-    for layer in model.layers:
-        more = layer.router.expert_runs(model.context) - layer.router.active_experts
-        matrices += round(more * _per_expert(layer))
+    runs = (layer.router.expert_runs(model.context) * flops_per_run(layer) for layer in model.layers)
+    return flops_outside_experts(model) + round(sum(runs))
+
+
+def flops_outside_experts(model: CharModel) -> int:
+    """Those of `flops_per_token` that no routed expert makes."""
+    looked_up = () if model.features else (model.embedding, model.position)
+    matrices = _matrices_outside_experts(model) - sum(p.numel() for p in looked_up)
     attention = 0 if model.features else 2 * len(model.blocks) * model.context * model.embedding.shape[1]
     return 2 * matrices + attention
+
+
+def flops_of_layer(layer: MoELayer, context: int) -> float:
+    """Those of `flops_per_token` that one MoE layer makes: router, shared experts, and the experts that run."""
+    return 2 * _matrices_outside_experts(layer) + layer.router.expert_runs(context) * flops_per_run(layer)
+
+
+def flops_per_run(layer: MoELayer) -> int:
+    """Floating-point operations of one expert for one token."""
+    return 2 * _per_expert(layer)
+
+
+def _matrices_outside_experts(module: nn.Module) -> int:
+    return sum(p.numel() for name, p in module.named_parameters() if p.dim() != 1 and "experts." not in name)

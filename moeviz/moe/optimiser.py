@@ -42,7 +42,7 @@ class AdamW:
             torch._foreach_add_(self._step_list, 1)
             torch._fused_adamw_(
                 self._parameter_list,
-                grads,
+                [grad.contiguous() for grad in grads],  # their memory is read as if it lay like the parameters'
                 self._mean_list,
                 self._square_list,
                 [],

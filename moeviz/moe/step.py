@@ -25,6 +25,7 @@ from moeviz.moe.routers.sigmoid import SigmoidBiasRouter
 from moeviz.moe.tasks.data import PADDING
 
 SCALARS = ("loss", "cross_entropy", "balance", "z")  # of every step; the terms in use and the router's numbers follow
+RUNS = "expert_runs"  # and, where a capacity drops some of the assignments, how many are computed
 
 
 class Terms(NamedTuple):
@@ -151,8 +152,8 @@ def coefficients(settings: Settings) -> list[float]:
 class StepLoss(nn.Module):
     """inputs and targets (B, C), coefficients (2 + n,) of balance, z and the other terms, noise draws (L, T, R) or
     nothing -> the loss to minimise, and news (4 + n + m + L*E): SCALARS, the other terms, the router's m numbers before
-    the step, then the assignments per expert of each layer. UNCOUNTED targets are not learned; if `padded`, inputs may
-    be PADDING, which counts nowhere.
+    the step, with a capacity RUNS, then the assignments per expert of each layer. UNCOUNTED targets are not learned; if
+    `padded`, inputs may be PADDING, which counts nowhere.
 
     The routers are in training mode."""
 
@@ -189,14 +190,25 @@ class StepLoss(nn.Module):
         counts = [expert_counts(r.expert_ids_TK, r.probs_TE.shape[1], valid_T) for r in routings]
         # float32 holds whole numbers up to 2^24: more assignments than a batch can have
         numbers = router_numbers([layer.router for layer in self.model.layers]).values()
-        scalars = torch.stack([loss, cross_entropy, balance, z, *others, *numbers]).detach()
+        runs = [self.runs(routings)] if self.model.layers[0].router.drops else []
+        scalars = torch.stack([loss, cross_entropy, balance, z, *others, *numbers, *runs]).detach()
         return loss, torch.cat([scalars, torch.cat(counts).float()])
+
+    def runs(self, routings: Sequence[RoutingTensors]) -> Tensor:
+        """How often an expert runs for a token in a layer, on average: neither drops nor null experts run."""
+        num_ffn = self.model.layers[0].router.num_ffn
+        chosen = [(r.expert_ids_TK >= 0) & (r.expert_ids_TK < num_ffn) & ~_dropped(r) for r in routings]
+        return layer_mean([c.sum().float() for c in chosen])
 
     def balance(self, routings: Sequence[RoutingTensors], valid_T: Tensor | None) -> Tensor:
         choices: losses.Choices = "first" if self.terms.balance == "gshard" else "all"
         return layer_mean(
             [losses.switch_balance(r.probs_TE, r.expert_ids_TK, valid_T, choices=choices) for r in routings]
         )
+
+
+def _dropped(r: RoutingTensors) -> Tensor:
+    return torch.zeros_like(r.expert_ids_TK, dtype=torch.bool) if r.dropped_TK is None else r.dropped_TK
 
 
 class Look(nn.Module):

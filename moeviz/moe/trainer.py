@@ -26,9 +26,11 @@ from moeviz.moe.optimiser import AdamW
 from moeviz.moe.resize import resize_experts, resize_shared, switch_router
 from moeviz.moe.routers import Router
 from moeviz.moe.step import (
+    RUNS,
     SCALARS,
     Look,
     StepLoss,
+    StepNews,
     coefficients,
     router_numbers,
     terms_in_use,
@@ -37,6 +39,7 @@ from moeviz.moe.step import (
 )
 from moeviz.moe.tasks.data import PADDING, UNCOUNTED, Data, Rows, Source
 from moeviz.moe.traced import Traced
+from moeviz.moe.twin import Twin
 
 CHECK_EVERY = 20  # steps; the longest that a loss which is no number goes unseen
 HELDOUT_EVERY, HELDOUT_ROWS = 50, 16
@@ -61,6 +64,7 @@ class Trainer:
         frequencies = None if checkpoint else self._frequencies(settings)
         self.model = CharModel(settings, len(data.vocabulary), generator, frequencies)
         self.optimiser = AdamW(dict(self.model.named_parameters()))
+        self.twin = self._make_twin(checkpoint)
         self.step = 0
         self.losses: dict[str, float] = {}
         sizes = settings.model
@@ -73,11 +77,18 @@ class Trainer:
         self._train = Traced(lambda: StepLoss(self.model, self._terms, data.padded), eager_calls=10)
         self._look = Traced(lambda: Look(self.model), eager_calls=10)
         self._news: list[torch.Tensor] = []
-        self._measured: dict[str, dict[int, float]] = {name: {} for name in ("heldout", *data.measures)}
+        heldout = ("heldout", "dense_heldout") if self.twin else ("heldout",)
+        self._measured: dict[str, dict[int, float]] = {name: {} for name in (*heldout, *data.measures)}
         self._unchecked = 0
         self._timer, self._snapshot_seconds = 0.0, 0.0
         self.set_probe(probe)
         self.to(device)
+
+    def _make_twin(self, checkpoint: Checkpoint | None) -> Twin | None:
+        """Both models start together, so a run that was trained without one gets none."""
+        if self.settings.train.dense_twin == "off" or (checkpoint is not None and not checkpoint.twin):
+            return None
+        return Twin(self.model, self.settings, self.data.padded, checkpoint.twin if checkpoint else None)
 
     def _take_over(self, checkpoint: Checkpoint) -> None:
         with torch.no_grad():
@@ -115,23 +126,28 @@ class Trainer:
         settings, router = self.settings, self._router
         batch, draws = settings.train.batch, router.num_draws
         rows = self.prepare().draw(self.step, batch)
-        inputs = [*_tensors(rows, self.device), self._coefficients]
+        num_tokens = int((rows.inputs != PADDING).sum()) if self.data.padded else batch * settings.model.context
+        inputs, targets = _tensors(rows, self.device)
+        given = [inputs, targets, self._coefficients]
         if draws:
             shape = (settings.model.layers, batch * settings.model.context, draws)
-            inputs.append(noise_draws(settings.seed, self.step, shape).to(self.device))
-        loss, news = self._train((router.key(), self._terms, batch), *inputs)
+            given.append(noise_draws(settings.seed, self.step, shape).to(self.device))
+        loss, news = self._train((router.key(), self._terms, batch), *given)
         grads = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
         self.optimiser.step(grads, settings.train.lr)
         if router.from_counts:
             counts_LE = news[len(self._scalars) :].view(settings.model.layers, -1)
-            num_tokens = int((rows.inputs != PADDING).sum()) if self.data.padded else batch * settings.model.context
             for layer, counts_E in zip(self.model.layers, counts_LE, strict=True):
                 layer.router.after_step(counts_E, counts_LE, num_tokens)
+        if self.twin is not None:
+            self.twin.advance(inputs, targets, num_tokens, settings.train.lr)
         self.step += 1
         self._news.append(news)
         self._unchecked += 1
         if self.step % HELDOUT_EVERY == 0 and self._heldout_rows is not None:
             self._measured["heldout"][self.step] = self.cross_entropy(*self._heldout_rows)
+            if self.twin is not None:
+                self._measured["dense_heldout"][self.step] = self.twin.cross_entropy(*self._heldout_rows)
         if self.step % MEASURE_EVERY == 0 and self.data.measures:
             for name, value in self.measure(MEASURE_ROWS).items():
                 self._measured[name][self.step] = value
@@ -163,6 +179,8 @@ class Trainer:
         news = unpack_news(self._news, len(names), sizes.layers, self._router.num_experts)
         steps = np.arange(self.step - len(self._news) + 1, self.step + 1)
         scalars = {name: _finite(news.scalars_SN[:, i]) for i, name in enumerate(names)}
+        if self.twin is not None:
+            scalars |= self.twin.flush(self.model, self._expert_runs(news))
         for name, values in self._measured.items():
             scalars[name] = np.array([values.get(step, np.nan) for step in steps.tolist()])
             values.clear()
@@ -171,6 +189,17 @@ class Trainer:
         self._news.clear()
         counts_SE = tuple(np.ascontiguousarray(news.counts_SLE[:, layer]) for layer in range(sizes.layers))
         return StepLog(steps, scalars, counts_SE)
+
+    def _expert_runs(self, news: StepNews) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """How often an expert ran for a token at each step (S,), over all layers."""
+        router, layers = self._router, self.settings.model.layers
+        if router.soft:
+            places = self.settings.train.batch * self.settings.model.context
+            return np.full(len(news.counts_SLE), layers * places * router.expert_runs(self.settings.model.context))
+        if router.drops:
+            return layers * news.scalars_SN[:, self._scalars.index(RUNS)]
+        runs_S: np.ndarray[Any, np.dtype[np.float64]] = news.counts_SLE[..., : router.num_ffn].sum((1, 2), np.float64)
+        return runs_S
 
     def timings(self, num_steps: int) -> dict[str, float]:
         """Seconds of one training step, as a mean over the last flush, and of the last snapshot."""
@@ -287,11 +316,9 @@ class Trainer:
         """Move everything to another device."""
         check_device(device)
         try:
-            self.model.to(device)
-            self.optimiser.to(device)
+            self._put_on(device)
         except RuntimeError:  # out of memory half-way: all or nothing
-            self.model.to(self.device)
-            self.optimiser.to(self.device)
+            self._put_on(self.device)
             self._begin_anew()  # coming back, too, makes the parameters other tensors
             raise
         self.device = device
@@ -302,9 +329,16 @@ class Trainer:
             self._heldout_rows = inputs.to(device), targets.to(device)
         self._begin_anew()
 
+    def _put_on(self, device: str) -> None:
+        self.model.to(device)
+        self.optimiser.to(device)
+        if self.twin is not None:
+            self.twin.to(device)
+
     def _fill_coefficients(self) -> None:
         self._terms = terms_in_use(self.settings)
-        self._scalars = (*SCALARS, *self._terms.others, *router_numbers([self._router]))
+        runs = (RUNS,) if self._router.drops else ()
+        self._scalars = (*SCALARS, *self._terms.others, *router_numbers([self._router]), *runs)
         self.losses = {name: value for name, value in self.losses.items() if name in (*self._scalars, "heldout")}
         self._coefficients = torch.tensor(coefficients(self.settings), device=self.device)
 

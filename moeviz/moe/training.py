@@ -118,6 +118,7 @@ class _Run:
         self.probe = probe  # as the user gave it; without one the data's own is shown
         self._log: StepLog | None = None
         self._diverged = ""
+        self._stopped = ""  # of the dense twin
 
     def carry_out(self, command: Command) -> Update | None:
         match command:
@@ -180,13 +181,16 @@ class _Run:
         self.settle()
         trainer = self.trainer
         moments, counts_LE = trainer.optimiser, trainer.counts()
-        saved = save(path, trainer.settings, trainer.data.vocabulary, trainer.step, trainer.model, moments, counts_LE)
+        twin = trainer.twin.state() if trainer.twin is not None else {}
+        saved = save(
+            path, trainer.settings, trainer.data.vocabulary, trainer.step, trainer.model, moments, counts_LE, twin
+        )
         return self.update(saved=str(saved))
 
     def replace(self, trainer: Trainer, notice: str, mark: str = "") -> Update:
         """Show another run from now on; steps of the old one that nobody saw are of no interest any more."""
         self.trainer = trainer
-        self._log, self._diverged = None, ""
+        self._log, self._diverged, self._stopped = None, "", ""
         return self.update(mark=mark, notice=notice, reset=True)
 
     # ---- what the next update tells
@@ -197,7 +201,11 @@ class _Run:
     def settle(self) -> None:
         """Collect the numbers of the steps so far, while the model still has the sizes that they have."""
         self.check()
+        twin = self.trainer.twin
+        in_step = twin is not None and not twin.stopped
         self._log = self.trainer.flush() or self._log
+        if in_step and twin is not None and twin.stopped:
+            self._stopped = _why_twin_stopped(self.trainer)
 
     def update(
         self, *, notice: str = "", mark: str = "", saved: str = "", reset: bool = False, paused: bool = False
@@ -218,8 +226,8 @@ class _Run:
     def _tell(
         self, snapshot: RoutingSnapshot | None, notice: str, mark: str, saved: str, reset: bool, paused: bool
     ) -> Update:
-        log, diverged, trainer = self._log, self._diverged, self.trainer
-        self._log, self._diverged = None, ""
+        log, diverged, stopped, trainer = self._log, self._diverged, self._stopped, self.trainer
+        self._log, self._diverged, self._stopped = None, "", ""
         return Update(
             trainer.step,
             trainer.settings,
@@ -228,7 +236,7 @@ class _Run:
             log,
             reset=reset,
             mark=mark,
-            notice=" ".join(filter(None, [diverged, notice])),
+            notice=" ".join(filter(None, [diverged, stopped, notice])),
             paused=paused or bool(diverged),
             saved=saved,
             timings=trainer.timings(len(log.steps_S)) if log else {},
@@ -241,6 +249,13 @@ def _shown(value: Value) -> str:
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in str(error).lower()
+
+
+def _why_twin_stopped(trainer: Trainer) -> str:
+    return (
+        f"The dense twin's loss was no longer a number by step {trainer.step}: it has stopped, and the MoE trains on "
+        f"without it. The learning rate of {trainer.settings.train.lr:g} may be too high for it; lower it and restart."
+    )
 
 
 def _why_not_finite(settings: Settings) -> str:

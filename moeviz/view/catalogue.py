@@ -139,6 +139,15 @@ PLOTS = (
         "NMI as in experts × domains, with the stretch as label",
     ),
     Plot(
+        "moe_dense",
+        "MoE against dense",
+        ("history of the losses with a dense twin (train.dense_twin)",),
+        "The lower curve learns more from the same batches: over steps, or over the FLOPs that each has cost.",
+        "cross-entropy of the MoE and of the same model with one SwiGLU a layer, 6·D·H FLOPs a token, those of the MoE "
+        "layer at the start: router, shared and chosen experts; training FLOPs = 3·Σ tokens·FLOPs a token, of experts "
+        "as many as ran; marks at the MoE's FLOPs; gap = MoE − dense on the same batch",
+    ),
+    Plot(
         "dashboard",
         "Dashboard",
         ("anything of the above",),

@@ -19,6 +19,7 @@ from moeviz.view.panels.layers_experts import LayersExperts
 from moeviz.view.panels.load import Load
 from moeviz.view.panels.load_over_time import LoadOverTime
 from moeviz.view.panels.losses import Losses
+from moeviz.view.panels.moe_dense import MoeDense
 from moeviz.view.panels.pairs import CoActivation, SimilarityOfExperts
 from moeviz.view.panels.positions import Positions
 from moeviz.view.panels.saturation import Saturation
@@ -44,6 +45,7 @@ PANELS: dict[str, Callable[[Theme], Panel]] = {
         Anatomy,
         Saturation,
         Positions,
+        MoeDense,
     )
 }
 # row, column, rows, columns on a grid of six columns

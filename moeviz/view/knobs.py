@@ -115,6 +115,8 @@ class Knobs:
             self.window.question.hide()
             shown = self.settings
         self.controls.show_settings(shown)
+        for panel in self.window.panels.values():
+            panel.show_settings(shown)
         self.window.guide.show_settings(self.settings)
 
 

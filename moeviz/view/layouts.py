@@ -60,7 +60,7 @@ LAYOUTS = {
                 8,
                 (Cell(14, ("tokens_experts",)), Cell(8, ("gate_weights", "anatomy")), Cell(7, ("layers_experts",))),
             ),
-            Row(8, (Cell(1, ("load",)), Cell(1, ("losses", "saturation")), Cell(1, ("load_over_time",)))),
+            Row(8, (Cell(1, ("load",)), Cell(1, ("losses", "saturation", "moe_dense")), Cell(1, ("load_over_time",)))),
         ),
     ),
     "Inspect": Layout(
@@ -85,7 +85,7 @@ LAYOUTS = {
         (
             _TOKENS,
             Row(8, (Cell(12, ("tokens_experts",)), Cell(10, ("gate_weights",)))),
-            Row(8, (Cell(1, ("losses",)), Cell(1, ("saturation",)), Cell(1, ("load_over_time",)))),
+            Row(8, (Cell(1, ("losses", "moe_dense")), Cell(1, ("saturation",)), Cell(1, ("load_over_time",)))),
         ),
     ),
 }

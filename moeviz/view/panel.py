@@ -16,6 +16,7 @@ from PySide6.QtWidgets import QHBoxLayout, QLabel, QMenu, QSizePolicy, QToolButt
 from moeviz.domain.history import History
 from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
+from moeviz.domain.settings import Settings
 from moeviz.domain.survey import SurveyResult
 from moeviz.view.catalogue import BY_NAME
 from moeviz.view.theme import BODY, GRID, SMALL, Theme, fitted, palette, put, sans, width_of
@@ -38,6 +39,7 @@ class Panel(QWidget):
     hovered = Signal(object)  # Pointed; empty when the mouse has left
     clicked = Signal(object)  # Pointed; empty for a click beside everything
     export_requested = Signal(str, str)  # name of the plot, ending of the file
+    knobs_asked = Signal(object)  # settings by key, of a panel that has a knob of its own
 
     name: ClassVar[str]
     uses: ClassVar[frozenset[Uses]] = frozenset({"snapshot", "layer"})
@@ -140,6 +142,9 @@ class Panel(QWidget):
         if survey is not self.survey:
             self.survey = survey
             self._changed("survey")
+
+    def show_settings(self, settings: Settings) -> None:
+        """The knobs as they stand, for a panel that has one of its own."""
 
     def show_selection(self, selection: Selection) -> None:
         old, self.selection = self.selection, selection

@@ -114,6 +114,8 @@ def _oddities(settings: Settings) -> list[str]:
         words.append("Top-p 1 takes every expert: this is the dense mixture.")
     if router == "top_p" and 0 < routing.top_p < 1 and balance.token_entropy_coefficient == 0:
         words.append("Without the token entropy loss, top_p may flatten its probabilities to get more experts.")
+    if router == "top_p" and settings.train.dense_twin == "on":
+        words.append("The dense twin has the FLOPs of all experts, for top_p has no k to go by.")
     if router == "relu" and routing.l1_factor == 1:
         words.append("With L1 factor 1 the weight λ stays at 1e-8: relu uses all experts that it likes, not k.")
     if router == "null" and not routing.constant_experts + routing.copy_experts + routing.zero_experts:

@@ -131,6 +131,7 @@ class Window(QMainWindow):
         for panel in self.panels.values():
             panel.hovered.connect(self._hover)
             panel.clicked.connect(self._click)
+            panel.knobs_asked.connect(self.knobs.change)
         self.docks = {name: make_dock(panel.plot.title, panel, name) for name, panel in self.panels.items()}
         self.docks["controls"] = make_dock("Knobs", self.controls, "controls")
         self.layouts = Layouts(self, self.docks, self.guide, memory)

@@ -91,6 +91,8 @@ class Frame:
 
     def points(self, xs: Array, ys: Array) -> list[QPolygonF]:
         """Polylines in pixels, cut where y is NaN."""
+        if not xs.size:
+            return []
         px = self.rect.left() + (xs - self.x0) * (self.rect.width() / (self.x1 - self.x0))
         if self.log_y:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -115,13 +117,18 @@ def _polygon(points: Array) -> QPolygonF:
     return out
 
 
-def draw_curve(painter: QPainter, lines: Sequence[QPolygonF], colour: QColor, strong: bool = False) -> None:
+def draw_curve(
+    painter: QPainter, lines: Sequence[QPolygonF], colour: QColor, strong: bool = False, dashes: Sequence[float] = ()
+) -> None:
     """A smooth thin curve. A pen wider than one pixel of the device costs fifty times as much as one that is not,
     so a strong curve, and any on a screen of high density, is drawn several times beside itself instead.
     """
     density = max(1, round(painter.device().devicePixelRatio())) if painter.paintEngine().type() not in VECTOR else 1
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    painter.setPen(QPen(colour, 0 if density > 1 else 1))
+    pen = QPen(colour, 0 if density > 1 else 1)
+    if dashes:
+        pen.setDashPattern(dashes)
+    painter.setPen(pen)
     for line in lines:
         if line.size() == 1:
             painter.drawPoint(line.at(0))

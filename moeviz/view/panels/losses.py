@@ -259,14 +259,15 @@ class Losses(Panel):
         return ["step", *names], rows
 
 
-def loss_range(values: Array, log: bool) -> tuple[float, float]:
-    """Round limits that hold all values but the rare outliers at the top; they move seldom while a run grows."""
+def loss_range(values: Array, log: bool, count: int = 4) -> tuple[float, float]:
+    """Round limits, at one of about `count` ticks, that hold all values but the rare outliers at the top; they move
+    seldom while a run grows."""
     outliers = values.size // 500
     low, high = float(values.min()), float(np.partition(values, -1 - outliers)[-1 - outliers])
     if log and low > 0:
         return low * 0.93, max(high, low * 1.05) * 1.07
     span = max(high - low, 1e-3 * max(abs(high), 1e-6), 1e-9)
-    ticks = nice_ticks(low - 0.05 * span, high + 0.05 * span, 4)
+    ticks = nice_ticks(low - 0.05 * span, high + 0.05 * span, count)
     step = ticks[1] - ticks[0] if len(ticks) > 1 else span
     bottom = np.floor((low - 0.02 * span) / step) * step
     return float(max(bottom, 0.0) if low >= 0 else bottom), float(np.ceil((high + 0.02 * span) / step) * step)

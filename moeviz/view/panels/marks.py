@@ -29,7 +29,7 @@ def place_labels(lefts: Sequence[float], widths: Sequence[float], right: float, 
     return out
 
 
-def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[int, str]], theme: Theme) -> None:
+def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[float, str]], theme: Theme) -> None:
     """A thin line at each mark, and its label at the top where there is room."""
     seen = [(frame.x(step), label) for step, label in marks if frame.x0 <= step <= frame.x1]
     if not seen:
@@ -57,7 +57,7 @@ def earlier_step(snapshot: RoutingSnapshot | None, steps: npt.NDArray[np.int64])
     return snapshot.step if snapshot is not None and steps.size and steps[0] <= snapshot.step < steps[-1] else None
 
 
-def draw_now(painter: QPainter, frame: Frame, step: int | None, theme: Theme) -> None:
+def draw_now(painter: QPainter, frame: Frame, step: float | None, theme: Theme) -> None:
     if step is not None:
         painter.setPen(QPen(QColor(theme.accent), 1, Qt.PenStyle.SolidLine))
         painter.drawLine(QLineF(frame.x(step), frame.rect.top(), frame.x(step), frame.rect.bottom()))
