@@ -1,0 +1,460 @@
+"""Two routings side by side on the same axes, with their difference: A is what the window shows, B the reference."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PySide6.QtCore import QLineF, QPointF, QRectF
+from PySide6.QtGui import QColor, QImage, QPainter
+from PySide6.QtWidgets import QWidget
+
+from moeviz.domain.metrics import (
+    MOST_DIVERGENCE,
+    agreement,
+    churn,
+    delta_noise,
+    divergence_floor,
+    effective_experts,
+    expert_counts,
+    flip_baseline,
+    floor_k,
+    load_delta,
+    load_divergence,
+    load_share,
+    overlap_baseline,
+    probability_change,
+    top1_flip_rate,
+    weight_change,
+)
+from moeviz.domain.metrics.arrays import first_choice
+from moeviz.domain.reference import Reference
+from moeviz.domain.routing import Bools, Ints, Routing, RoutingSnapshot
+from moeviz.view.colours import diverging, expert_colour, mixed, readable_on
+from moeviz.view.panel import NARROW, Panel, Pointed, Table
+from moeviz.view.panels.axes import (
+    TOP,
+    Array,
+    Frame,
+    draw_column_labels,
+    draw_y_axis,
+    inside,
+    nice_ceiling,
+    number,
+    visible,
+)
+from moeviz.view.panels.heat import draw_heat, outline
+from moeviz.view.panels.load import combine_mass
+from moeviz.view.panels.tokens import describe
+from moeviz.view.panels.words import about, first_null, label, labels
+from moeviz.view.theme import GRID, Theme, fitted, put, width_of
+
+NO_REFERENCE = "There is nothing to compare with yet: choose B in the header."
+LEGEND = 16.0  # px, above the bars
+LOW, HIGH = 110.0, 180.0  # px: a plot lower than LOW has no strip of tokens, one lower than HIGH a thin one
+PALE = 0.3  # of B's bars
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where a plot has its parts; None where it is too low for one."""
+
+    loads: Frame
+    delta: Frame | None
+    strip: QRectF | None
+
+
+class Compare(Panel):
+    name = "compare"
+    uses = frozenset({"snapshot", "layer", "token", "expert"})
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(theme, parent)
+        self.reference: Reference | None = None
+        self._sides: tuple[Routing, Routing] | None = None
+        self._loads: tuple[Array, Array] = np.ones(1), np.ones(1)  # shares of each side, (E,)
+        self._delta: Array | None = None  # None: the experts cannot be paired
+        self._noise = 0.0
+        self._firsts: tuple[Ints, Ints] | None = None  # (T,) of each side; None: not the same tokens
+        self._changed: Bools | None = None  # (T,)
+        self._words: list[str] = []
+        self._top, self._reach = 1.0, 1.0
+
+    # ---- the two sides
+    def show_reference(self, reference: Reference | None) -> None:
+        if reference != self.reference:
+            self.reference = reference
+            self.invalidate()
+
+    @property
+    def source(self) -> RoutingSnapshot | None:
+        """A."""
+        shown = self.reference.shown if self.reference is not None else None
+        return self.snapshot if shown is None else shown
+
+    @property
+    def other_layer(self) -> int:
+        """Of B."""
+        layer = self.reference.layer if self.reference is not None else None
+        return self.layer if layer is None else layer
+
+    def missing(self) -> str:
+        if super().missing():
+            return super().missing()
+        if self.reference is None:
+            return NO_REFERENCE
+        there = self.reference.snapshot
+        if there is None:
+            return self.reference.lack or NO_REFERENCE
+        if self.other_layer >= len(there.layers):
+            have = f"{len(there.layers)} MoE layer{'s' if len(there.layers) != 1 else ''}"
+            return f"B, {self.reference.name}, has {have}, so it has no layer {self.other_layer}: choose another layer."
+        return "" if there.layers[self.other_layer].num_tokens else f"B, {self.reference.name}, has no tokens."
+
+    def prepare(self) -> None:
+        a = self.routing()
+        assert a is not None
+        assert self.reference is not None
+        assert self.source is not None
+        assert self.reference.snapshot is not None
+        there = self.reference.snapshot
+        b = there.layers[self.other_layer]
+        self._sides = a, b
+        self._loads = _load(a), _load(b)
+        sizes = [int((r.expert_ids_TK >= 0).sum()) for r in (a, b)]
+        highest = max(float(shares.max(initial=0.0)) for shares in self._loads)
+        self._top = min(1.0, max(2 / max(a.num_experts, b.num_experts), nice_ceiling(highest)))
+        self._delta, self._noise = None, 0.0
+        if a.num_experts == b.num_experts:
+            self._delta = load_delta(*self._loads)
+            if not (a.soft or b.soft):
+                self._noise = float(np.nan_to_num(delta_noise(*sizes, a.num_experts, _floor_k(a, b))))
+            self._reach = min(1.0, nice_ceiling(max(float(np.nanmax(np.abs(self._delta))), 2 * self._noise, 1e-3)))
+        same, why_not = same_tokens(self.source, there)
+        self._firsts = (first_choice(a.expert_ids_TK), first_choice(b.expert_ids_TK)) if same else None
+        self._changed = None
+        if self._firsts is not None and self._delta is not None:
+            of_a, of_b = self._firsts
+            self._changed = (of_a != of_b) & (of_a >= 0) & (of_b >= 0)
+        self._words = [
+            *self._kinship(a, b),
+            *self._loads_in_words(a, b, sizes),
+            *(tokens_in_words(a, b) if same else [why_not]),
+        ]
+
+    def _kinship(self, a: Routing, b: Routing) -> list[str]:
+        """What a reader must know before reading any difference."""
+        assert self.reference is not None
+        if a is b:
+            return ["A and B are the same: choose another B, or move the timeline"]
+        if a.num_experts != b.num_experts:
+            return [f"{a.num_experts} and {b.num_experts} experts: none of B's is one of A's"]
+        if self.layer != self.other_layer:
+            return ["experts of two layers share only their numbers"]
+        return [] if self.reference.kin else ["experts of two runs share only their numbers"]
+
+    def _loads_in_words(self, a: Routing, b: Routing, sizes: list[int]) -> list[str]:
+        if self._delta is None:
+            spread = (f"{number(effective_experts(q))} of {q.size}" for q in self._loads)
+            return [f"effective experts: A {', B '.join(spread)}"]
+        jsd, floor = load_divergence(*self._loads), divergence_floor(*sizes, a.num_experts, _floor_k(a, b))
+        soft = a.soft or b.soft  # what is compared is then no sample of choices
+        words = [f"JSD {number(jsd)} of at most {number(MOST_DIVERGENCE)} nats"]
+        words[0] += "" if soft or floor != floor else f" (chance {about(floor)})"
+        if np.isfinite(self._delta).all():
+            most = int(np.abs(self._delta).argmax())
+            change = f"most changed load: expert {label(most, first_null(a))}, {signed(float(self._delta[most]))}"
+            words.append(change if soft else f"{change} (chance ±{about(2 * self._noise)})")
+        return words
+
+    # ---- what is drawn
+    def lines_of_words(self, width: float) -> int:
+        return next(lines for lines, wide in ((3, 760), (4, 560), (5, NARROW), (6, 0)) if width >= wide)
+
+    def subtitle(self) -> str:
+        return "the tokens shown, before any drop"
+
+    def parts(self, rect: QRectF) -> Parts:
+        left = rect.adjusted(0, LEGEND, 0, 0)
+        high, strip = 0.0, None
+        if self._firsts is not None and rect.height() >= LOW:
+            high = 48.0 if rect.height() >= HIGH else 22.0
+            strip = inside(QRectF(rect.left(), rect.bottom() - high, rect.width(), high), top=0, bottom=0)
+        both = inside(left.adjusted(0, 0, 0, -high))
+        size = max(shares.size for shares in self._loads)
+        cut = both.height() * 0.58
+        if self._delta is None or both.height() < 56:
+            return Parts(Frame(both, 0, size, 0, self._top), None, strip)
+        upper = QRectF(both.left(), both.top(), both.width(), cut)
+        lower = QRectF(both.left(), both.top() + cut + GRID, both.width(), both.height() - cut - GRID)
+        return Parts(Frame(upper, 0, size, 0, self._top), Frame(lower, 0, size, -self._reach, self._reach), strip)
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        assert self._sides is not None
+        parts, theme = self.parts(rect), self.theme
+        a, b = self._sides
+        self._draw_legend(painter, rect)
+        size = max(a.num_experts, b.num_experts)
+        expert = self.pointed.get("expert", self.selection.expert)
+        strong = expert if expert is not None and expert < size else None
+        frames = [frame for frame in (parts.loads, parts.delta) if frame is not None]
+        if strong is not None:
+            for frame in frames:
+                left = frame.x(strong)
+                column = QRectF(left, frame.rect.top(), frame.x(strong + 1) - left, frame.rect.height())
+                painter.fillRect(column, QColor(theme.raised))
+        draw_y_axis(painter, parts.loads, theme, _fitting(("load share q", "q"), parts.loads))
+        self._draw_loads(painter, parts.loads)
+        if parts.delta is not None:
+            draw_y_axis(painter, parts.delta, theme, _fitting(("B − A", ""), parts.delta), signed)
+            self._draw_delta(painter, parts.delta)
+        null = min(first_null(a), first_null(b))
+        last = frames[-1].rect
+        if null < size:
+            painter.setPen(QColor(theme.line))
+            x = parts.loads.x(null)
+            painter.drawLine(QLineF(x, parts.loads.rect.top(), x, last.bottom()))
+        draw_column_labels(painter, last, labels(size, null), theme, "expert", strong)
+        if parts.strip is not None:
+            self._draw_strip(painter, parts.strip)
+
+    def _draw_legend(self, painter: QPainter, rect: QRectF) -> None:
+        """Which bars are whose: full ones A's, pale ones with an edge B's."""
+        x, top = inside(rect).left(), rect.top() + 3
+        room = (rect.right() - x) / 2 - 18
+        for words, is_b in zip(self.sides_in_words(), (False, True), strict=True):
+            _bar(painter, QRectF(x, top, 9, 9), QColor(self.theme.muted), self.theme, pale=is_b)
+            painter.setPen(QColor(self.theme.text))
+            text = fitted(words, room)
+            put(painter, x + 14, top + 9, text)
+            x += 14 + width_of(text) + 2 * GRID
+
+    def sides_in_words(self) -> tuple[str, str]:
+        """What is compared with what."""
+        assert self.source is not None
+        assert self.reference is not None
+        return (
+            f"A: step {self.source.step:,}, layer {self.layer}",
+            f"B: {self.reference.name}, layer {self.other_layer}",
+        )
+
+    def _draw_loads(self, painter: QPainter, frame: Frame) -> None:
+        step = frame.x(1) - frame.x(0)
+        gap = min(6.0, step * 0.15)
+        wide = (step - 2 * gap) / 2
+        for side, shares in enumerate(self._loads):
+            for e, q in enumerate(shares.tolist()):
+                top = frame.y(min(q, self._top))
+                bar = QRectF(frame.x(e) + gap + side * wide, top, wide, frame.rect.bottom() - top)
+                _bar(painter, bar, expert_colour(e, self.theme), self.theme, pale=bool(side))
+        painter.setPen(QColor(self.theme.line))
+        painter.drawLine(QLineF(frame.rect.bottomLeft(), frame.rect.bottomRight()))
+
+    def _draw_delta(self, painter: QPainter, frame: Frame) -> None:
+        assert self._delta is not None
+        theme, step, zero = self.theme, frame.x(1) - frame.x(0), frame.y(0)
+        band = QColor(theme.muted)
+        band.setAlpha(50)
+        high, low = (frame.y(sign * min(2 * self._noise, self._reach)) for sign in (1, -1))
+        painter.fillRect(QRectF(frame.rect.left(), high, frame.rect.width(), low - high), band)
+        table = diverging(theme)
+        below, above = (QColor(int(r), int(g), int(b)) for b, g, r, _ in (table[0], table[-1]))
+        gap = min(6.0, step * 0.15)
+        for e, change in enumerate(self._delta.tolist()):
+            if change == change:
+                y = frame.y(change)
+                bar = QRectF(frame.x(e) + gap, min(y, zero), step - 2 * gap, abs(y - zero))
+                painter.fillRect(bar, above if change > 0 else below)
+        painter.setPen(QColor(theme.text))
+        painter.drawLine(QLineF(frame.rect.left(), zero, frame.rect.right(), zero))
+
+    def _rows(self, strip: QRectF) -> tuple[QRectF, QRectF, QRectF]:
+        """Of A, of B, and of what changed."""
+        texts = 14.0 if strip.height() > 30 else 0.0
+        high = (strip.height() - texts - 2) / 3
+        tops = (strip.top() + texts + i * (high + 1) for i in range(3))
+        a, b, changed = (QRectF(strip.left(), top, strip.width(), high) for top in tops)
+        return a, b, changed
+
+    def _draw_strip(self, painter: QPainter, strip: QRectF) -> None:
+        """A column for each token: its first expert in A and in B, and below a mark where these differ."""
+        assert self._firsts is not None
+        theme, rows = self.theme, self._rows(strip)
+        count = self._firsts[0].size
+        wide = strip.width() / count
+        for row, name, firsts in zip(rows, "AB", self._firsts, strict=False):
+            draw_heat(painter, row, _strip_image(firsts, theme))
+            painter.setPen(QColor(theme.muted))
+            put(painter, row.left() - 9 - width_of(name), row.center().y() + 4, name)
+            if row.height() >= 10 and wide >= width_of("00") + 3:
+                for t, e in enumerate(firsts.tolist()):
+                    if e >= 0:
+                        painter.setPen(readable_on(expert_colour(e, theme)))
+                        x = row.left() + (t + 0.5) * wide
+                        put(painter, x - width_of(str(e)) / 2, row.center().y() + 4, str(e))
+        self._draw_texts(painter, strip, rows[0].top(), wide)
+        if self._changed is not None:
+            row = rows[2]
+            painter.setPen(QColor(theme.muted))
+            put(painter, row.left() - 9 - width_of("≠"), row.center().y() + 4, "≠")
+            bins = max(1, min(count, int(strip.width())))
+            edges = np.linspace(0, count, bins + 1).astype(int)[:-1]
+            shares = np.add.reduceat(self._changed, edges, dtype=float) / np.diff([*edges, count])
+            across = strip.width() / bins
+            ink = QColor(theme.text)
+            for i in np.flatnonzero(shares).tolist():
+                high = row.height() * float(shares[i])
+                painter.fillRect(QRectF(row.left() + i * across, row.top(), max(across - 0.5, 0.5), high), ink)
+        token = self._token()
+        if token is not None:
+            column = QRectF(strip.left() + token * wide, rows[0].top(), wide, rows[2].bottom() - rows[0].top())
+            outline(painter, column.adjusted(0, 0, -1, -1), theme)
+
+    def _draw_texts(self, painter: QPainter, strip: QRectF, bottom: float, wide: float) -> None:
+        """The tokens themselves, where there is room for them."""
+        texts = self.source.tokens if self.source is not None else None
+        if texts is None or bottom - strip.top() < 12 or wide < 7:
+            return
+        painter.setPen(QColor(self.theme.text))
+        for t, text in enumerate(map(visible, texts)):
+            if width_of(text) <= wide:
+                put(painter, strip.left() + (t + 0.5) * wide - width_of(text) / 2, bottom - 4, text)
+
+    def _token(self) -> int | None:
+        token = self.pointed.get("token", self.selection.token)
+        return token if token is not None and self._firsts is not None and token < self._firsts[0].size else None
+
+    # ---- words, mouse, numbers
+    def footer(self) -> str:
+        return "  ".join([*self._pointed_in_words(), *self._words])
+
+    def _pointed_in_words(self) -> list[str]:
+        assert self._sides is not None
+        expert, token = self.pointed.get("expert"), self.pointed.get("token")
+        if expert is not None:
+            q = [number(float(shares[expert])) if expert < shares.size else "–" for shares in self._loads]
+            change = f", B − A {signed(float(self._delta[expert]))}" if self._delta is not None else ""
+            name = label(expert, min(map(first_null, self._sides)))
+            return [f"expert {name}: q A {q[0]}, B {q[1]}{change}"]
+        if token is not None and self.source is not None and self._firsts is not None:
+            texts = self.source.tokens
+            text = visible(texts[token]) if texts is not None else ""
+            return [
+                f"{side}: {describe(routing, token, text)}" for side, routing in zip("AB", self._sides, strict=True)
+            ]
+        return []
+
+    def hit(self, point: QPointF, rect: QRectF) -> Pointed:
+        parts = self.parts(rect)
+        if parts.strip is not None and self._firsts is not None and parts.strip.contains(point):
+            count = self._firsts[0].size
+            return {"token": min(int((point.x() - parts.strip.left()) / parts.strip.width() * count), count - 1)}
+        for frame in (parts.loads, parts.delta):
+            if frame is not None and frame.rect.contains(point):
+                size = max(shares.size for shares in self._loads)
+                return {"expert": min(int((point.x() - frame.rect.left()) / frame.rect.width() * size), size - 1)}
+        return {}
+
+    def table(self) -> Table:
+        """Of each side: its loads, the first experts of its tokens, and the measures between the two."""
+        head = ["what", "of", "A", "B", "B_minus_A"]
+        if self.lack() or self._sides is None:
+            return head, []
+        a, b = self._sides
+        rows: list[list[int | float | str]] = [["side", "", *self.sides_in_words(), ""]]
+        for e in range(max(a.num_experts, b.num_experts)):
+            shares = (float(q[e]) if e < q.size else "" for q in self._loads)
+            rows.append(["load_share", e, *shares, "" if self._delta is None else float(self._delta[e])])
+        if self._firsts is not None:
+            rows += [
+                ["first_expert", t, *("" if e < 0 else e for e in pair), ""]
+                for t, pair in enumerate(zip(*(firsts.tolist() for firsts in self._firsts), strict=True))
+            ]
+        measures = {"jsd_nats": load_divergence(*self._loads)} if self._delta is not None else {}
+        if self._firsts is not None:
+            measures |= token_measures(a, b)
+        rows += [["measure", name, "", "", value] for name, value in measures.items() if value == value]
+        return head, rows
+
+
+def same_tokens(a: RoutingSnapshot, b: RoutingSnapshot) -> tuple[bool, str]:
+    """Whether both routed the same texts in the same order; if not, why tokens are not compared."""
+    if a is b:
+        return True, ""
+    if a.tokens is None or b.tokens is None:
+        return False, "tokens are not compared: without their texts it is not known whether they are the same"
+    if list(a.tokens) == list(b.tokens):
+        return True, ""
+    return False, f"tokens are not compared: A has {a.num_tokens}, B {b.num_tokens} others, so only loads are"
+
+
+def token_measures(a: Routing, b: Routing) -> dict[str, float]:
+    """What holds for the same tokens; less where the experts cannot be paired."""
+    measures = {"nmi": agreement(a.expert_ids_TK, b.expert_ids_TK, a.num_experts).symmetric}
+    if a.num_experts != b.num_experts:
+        return measures
+    measures["changed_first"] = top1_flip_rate(a.expert_ids_TK, b.expert_ids_TK)
+    measures["changed_choices"] = churn(a.expert_ids_TK, b.expert_ids_TK)
+    for name, change in (("changed_weight", weight_change(a, b)), ("changed_probability", probability_change(a, b))):
+        if change is not None:
+            measures[name] = change
+    return measures
+
+
+def tokens_in_words(a: Routing, b: Routing) -> list[str]:
+    """`token_measures`, each with what chance alone would show."""
+    found, words = token_measures(a, b), []
+    if "changed_first" in found:
+        by_chance = flip_baseline(a.expert_ids_TK, b.expert_ids_TK)
+        words.append(f"other first expert: {percent(found['changed_first'])} of {a.num_tokens} tokens")
+        words[-1] += f" (chance {percent(by_chance)})"
+        k = min(float((r.expert_ids_TK >= 0).sum(axis=1).mean()) for r in (a, b))
+        words.append(f"changed choices {percent(found['changed_choices'])}")
+        words[-1] += f" (chance {percent(1 - k * overlap_baseline(1, a.num_experts))})"
+    moved = [f"{of} {number(found[key])}" for key, of in MOVED.items() if key in found]
+    if moved:
+        words.append(f"moved: {', '.join(moved)}")
+    words.append(f"first experts tell of each other: NMI {number(found['nmi'])} (chance 0)")
+    return words
+
+
+MOVED = {"changed_weight": "gate weight", "changed_probability": "probability"}
+
+
+def percent(share: float) -> str:
+    return "–" if share != share else f"{about(100 * share)} %"
+
+
+def signed(value: float) -> str:
+    return f"+{number(value)}" if value > 0 else number(value)
+
+
+def _load(routing: Routing) -> Array:
+    """Load share (E,) of the tokens shown; of Soft MoE, whose load is even by construction, the share of weights."""
+    mass = combine_mass(routing)
+    return load_share(expert_counts(routing)) if mass is None else mass
+
+
+def _floor_k(a: Routing, b: Routing) -> int:
+    return min(floor_k(r.expert_ids_TK) for r in (a, b))
+
+
+def _bar(painter: QPainter, bar: QRectF, colour: QColor, theme: Theme, *, pale: bool) -> None:
+    if not pale:
+        painter.fillRect(bar, colour)
+        return
+    painter.fillRect(bar, mixed(colour.name(), theme.panel, PALE))
+    if bar.width() >= 3 and bar.height() >= 1:
+        painter.setPen(colour)
+        painter.drawRect(bar.adjusted(0, 0, -1, -1))
+
+
+def _fitting(texts: tuple[str, ...], frame: Frame) -> str:
+    """The first that is no longer than the plot is high; else the last."""
+    return next((text for text in texts if width_of(text) <= frame.rect.height() + TOP), texts[-1])
+
+
+def _strip_image(firsts: Ints, theme: Theme) -> QImage:
+    """One pixel a token, in the colour of its expert; the panel's own where it has none."""
+    colours = [QColor(theme.panel) if e < 0 else expert_colour(e, theme) for e in range(-1, int(firsts.max()) + 1)]
+    table = np.array([[c.blue(), c.green(), c.red(), 255] for c in colours], dtype=np.uint8)
+    pixels = np.ascontiguousarray(table[firsts + 1])
+    return QImage(pixels.data, firsts.size, 1, firsts.size * 4, QImage.Format.Format_RGB32).copy()
