@@ -97,7 +97,7 @@ def test_floors_without_assignments():
 # ---- the same tokens
 @given(pairs())
 def test_changes_of_the_same_tokens(found):
-    a, b, experts = found
+    a, b, _ = found
     both = [(first(x), first(y)) for x, y in zip(a, b, strict=True)]
     known = [(x, y) for x, y in both if x is not None and y is not None]
     close(m.top1_flip_rate(a, b), np.mean([x != y for x, y in known]) if known else np.nan)

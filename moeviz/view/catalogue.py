@@ -144,10 +144,10 @@ PLOTS = (
         "Compare",
         ("chosen experts", SECOND),
         "Full bars are A, what the window shows, pale ones B, chosen in the header; below, what B has more or less.",
-        "q_e = c_e / Σc of the tokens shown; JSD = H((q_A + q_B)/2) − (H(q_A) + H(q_B))/2 in nats, 0 for equal loads, at "
-        "most ln 2, by chance (E−k)·(1/M_A + 1/M_B)/8; band ±2·√((E−k)·(1/M_A + 1/M_B))/E; of the same tokens: "
-        "changed choices = 1 − mean |S∩S′|/k, moved = mean ½·Σ|g′_e − g_e|, "
-        "NMI = (I(e; e′) − its value by chance) / √(H(e)·H(e′)). A follows timeline, layer, text and file of the window",
+        "q_e = c_e / Σc of the tokens shown; JSD = H((q_A + q_B)/2) − (H(q_A) + H(q_B))/2 in nats, 0 for equal loads, "
+        "at most ln 2, by chance (E−k)·(1/M_A + 1/M_B)/8; band ±2·√((E−k)·(1/M_A + 1/M_B))/E; of the same tokens: "
+        "changed choices = 1 − mean |S∩S′|/k, moved = mean ½·Σ|g′_e − g_e|, NMI = (I(e; e′) − its value by chance) / "
+        "√(H(e)·H(e′)) of first experts",
     ),
     Plot(
         "dashboard",

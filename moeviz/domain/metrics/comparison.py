@@ -107,11 +107,13 @@ def _half_difference(a_TE: Array, b_TE: Array) -> float:
     return mean(np.abs(b_TE - a_TE).sum(axis=1) / 2)
 
 
-def agreement(a_TK: Ints, b_TK: Ints, num_experts: int) -> Information:
+def agreement(a_TK: Ints, b_TK: Ints, num_experts: int, shuffles: int = 0) -> Information:
     """What the first choices of A (of `num_experts`) and B tell of each other; its `symmetric` is 1, less its value by
     chance, where every expert of A stands for one of B, and 0 by chance. It asks for no common numbering, so it holds
-    between layers, runs and numbers of experts. NaN where either side has one expert only; ValueError for other numbers
-    of tokens."""
+    between layers, runs and numbers of experts. `shuffles`: of the tokens, for the value by chance; without them a
+    formula that is far too high for more experts than tokens. NaN where either side has one expert only; ValueError for
+    other numbers of tokens."""
     if a_TK.shape[0] != b_TK.shape[0]:
         raise ValueError(f"{a_TK.shape[0]} and {b_TK.shape[0]} tokens cannot be compared; they must be the same tokens")
-    return label_information(first_choice(a_TK)[:, None], first_choice(b_TK), num_experts, equal_weights=False)
+    firsts = first_choice(a_TK)[:, None], first_choice(b_TK)
+    return label_information(*firsts, num_experts, equal_weights=False, shuffles=shuffles)

@@ -29,7 +29,7 @@ from moeviz.domain.metrics.arrays import first_choice
 from moeviz.domain.reference import Reference
 from moeviz.domain.routing import Bools, Ints, Routing, RoutingSnapshot
 from moeviz.view.colours import diverging, expert_colour, mixed, readable_on
-from moeviz.view.panel import NARROW, Panel, Pointed, Table
+from moeviz.view.panel import LINE, NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import (
     TOP,
     Array,
@@ -41,6 +41,7 @@ from moeviz.view.panels.axes import (
     number,
     visible,
 )
+from moeviz.view.panels.experts_domains import SHUFFLES, information_in_words
 from moeviz.view.panels.heat import draw_heat, outline
 from moeviz.view.panels.load import combine_mass
 from moeviz.view.panels.tokens import describe
@@ -49,7 +50,12 @@ from moeviz.view.theme import GRID, Theme, fitted, put, width_of
 
 NO_REFERENCE = "There is nothing to compare with yet: choose B in the header."
 LEGEND = 16.0  # px, above the bars
-LOW, HIGH = 110.0, 180.0  # px: a plot lower than LOW has no strip of tokens, one lower than HIGH a thin one
+STRIP, TEXTS = 34.0, 14.0  # px, of the tokens' three rows, and of their texts above
+LOW = 166.0  # px: a lower plot has no strip of tokens
+ROOM = 190.0  # px, of a plot before words take a second line
+LEGIBLE = 9.0  # px, of a token's column from which on it shows its text
+LOWEST_PAIR = 76.0  # px, of loads and difference; a lower plot shows the loads alone
+BETWEEN = 12.0  # px, the loads and their difference
 PALE = 0.3  # of B's bars
 
 
@@ -74,7 +80,7 @@ class Compare(Panel):
         self._delta: Array | None = None  # None: the experts cannot be paired
         self._noise = 0.0
         self._firsts: tuple[Ints, Ints] | None = None  # (T,) of each side; None: not the same tokens
-        self._changed: Bools | None = None  # (T,)
+        self._moved: Bools | None = None  # (T,): those with another first expert; None: experts cannot be paired
         self._words: list[str] = []
         self._top, self._reach = 1.0, 1.0
 
@@ -119,7 +125,7 @@ class Compare(Panel):
         b = there.layers[self.other_layer]
         self._sides = a, b
         self._loads = _load(a), _load(b)
-        sizes = [int((r.expert_ids_TK >= 0).sum()) for r in (a, b)]
+        sizes = int((a.expert_ids_TK >= 0).sum()), int((b.expert_ids_TK >= 0).sum())
         highest = max(float(shares.max(initial=0.0)) for shares in self._loads)
         self._top = min(1.0, max(2 / max(a.num_experts, b.num_experts), nice_ceiling(highest)))
         self._delta, self._noise = None, 0.0
@@ -127,47 +133,53 @@ class Compare(Panel):
             self._delta = load_delta(*self._loads)
             if not (a.soft or b.soft):
                 self._noise = float(np.nan_to_num(delta_noise(*sizes, a.num_experts, _floor_k(a, b))))
-            self._reach = min(1.0, nice_ceiling(max(float(np.nanmax(np.abs(self._delta))), 2 * self._noise, 1e-3)))
+            self._reach = min(
+                1.0, nice_ceiling(max(np.nanmax(np.abs(self._delta), initial=0.0), 2 * self._noise) or self._top / 2)
+            )
         same, why_not = same_tokens(self.source, there)
         self._firsts = (first_choice(a.expert_ids_TK), first_choice(b.expert_ids_TK)) if same else None
-        self._changed = None
+        self._moved = None
         if self._firsts is not None and self._delta is not None:
             of_a, of_b = self._firsts
-            self._changed = (of_a != of_b) & (of_a >= 0) & (of_b >= 0)
-        self._words = [
-            *self._kinship(a, b),
-            *self._loads_in_words(a, b, sizes),
-            *(tokens_in_words(a, b) if same else [why_not]),
-        ]
+            self._moved = (of_a != of_b) & (of_a >= 0) & (of_b >= 0)
+        tokens = tokens_in_words(a, b) if same else [why_not]
+        # in a low panel the last ones are left out
+        self._words = [*self._loads_in_words(a, b, sizes), tokens[0], *self._kinship(a, b), *tokens[1:]]
+        if a is b:
+            self._words = ["A and B are the same: choose another B, or move the timeline"]
 
     def _kinship(self, a: Routing, b: Routing) -> list[str]:
-        """What a reader must know before reading any difference."""
+        """What a reader must know who takes experts of one number for the same."""
         assert self.reference is not None
-        if a is b:
-            return ["A and B are the same: choose another B, or move the timeline"]
         if a.num_experts != b.num_experts:
             return [f"{a.num_experts} and {b.num_experts} experts: none of B's is one of A's"]
         if self.layer != self.other_layer:
             return ["experts of two layers share only their numbers"]
         return [] if self.reference.kin else ["experts of two runs share only their numbers"]
 
-    def _loads_in_words(self, a: Routing, b: Routing, sizes: list[int]) -> list[str]:
+    def _loads_in_words(self, a: Routing, b: Routing, sizes: tuple[int, int]) -> list[str]:
         if self._delta is None:
             spread = (f"{number(effective_experts(q))} of {q.size}" for q in self._loads)
             return [f"effective experts: A {', B '.join(spread)}"]
         jsd, floor = load_divergence(*self._loads), divergence_floor(*sizes, a.num_experts, _floor_k(a, b))
         soft = a.soft or b.soft  # what is compared is then no sample of choices
-        words = [f"JSD {number(jsd)} of at most {number(MOST_DIVERGENCE)} nats"]
-        words[0] += "" if soft or floor != floor else f" (chance {about(floor)})"
-        if np.isfinite(self._delta).all():
-            most = int(np.abs(self._delta).argmax())
-            change = f"most changed load: expert {label(most, first_null(a))}, {signed(float(self._delta[most]))}"
+        by_chance = "" if soft or floor != floor else f"chance {about(floor)}, "
+        words = [f"JSD {number(jsd)} nats ({by_chance}at most {number(MOST_DIVERGENCE)})"]
+        most = int(np.abs(np.nan_to_num(self._delta)).argmax())
+        if self._delta[most] == 0:
+            words.append("no load changed")
+        elif np.isfinite(self._delta).all():
+            change = f"most changed: expert {label(most, first_null(a))} by {signed(float(self._delta[most]))}"
             words.append(change if soft else f"{change} (chance ±{about(2 * self._noise)})")
         return words
 
     # ---- what is drawn
     def lines_of_words(self, width: float) -> int:
         return next(lines for lines, wide in ((3, 760), (4, 560), (5, NARROW), (6, 0)) if width >= wide)
+
+    def _lines(self, rect: QRectF) -> int:
+        """The plot has four parts, and needs more room beside the words than others."""
+        return min(super()._lines(rect), max(1, int(rect.height() - ROOM) // LINE))
 
     def subtitle(self) -> str:
         return "the tokens shown, before any drop"
@@ -176,15 +188,17 @@ class Compare(Panel):
         left = rect.adjusted(0, LEGEND, 0, 0)
         high, strip = 0.0, None
         if self._firsts is not None and rect.height() >= LOW:
-            high = 48.0 if rect.height() >= HIGH else 22.0
-            strip = inside(QRectF(rect.left(), rect.bottom() - high, rect.width(), high), top=0, bottom=0)
+            across = inside(rect)
+            legible = across.width() / self._firsts[0].size >= LEGIBLE
+            high = STRIP + (TEXTS if legible else 0.0)
+            strip = QRectF(across.left(), rect.bottom() - high, across.width(), high)
         both = inside(left.adjusted(0, 0, 0, -high))
         size = max(shares.size for shares in self._loads)
-        cut = both.height() * 0.58
-        if self._delta is None or both.height() < 56:
+        cut = (both.height() - BETWEEN) * 0.56
+        if self._delta is None or both.height() < LOWEST_PAIR:
             return Parts(Frame(both, 0, size, 0, self._top), None, strip)
         upper = QRectF(both.left(), both.top(), both.width(), cut)
-        lower = QRectF(both.left(), both.top() + cut + GRID, both.width(), both.height() - cut - GRID)
+        lower = QRectF(both.left(), both.top() + cut + BETWEEN, both.width(), both.height() - cut - BETWEEN)
         return Parts(Frame(upper, 0, size, 0, self._top), Frame(lower, 0, size, -self._reach, self._reach), strip)
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
@@ -206,7 +220,7 @@ class Compare(Panel):
         if parts.delta is not None:
             draw_y_axis(painter, parts.delta, theme, _fitting(("B − A", ""), parts.delta), signed)
             self._draw_delta(painter, parts.delta)
-        null = min(first_null(a), first_null(b))
+        null = self._first_null()
         last = frames[-1].rect
         if null < size:
             painter.setPen(QColor(theme.line))
@@ -215,6 +229,11 @@ class Compare(Panel):
         draw_column_labels(painter, last, labels(size, null), theme, "expert", strong)
         if parts.strip is not None:
             self._draw_strip(painter, parts.strip)
+
+    def _first_null(self) -> int:
+        """Of the side that has more experts."""
+        assert self._sides is not None
+        return first_null(max(self._sides, key=lambda routing: routing.num_experts))
 
     def _draw_legend(self, painter: QPainter, rect: QRectF) -> None:
         """Which bars are whose: full ones A's, pale ones with an edge B's."""
@@ -231,10 +250,10 @@ class Compare(Panel):
         """What is compared with what."""
         assert self.source is not None
         assert self.reference is not None
-        return (
-            f"A: step {self.source.step:,}, layer {self.layer}",
-            f"B: {self.reference.name}, layer {self.other_layer}",
-        )
+        a, b = f"A: step {self.source.step:,}", f"B: {self.reference.name}"
+        if self.layer == self.other_layer:
+            return a, f"{b}; layer {self.layer} of both"
+        return f"{a}, layer {self.layer}", f"{b}, layer {self.other_layer}"
 
     def _draw_loads(self, painter: QPainter, frame: Frame) -> None:
         step = frame.x(1) - frame.x(0)
@@ -268,8 +287,8 @@ class Compare(Panel):
 
     def _rows(self, strip: QRectF) -> tuple[QRectF, QRectF, QRectF]:
         """Of A, of B, and of what changed."""
-        texts = 14.0 if strip.height() > 30 else 0.0
-        high = (strip.height() - texts - 2) / 3
+        texts = strip.height() - STRIP
+        high = (STRIP - 2) / 3
         tops = (strip.top() + texts + i * (high + 1) for i in range(3))
         a, b, changed = (QRectF(strip.left(), top, strip.width(), high) for top in tops)
         return a, b, changed
@@ -284,20 +303,20 @@ class Compare(Panel):
             draw_heat(painter, row, _strip_image(firsts, theme))
             painter.setPen(QColor(theme.muted))
             put(painter, row.left() - 9 - width_of(name), row.center().y() + 4, name)
-            if row.height() >= 10 and wide >= width_of("00") + 3:
+            if wide >= width_of("00") + 3:
                 for t, e in enumerate(firsts.tolist()):
                     if e >= 0:
                         painter.setPen(readable_on(expert_colour(e, theme)))
                         x = row.left() + (t + 0.5) * wide
                         put(painter, x - width_of(str(e)) / 2, row.center().y() + 4, str(e))
         self._draw_texts(painter, strip, rows[0].top(), wide)
-        if self._changed is not None:
+        if self._moved is not None:
             row = rows[2]
             painter.setPen(QColor(theme.muted))
             put(painter, row.left() - 9 - width_of("≠"), row.center().y() + 4, "≠")
             bins = max(1, min(count, int(strip.width())))
             edges = np.linspace(0, count, bins + 1).astype(int)[:-1]
-            shares = np.add.reduceat(self._changed, edges, dtype=float) / np.diff([*edges, count])
+            shares = np.add.reduceat(self._moved, edges, dtype=float) / np.diff([*edges, count])
             across = strip.width() / bins
             ink = QColor(theme.text)
             for i in np.flatnonzero(shares).tolist():
@@ -311,7 +330,7 @@ class Compare(Panel):
     def _draw_texts(self, painter: QPainter, strip: QRectF, bottom: float, wide: float) -> None:
         """The tokens themselves, where there is room for them."""
         texts = self.source.tokens if self.source is not None else None
-        if texts is None or bottom - strip.top() < 12 or wide < 7:
+        if texts is None or wide < LEGIBLE:
             return
         painter.setPen(QColor(self.theme.text))
         for t, text in enumerate(map(visible, texts)):
@@ -332,7 +351,7 @@ class Compare(Panel):
         if expert is not None:
             q = [number(float(shares[expert])) if expert < shares.size else "–" for shares in self._loads]
             change = f", B − A {signed(float(self._delta[expert]))}" if self._delta is not None else ""
-            name = label(expert, min(map(first_null, self._sides)))
+            name = label(expert, self._first_null())
             return [f"expert {name}: q A {q[0]}, B {q[1]}{change}"]
         if token is not None and self.source is not None and self._firsts is not None:
             texts = self.source.tokens
@@ -370,7 +389,8 @@ class Compare(Panel):
             ]
         measures = {"jsd_nats": load_divergence(*self._loads)} if self._delta is not None else {}
         if self._firsts is not None:
-            measures |= token_measures(a, b)
+            measures |= token_measures(a, b) if self._delta is not None else {}
+            measures["nmi"] = agreement(a.expert_ids_TK, b.expert_ids_TK, a.num_experts, SHUFFLES).symmetric
         rows += [["measure", name, "", "", value] for name, value in measures.items() if value == value]
         return head, rows
 
@@ -380,40 +400,40 @@ def same_tokens(a: RoutingSnapshot, b: RoutingSnapshot) -> tuple[bool, str]:
     if a is b:
         return True, ""
     if a.tokens is None or b.tokens is None:
-        return False, "tokens are not compared: without their texts it is not known whether they are the same"
+        return False, "without texts it is not known whether the tokens are the same: only loads are compared"
     if list(a.tokens) == list(b.tokens):
         return True, ""
-    return False, f"tokens are not compared: A has {a.num_tokens}, B {b.num_tokens} others, so only loads are"
+    return False, f"A has {a.num_tokens} tokens, B {b.num_tokens} others: only loads can be compared"
 
 
 def token_measures(a: Routing, b: Routing) -> dict[str, float]:
-    """What holds for the same tokens; less where the experts cannot be paired."""
-    measures = {"nmi": agreement(a.expert_ids_TK, b.expert_ids_TK, a.num_experts).symmetric}
-    if a.num_experts != b.num_experts:
-        return measures
-    measures["changed_first"] = top1_flip_rate(a.expert_ids_TK, b.expert_ids_TK)
-    measures["changed_choices"] = churn(a.expert_ids_TK, b.expert_ids_TK)
-    for name, change in (("changed_weight", weight_change(a, b)), ("changed_probability", probability_change(a, b))):
-        if change is not None:
-            measures[name] = change
-    return measures
+    """What holds for the same tokens and paired experts."""
+    changes = {
+        "changed_first": top1_flip_rate(a.expert_ids_TK, b.expert_ids_TK),
+        "changed_choices": churn(a.expert_ids_TK, b.expert_ids_TK),
+        "changed_weight": weight_change(a, b),
+        "changed_probability": probability_change(a, b),
+    }
+    return {name: change for name, change in changes.items() if change is not None}
 
 
 def tokens_in_words(a: Routing, b: Routing) -> list[str]:
-    """`token_measures`, each with what chance alone would show."""
-    found, words = token_measures(a, b), []
-    if "changed_first" in found:
+    """What holds for the same tokens, each measure with what chance alone would show."""
+    words = []
+    if a.num_experts == b.num_experts:
+        found = token_measures(a, b)
         by_chance = flip_baseline(a.expert_ids_TK, b.expert_ids_TK)
-        words.append(f"other first expert: {percent(found['changed_first'])} of {a.num_tokens} tokens")
-        words[-1] += f" (chance {percent(by_chance)})"
         k = min(float((r.expert_ids_TK >= 0).sum(axis=1).mean()) for r in (a, b))
-        words.append(f"changed choices {percent(found['changed_choices'])}")
-        words[-1] += f" (chance {percent(1 - k * overlap_baseline(1, a.num_experts))})"
-    moved = [f"{of} {number(found[key])}" for key, of in MOVED.items() if key in found]
-    if moved:
-        words.append(f"moved: {', '.join(moved)}")
-    words.append(f"first experts tell of each other: NMI {number(found['nmi'])} (chance 0)")
-    return words
+        other_choices = 1 - k * overlap_baseline(1, a.num_experts)
+        moved = [f"{of} {number(found[key])}" for key, of in MOVED.items() if key in found]
+        words += [
+            f"other first expert {percent(found['changed_first'])} of {a.num_tokens} tokens "
+            f"(chance {percent(by_chance)})",
+            f"changed choices {percent(found['changed_choices'])} (chance {percent(other_choices)})",
+            *([f"moved: {', '.join(moved)}"] if moved else []),
+        ]
+    told = agreement(a.expert_ids_TK, b.expert_ids_TK, a.num_experts, SHUFFLES)
+    return [*words, f"first experts tell of each other: {information_in_words(told)[0]}"]
 
 
 MOVED = {"changed_weight": "gate weight", "changed_probability": "probability"}
