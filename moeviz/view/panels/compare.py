@@ -75,6 +75,7 @@ class Compare(Panel):
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
         self.reference: Reference | None = None
+        self._prepared: tuple[Routing, Routing, Reference] | None = None
         self._sides: tuple[Routing, Routing] | None = None
         self._loads: tuple[Array, Array] = np.ones(1), np.ones(1)  # shares of each side, (E,)
         self._delta: Array | None = None  # None: the experts cannot be paired
@@ -85,6 +86,12 @@ class Compare(Panel):
         self._top, self._reach = 1.0, 1.0
 
     # ---- the two sides
+    def show_snapshot(self, snapshot: RoutingSnapshot | None) -> None:
+        if self.source is self.snapshot:
+            super().show_snapshot(snapshot)
+        else:  # A comes with B
+            self.snapshot = snapshot
+
     def show_reference(self, reference: Reference | None) -> None:
         if reference != self.reference:
             self.reference = reference
@@ -123,7 +130,10 @@ class Compare(Panel):
         assert self.reference.snapshot is not None
         there = self.reference.snapshot
         b = there.layers[self.other_layer]
-        self._sides = a, b
+        key = (a, b, self.reference)
+        if key == self._prepared:  # only the selection moved
+            return
+        self._prepared, self._sides = key, (a, b)
         self._loads = _load(a), _load(b)
         sizes = int((a.expert_ids_TK >= 0).sum()), int((b.expert_ids_TK >= 0).sum())
         highest = max(float(shares.max(initial=0.0)) for shares in self._loads)
@@ -238,8 +248,8 @@ class Compare(Panel):
     def _draw_legend(self, painter: QPainter, rect: QRectF) -> None:
         """Which bars are whose: full ones A's, pale ones with an edge B's."""
         x, top = inside(rect).left(), rect.top() + 3
-        room = (rect.right() - x) / 2 - 18
         for words, is_b in zip(self.sides_in_words(), (False, True), strict=True):
+            room = (rect.right() - x) / (1 if is_b else 2) - 18
             _bar(painter, QRectF(x, top, 9, 9), QColor(self.theme.muted), self.theme, pale=is_b)
             painter.setPen(QColor(self.theme.text))
             text = fitted(words, room)
