@@ -46,7 +46,7 @@ class References:
         self.window, self.panel = window, panel
         self._read_file = read_file
         self.choice = Choice(self)
-        panel.header.insertWidget(1, self.choice, 2)
+        panel.header.insertWidget(1, self.choice, 4)
         self._find: dict[str, Callable[[RoutingSnapshot], Reference]] = {
             "layer": self._layer,
             "step": self._step,
@@ -106,7 +106,7 @@ class References:
 
     # ---- what a person does
     def choose(self, kind: str) -> None:
-        """Compare with this from now on, and see it."""
+        """Compare with this from now on, and see it; what there is to choose of it has the keys."""
         dock = self.window.docks[self.panel.name]
         dock.show()
         dock.raise_()
@@ -303,6 +303,9 @@ class Choice(QWidget):
 
     def set_kind(self, kind: str) -> None:
         self._kind.setCurrentIndex(list(KINDS).index(kind))
+        part = self._parts.currentWidget()
+        if not isinstance(part, QToolButton):  # which the space bar would press, instead of training
+            part.setFocus()
 
     @property
     def same_step(self) -> bool:

@@ -31,6 +31,7 @@ from moeviz.domain.routing import Bools, Ints, Routing, RoutingSnapshot
 from moeviz.view.colours import diverging, expert_colour, mixed, readable_on
 from moeviz.view.panel import LINE, NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import (
+    BOTTOM,
     TOP,
     Array,
     Frame,
@@ -51,7 +52,8 @@ from moeviz.view.theme import GRID, Theme, fitted, put, width_of
 NO_REFERENCE = "There is nothing to compare with yet: choose B in the header."
 LEGEND = 16.0  # px, above the bars
 STRIP, TEXTS = 34.0, 14.0  # px, of the tokens' three rows, and of their texts above
-LOW = 166.0  # px: a lower plot has no strip of tokens
+LOW = 166.0  # px: a lower plot has no strip of tokens and no words at its axis
+TICKS = 18.0  # px, below the bars, for the numbers of experts
 ROOM = 190.0  # px, of a plot before words take a second line
 LEGIBLE = 9.0  # px, of a token's column from which on it shows its text
 LOWEST_PAIR = 76.0  # px, of loads and difference; a lower plot shows the loads alone
@@ -185,7 +187,7 @@ class Compare(Panel):
 
     # ---- what is drawn
     def lines_of_words(self, width: float) -> int:
-        return next(lines for lines, wide in ((3, 760), (4, 560), (5, NARROW), (6, 0)) if width >= wide)
+        return next(lines for lines, wide in ((3, 760), (4, 560), (5, NARROW), (8, 0)) if width >= wide)
 
     def _lines(self, rect: QRectF) -> int:
         """The plot has four parts, and needs more room beside the words than others."""
@@ -202,7 +204,7 @@ class Compare(Panel):
             legible = across.width() / self._firsts[0].size >= LEGIBLE
             high = STRIP + (TEXTS if legible else 0.0)
             strip = QRectF(across.left(), rect.bottom() - high, across.width(), high)
-        both = inside(left.adjusted(0, 0, 0, -high))
+        both = inside(left.adjusted(0, 0, 0, -high), bottom=BOTTOM if rect.height() >= LOW else TICKS)
         size = max(shares.size for shares in self._loads)
         cut = (both.height() - BETWEEN) * 0.56
         if self._delta is None or both.height() < LOWEST_PAIR:
@@ -236,7 +238,7 @@ class Compare(Panel):
             painter.setPen(QColor(theme.line))
             x = parts.loads.x(null)
             painter.drawLine(QLineF(x, parts.loads.rect.top(), x, last.bottom()))
-        draw_column_labels(painter, last, labels(size, null), theme, "expert", strong)
+        draw_column_labels(painter, last, labels(size, null), theme, "expert" if rect.height() >= LOW else "", strong)
         if parts.strip is not None:
             self._draw_strip(painter, parts.strip)
 
@@ -260,10 +262,10 @@ class Compare(Panel):
         """What is compared with what."""
         assert self.source is not None
         assert self.reference is not None
-        a, b = f"A: step {self.source.step:,}", f"B: {self.reference.name}"
+        here = f"step {self.source.step:,}"
         if self.layer == self.other_layer:
-            return a, f"{b}; layer {self.layer} of both"
-        return f"{a}, layer {self.layer}", f"{b}, layer {self.other_layer}"
+            return f"A: {here}", f"B: {self.reference.name}; layer {self.layer} of both"
+        return f"A: layer {self.layer}, {here}", f"B: layer {self.other_layer}, {self.reference.name}"
 
     def _draw_loads(self, painter: QPainter, frame: Frame) -> None:
         step = frame.x(1) - frame.x(0)
@@ -443,7 +445,7 @@ def tokens_in_words(a: Routing, b: Routing) -> list[str]:
             *([f"moved: {', '.join(moved)}"] if moved else []),
         ]
     told = agreement(a.expert_ids_TK, b.expert_ids_TK, a.num_experts, SHUFFLES)
-    return [*words, f"first experts tell of each other: {information_in_words(told)[0]}"]
+    return [*words, f"first experts: {information_in_words(told)[0]}"]
 
 
 MOVED = {"changed_weight": "gate weight", "changed_probability": "probability"}
