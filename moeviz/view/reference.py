@@ -59,7 +59,8 @@ class References:
         self._at: int | None = -1  # the step to compare with; None: the newest, -1: the first
         self._pin: tuple[RoutingSnapshot, int] | None = None  # of which run
         # the other text: what was asked, and its routing beside that of the window's text at the same step
-        self._wish, self._asked = "", Read("")
+        self._wish = ""
+        self._asked: Read | None = None
         self._pair: tuple[RoutingSnapshot, RoutingSnapshot] | None = None
         self._refused, self._due, self._read_at = "", False, 0.0
         # the file: what is wanted of it, what is on its way, and what came of it
@@ -73,7 +74,7 @@ class References:
         """The news of a session: runs, and the answer to what was asked last; older ones are dropped."""
         if update.reset:
             self._run += 1
-            self._pair, self._refused = None, ""
+            self._pair, self._asked, self._refused = None, None, ""
         if not isinstance(update.answers, Read):
             self._due = self._due or (update.snapshot is not None and update.survey is None)
         elif update.answers is self._asked:
@@ -131,7 +132,7 @@ class References:
 
     def write(self, text: str) -> None:
         self._wish = text
-        self._pair, self._refused, self._due = None, "", True
+        self._pair, self._asked, self._refused, self._due = None, None, "", True
         self.kind_changed()
 
     def open_trace(self) -> None:
