@@ -27,6 +27,7 @@ from moeviz.domain.reference import Reference
 from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.moe import training
+from moeviz.view.panel import wrapped
 from moeviz.view.panels.compare import Compare
 from moeviz.view.reference import KINDS
 from moeviz.view.theme import DARK
@@ -137,6 +138,15 @@ def test_one_expert_and_many(qtbot: QtBot, experts: int, k: int) -> None:
         assert "no load changed" in panel.footer()
 
 
+@pytest.mark.parametrize(("layer", "experts", "kin"), [(None, 8, False), (1, 8, True), (None, 12, False)])
+def test_words_are_not_cut_in_a_window_of_1280(qtbot: QtBot, layer: int | None, experts: int, kin: bool) -> None:
+    panel = comparing(qtbot, Reference("step 7", other_snapshot(experts), layer, kin))
+    panel.resize(316, 330)
+    rect = QRectF(panel.canvas.rect())
+    told = wrapped(panel.footer(), panel.plot_rect(rect).width(), panel.lines_of_words(rect.width()))
+    assert not any("…" in line for line in told), told
+
+
 def test_soft_routing_is_compared_by_its_weights(qtbot: QtBot) -> None:
     def soft(seed: int) -> RoutingSnapshot:
         weights = np.random.default_rng(seed).dirichlet(np.ones(4), size=6).astype(np.float32)
@@ -228,6 +238,12 @@ def rest(qtbot: QtBot, window: Window) -> None:
     qtbot.waitUntil(settled(window), timeout=WAIT)
 
 
+def step(qtbot: QtBot, window: Window, times: int) -> None:
+    for _ in range(times):
+        window.step_action.trigger()
+        rest(qtbot, window)
+
+
 @pytest.fixture
 def sent(window: Window, monkeypatch: pytest.MonkeyPatch) -> list[Command]:
     """The commands that go to the session."""
@@ -270,18 +286,18 @@ def test_a_kept_step_stays_when_the_history_is_thinned(
     action(window, "With another step").trigger()
     assert window.docks["compare"].isVisible()
     assert second(window).name == "step 0 (first)"
-    train(qtbot, window, 6)
+    step(qtbot, window, 6)
     slider, film = window.references.choice.step, window.history.snapshots
     assert second(window).snapshot is film[0]
     slider.setValue(2)
     chosen = second(window).snapshot
     assert chosen is film[2]
     assert second(window).kin
-    qtbot.waitUntil(lambda: window.history._snapshot_stride > 1, timeout=WAIT)
-    assert second(window).snapshot in window.history.snapshots
-    assert second(window).snapshot.step <= chosen.step
+    step(qtbot, window, 4)
+    assert len(window.history.snapshots) < 8
+    assert second(window).snapshot is chosen
     slider.setValue(slider.maximum())
-    train(qtbot, window, 3)
+    step(qtbot, window, 1)
     assert second(window).snapshot is window.snapshot
     assert second(window).name.endswith("(newest)")
 

@@ -305,7 +305,9 @@ class Choice(QWidget):
     def set_kind(self, kind: str) -> None:
         self._kind.setCurrentIndex(list(KINDS).index(kind))
         part = self._parts.currentWidget()
-        if part is not None and not isinstance(part, QToolButton):  # which the space bar would press, instead of training
+        if part is not None and not isinstance(
+            part, QToolButton
+        ):  # which the space bar would press, instead of training
             part.setFocus()
 
     @property

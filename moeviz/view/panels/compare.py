@@ -154,13 +154,14 @@ class Compare(Panel):
         if self._firsts is not None and self._delta is not None:
             of_a, of_b = self._firsts
             self._moved = (of_a != of_b) & (of_a >= 0) & (of_b >= 0)
-        tokens = tokens_in_words(a, b) if same else [why_not]
+        strangers = self._strangers(a, b)
+        tokens = tokens_in_words(a, b, numbered=not strangers) if same else [why_not]
         # in a low panel the last ones are left out
-        self._words = [*self._loads_in_words(a, b, sizes), tokens[0], *self._kinship(a, b), *tokens[1:]]
+        self._words = [*self._loads_in_words(a, b, sizes), tokens[0], *strangers, *tokens[1:]]
         if a is b:
             self._words = ["A and B are the same: choose another B, or move the timeline"]
 
-    def _kinship(self, a: Routing, b: Routing) -> list[str]:
+    def _strangers(self, a: Routing, b: Routing) -> list[str]:
         """What a reader must know who takes experts of one number for the same."""
         assert self.reference is not None
         if a.num_experts != b.num_experts:
@@ -326,14 +327,7 @@ class Compare(Panel):
             row = rows[2]
             painter.setPen(QColor(theme.muted))
             put(painter, row.left() - 9 - width_of("≠"), row.center().y() + 4, "≠")
-            bins = max(1, min(count, int(strip.width())))
-            edges = np.linspace(0, count, bins + 1).astype(int)[:-1]
-            shares = np.add.reduceat(self._moved, edges, dtype=float) / np.diff([*edges, count])
-            across = strip.width() / bins
-            ink = QColor(theme.text)
-            for i in np.flatnonzero(shares).tolist():
-                high = row.height() * float(shares[i])
-                painter.fillRect(QRectF(row.left() + i * across, row.top(), max(across - 0.5, 0.5), high), ink)
+            draw_heat(painter, row, _marks_image(self._moved, int(strip.width()), theme))
         token = self._token()
         if token is not None:
             column = QRectF(strip.left() + token * wide, rows[0].top(), wide, rows[2].bottom() - rows[0].top())
@@ -429,8 +423,9 @@ def token_measures(a: Routing, b: Routing) -> dict[str, float]:
     return {name: change for name, change in changes.items() if change is not None}
 
 
-def tokens_in_words(a: Routing, b: Routing) -> list[str]:
-    """What holds for the same tokens, each measure with what chance alone would show."""
+def tokens_in_words(a: Routing, b: Routing, *, numbered: bool) -> list[str]:
+    """What holds for the same tokens, each measure with what chance alone would show. `numbered`: experts of one number
+    are the same, so that nothing is needed that does without numbers."""
     words = []
     if a.num_experts == b.num_experts:
         found = token_measures(a, b)
@@ -444,8 +439,10 @@ def tokens_in_words(a: Routing, b: Routing) -> list[str]:
             f"changed choices {percent(found['changed_choices'])} (chance {percent(other_choices)})",
             *([f"moved: {', '.join(moved)}"] if moved else []),
         ]
-    told = agreement(a.expert_ids_TK, b.expert_ids_TK, a.num_experts, SHUFFLES)
-    return [*words, f"first experts: {information_in_words(told)[0]}"]
+    if not numbered:
+        told = agreement(a.expert_ids_TK, b.expert_ids_TK, a.num_experts, SHUFFLES)
+        words.append(f"first experts: {information_in_words(told)[0]}")
+    return words
 
 
 MOVED = {"changed_weight": "gate weight", "changed_probability": "probability"}
@@ -482,6 +479,16 @@ def _bar(painter: QPainter, bar: QRectF, colour: QColor, theme: Theme, *, pale: 
 def _fitting(texts: tuple[str, ...], frame: Frame) -> str:
     """The first that is no longer than the plot is high; else the last."""
     return next((text for text in texts if width_of(text) <= frame.rect.height() + TOP), texts[-1])
+
+
+def _marks_image(marked: Bools, most: int, theme: Theme) -> QImage:
+    """One pixel a token, or one for several where there are more than `most`: the more of them are marked, the more of
+    the colour of text."""
+    edges = np.linspace(0, marked.size, min(marked.size, max(most, 1)) + 1).astype(int)
+    shares = np.add.reduceat(marked, edges[:-1], dtype=np.float64) / np.diff(edges)
+    ends = [np.array([c.blue(), c.green(), c.red(), 255]) for c in (QColor(theme.panel), QColor(theme.text))]
+    pixels = (ends[0] + shares[:, None] * (ends[1] - ends[0])).astype(np.uint8)
+    return QImage(pixels.data, len(pixels), 1, len(pixels) * 4, QImage.Format.Format_RGB32).copy()
 
 
 def _strip_image(firsts: Ints, theme: Theme) -> QImage:
