@@ -88,7 +88,7 @@ def test_another_layer_of_the_same_moment(qtbot: QtBot) -> None:
     assert "experts of two layers share only their numbers" in panel.footer()
     panel.show_selection(Selection(layer=2))
     panel.refresh()
-    assert panel.footer() == "A and B are the same: choose another B, or move the timeline"
+    assert panel.footer() == "A and B are the same  choose another B, or move the timeline"
 
 
 def test_other_tokens_leave_the_loads(qtbot: QtBot) -> None:

@@ -159,7 +159,7 @@ class Compare(Panel):
         # in a low panel the last ones are left out
         self._words = [*self._loads_in_words(a, b, sizes), tokens[0], *strangers, *tokens[1:]]
         if a is b:
-            self._words = ["A and B are the same: choose another B, or move the timeline"]
+            self._words = ["A and B are the same", "choose another B, or move the timeline"]
 
     def _strangers(self, a: Routing, b: Routing) -> list[str]:
         """What a reader must know who takes experts of one number for the same."""
@@ -231,7 +231,7 @@ class Compare(Panel):
         draw_y_axis(painter, parts.loads, theme, _fitting(("load share q", "q"), parts.loads))
         self._draw_loads(painter, parts.loads)
         if parts.delta is not None:
-            draw_y_axis(painter, parts.delta, theme, _fitting(("B − A", ""), parts.delta), signed)
+            draw_y_axis(painter, parts.delta, theme, _fitting(("B − A", ""), parts.delta))
             self._draw_delta(painter, parts.delta)
         null = self._first_null()
         last = frames[-1].rect
@@ -340,7 +340,7 @@ class Compare(Panel):
             return
         painter.setPen(QColor(self.theme.text))
         for t, text in enumerate(map(visible, texts)):
-            if width_of(text) <= wide:
+            if width_of(text) <= wide + 2:
                 put(painter, strip.left() + (t + 0.5) * wide - width_of(text) / 2, bottom - 4, text)
 
     def _token(self) -> int | None:
