@@ -14,6 +14,7 @@ from moeviz.domain.settings import Settings
 from moeviz.engine.mailbox import Mailbox
 from moeviz.engine.runner import Runner
 from moeviz.keeper import Keeper
+from moeviz.view.files import kind_of
 from moeviz.view.memory import memory
 from moeviz.view.window import Window
 
@@ -77,6 +78,21 @@ def save_trace(
     return f"Saved {len(snapshots):,} snapshots and the numbers of {steps:,} steps to {path}."
 
 
+def read_file(path: str, text: str, report: Report) -> tuple[RoutingSnapshot, ...]:
+    """What a trace holds, evenly thinned, oldest first; or what the model of a file does with a text. Called on a
+    thread."""
+    if kind_of(path) == "trace":
+        from moeviz.trace.session import film_of
+
+        return film_of(path, report)[1]
+    from moeviz.moe.importing import import_torch
+
+    import_torch()
+    from moeviz.moe.training import read_checkpoint
+
+    return (read_checkpoint(path, text),)
+
+
 def make_window(
     settings: Settings | None = None,
     *,
@@ -94,6 +110,7 @@ def make_window(
         make_session,
         make_trace,
         save_trace,
+        read_file,
         Keeper(runs or Path(platformdirs.user_state_dir("moeviz")) / "runs"),
         store or memory(),
         settings=settings or Settings(),

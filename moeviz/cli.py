@@ -170,6 +170,15 @@ def _render_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", default="dashboard", metavar="NAME", help="`moeviz plots` lists them")
     parser.add_argument("--layer", type=int, default=0, metavar="N", help="the layer that is shown (default 0)")
     parser.add_argument("--token", type=int, metavar="N", help="the token that is selected")
+    against = parser.add_argument_group("with --plot compare: what to compare with (--against-layer goes with any)")
+    against.add_argument(
+        "--against", default="", metavar="PATH", help="another trace, or a model, which reads the text"
+    )
+    against.add_argument(
+        "--against-step", type=int, metavar="N", help="the N-th recorded step of a trace, or a kept step of training"
+    )
+    against.add_argument("--against-layer", type=int, metavar="N", help="another layer")
+    against.add_argument("--against-text", default="", metavar="TEXT", help="another text")
     parser.add_argument("--theme", default="dark", choices=("dark", "light"))
     parser.add_argument("--size", type=_size, default=(1440, 900), metavar="WxH", help="in pixels (default 1440x900)")
     sharper = parser.add_mutually_exclusive_group()
@@ -182,7 +191,12 @@ def _render_options(parser: argparse.ArgumentParser) -> None:
 def _render(args: argparse.Namespace) -> int:
     if sum(map(bool, (args.task or args.settings, args.trace, args.model))) != 1:
         raise UserError("Say what to show with one of --task (or --settings), --trace and --model.")
+    elsewhere = args.against or args.against_text
+    compared = elsewhere or args.against_step is not None or args.against_layer is not None
     for needs, option, value in (
+        ("--plot compare", "--against and its kin", compared and args.plot != "compare"),
+        ("--task or --model", "--against-text", args.against_text and args.trace),
+        ("--task or a trace", "--against-step", args.against_step is not None and args.model and not elsewhere),
         ("--trace", "--step", args.step is not None and not args.trace),
         ("--task", "--steps", args.steps is not None and not (args.task or args.settings)),
         ("--model", "--text and --file", (args.text is not None or args.file) and not args.model),
@@ -191,6 +205,8 @@ def _render(args: argparse.Namespace) -> int:
     ):
         if value:
             raise UserError(f"{option} needs {needs}.")
+    if args.plot == "compare":
+        _check_against(args, bool(compared))
     # a wrong plot, ending or size is told before anything is trained
     from moeviz.view.catalogue import BY_NAME, FILM, PLOTS
 
@@ -207,20 +223,37 @@ def _render(args: argparse.Namespace) -> int:
     plot = BY_NAME[args.plot]
     with _Files():
         if args.trace:
-            seen: Any = headless.of_trace(args.trace, -1 if args.step is None else args.step, film=FILM in plot.needs)
+            seen = headless.of_trace(args.trace, -1 if args.step is None else args.step, film=FILM in plot.needs)
         elif args.model:
-            changes, text = _changes(args), _text(args)
-            seen = headless.of_checkpoint(args.model, text, changes=changes, device=args.device, survey=plot.surveys)
+            of_model: dict[str, Any] = {"changes": _changes(args), "device": args.device, "survey": plot.surveys}
+            seen = headless.of_checkpoint(args.model, _text(args), **of_model, read=args.against_text)
         else:
-            seen = headless.of_training(_settings(args), args.steps or 100, args.device, survey=plot.surveys)
-        snapshot, history, found = seen
+            of_run: dict[str, Any] = {"survey": plot.surveys, "read": args.against_text}
+            seen = headless.of_training(_settings(args), args.steps or 100, args.device, **of_run)
+        other = None
+        if compared:
+            side: dict[str, Any] = {"path": args.against, "step": args.against_step, "layer": args.against_layer}
+            other = headless.reference(seen, **side, trace=args.trace or "")
         from moeviz.view.render import render_plot
 
         look: dict[str, Any] = {"theme": args.theme, "size": args.size, "layer": args.layer, "token": args.token}
         look["scale"] = args.scale or 1.0
-        render_plot(args.out, plot=args.plot, snapshot=snapshot, history=history, survey=found, **look)
+        data: dict[str, Any] = {"snapshot": seen.snapshot, "history": seen.history, "survey": seen.survey}
+        render_plot(args.out, plot=args.plot, **data, reference=other, **look)
     print(args.out)
     return 0
+
+
+def _check_against(args: argparse.Namespace, compared: bool) -> None:
+    """What is compared, before anything is trained."""
+    if not compared:
+        raise UserError(
+            "Say what to compare with: --against PATH, --against-step N, --against-layer N or --against-text TEXT."
+        )
+    if args.against_text and (args.against or args.against_step is not None):
+        raise UserError("Give one of --against, --against-step and --against-text; the text is read by what is shown.")
+    if args.against and not Path(args.against).exists():
+        raise UserError(f"There is no file or folder {args.against}; check the path.")
 
 
 def _plots(args: argparse.Namespace) -> int:

@@ -19,12 +19,13 @@ from types import FrameType
 from typing import Any, NamedTuple, TextIO
 
 from moeviz.domain.history import History
-from moeviz.domain.messages import Advance, SaveModel, Session, SetKnobs, StepLog, Survey, Update, UserError
+from moeviz.domain.messages import Advance, Read, SaveModel, Session, SetKnobs, StepLog, Survey, Update, UserError
 from moeviz.domain.metrics import cv, max_violation
+from moeviz.domain.reference import Reference
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.domain.survey import SurveyResult
-from moeviz.trace.store import TraceWriter, open_trace
+from moeviz.trace.store import Trace, TraceWriter, open_trace
 
 MODEL, TRACE, SETTINGS, METRICS = "model.safetensors", "trace.zarr", "settings.json", "metrics.csv"
 SNAPSHOTS = 200  # of a whole run, about
@@ -52,6 +53,14 @@ def survey_of(run: Session) -> SurveyResult:
     if update is None or update.survey is None:
         raise UserError(update.notice if update and update.notice else "The session gave no survey.")
     return update.survey
+
+
+def read_text(run: Session, text: str) -> RoutingSnapshot:
+    """What the session's model does with another text than its probe."""
+    update = run.send(Read(text))
+    if update is None or update.read is None:
+        raise UserError(update.notice if update and update.notice else "The session gave no routing.")
+    return update.read
 
 
 def train_steps(
@@ -325,16 +334,24 @@ def model_file(path: str) -> Path:
 
 
 # ---- what a picture shows
+class Shown(NamedTuple):
+    """A moment with its history, a survey of the model if asked for, and what it does with another text."""
+
+    snapshot: RoutingSnapshot
+    history: History
+    survey: SurveyResult | None = None
+    read: RoutingSnapshot | None = None
+
+
 def of_checkpoint(
-    model: str, text: str, *, changes: Mapping[str, Any], device: str, survey: bool = False
-) -> tuple[RoutingSnapshot, History, SurveyResult | None]:
+    model: str, text: str, *, changes: Mapping[str, Any], device: str, survey: bool = False, read: str = ""
+) -> Shown:
     seen = look(model, text, changes=changes, device=device, survey=survey)
-    return seen.snapshot, History(), seen.survey
+    other = look(model, read, changes=changes, device=device).snapshot if read else None
+    return Shown(seen.snapshot, History(), seen.survey, other)
 
 
-def of_training(
-    settings: Settings, steps: int, device: str, *, survey: bool = False
-) -> tuple[RoutingSnapshot, History, SurveyResult | None]:
+def of_training(settings: Settings, steps: int, device: str, *, survey: bool = False, read: str = "") -> Shown:
     run, history, progress = start(settings, device=device), History(), Progress(steps)
     snapshot = snapshot_of(next(run))
     history.add_snapshot(snapshot)
@@ -347,22 +364,75 @@ def of_training(
             history.add_snapshot(snapshot)
     progress.end()
     found = survey_of(run) if survey else None
+    other = read_text(run, read) if read else None
     run.close()
-    return snapshot, history, found
+    return Shown(snapshot, history, found, other)
 
 
-def of_trace(path: str, position: int, *, film: bool = False) -> tuple[RoutingSnapshot, History, None]:
+def of_trace(path: str, position: int, *, film: bool = False) -> Shown:
     """`film`: with other steps too, evenly thinned."""
     trace, history = open_trace(path), History()
-    if not -len(trace) <= position < len(trace):
-        raise UserError(f"The trace {path} holds {len(trace)} steps; there is no --step {position}.")
+    snapshot = recorded(trace, position, "--step")
     for log in trace.log_parts:
         history.extend(log)
     for step, label in trace.marks:
         history.add_mark(step, label)
     for at in range(0, len(trace), math.ceil(len(trace) / SNAPSHOTS)) if film else ():
         history.add_snapshot(trace[at])
-    return trace[position], history, None
+    return Shown(snapshot, history)
+
+
+def recorded(trace: Trace, position: int, option: str) -> RoutingSnapshot:
+    """The snapshot at a position, which an option has given; negative counts from the end."""
+    if not -len(trace) <= position < len(trace):
+        raise UserError(f"The trace {trace.path} holds {len(trace)} steps; there is no {option} {position}.")
+    return trace[position]
+
+
+# ---- what it is compared with
+def reference(
+    shown: Shown, *, path: str = "", step: int | None = None, layer: int | None = None, trace: str = ""
+) -> Reference:
+    """The second side of a comparison, as --against and its kin ask for it; `trace`: what is shown is of this one.
+    UserError if there is none such."""
+    name, snapshot, kin = _other_side(shown, path, step, trace)
+    if layer is not None and not 0 <= layer < len(snapshot.layers):
+        raise UserError(f"There is no --against-layer {layer}: choose one from 0 to {len(snapshot.layers) - 1}.")
+    return Reference(name, snapshot, layer, kin)
+
+
+def _other_side(shown: Shown, path: str, step: int | None, trace: str) -> tuple[str, RoutingSnapshot, bool]:
+    """Its name, its routing, and whether its experts are those of the run that is shown."""
+    if shown.read is not None:
+        return f"another text, step {shown.read.step:,}", shown.read, True
+    if path and step is not None and not _is_trace(path):
+        raise UserError(f"{path} is no trace, and holds one step only; leave --against-step out.")
+    if path and not _is_trace(path):
+        from moeviz.moe.training import read_checkpoint
+
+        snapshot = read_checkpoint(str(model_file(path)), "".join(shown.snapshot.tokens or ()))
+        return f"{Path(path).name}, step {snapshot.step:,}", snapshot, False
+    if path:
+        snapshot = recorded(open_trace(path), -1 if step is None else step, "--against-step")
+        return f"{Path(path).name}, step {snapshot.step:,}", snapshot, False
+    if step is None:
+        return "the same moment", shown.snapshot, True
+    snapshot = recorded(open_trace(trace), step, "--against-step") if trace else _kept(shown.history, step)
+    return f"step {snapshot.step:,}", snapshot, True
+
+
+def _is_trace(path: str) -> bool:
+    return Path(path).suffix == ".zarr" or (Path(path) / "zarr.json").is_file()
+
+
+def _kept(history: History, step: int) -> RoutingSnapshot:
+    """The snapshot of a step of training. Of a long run not every one is kept."""
+    kept = min(history.snapshots, key=lambda snapshot: abs(snapshot.step - step))
+    if kept.step != step:
+        raise UserError(
+            f"Step {step} is not among those kept of this run; the nearest one is --against-step {kept.step}."
+        )
+    return kept
 
 
 def _tell(sentence: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from moeviz.domain import metrics as m
+from moeviz.domain.metrics.information import _quantile
 from moeviz.domain.routing import Routing
 
 NAN = float("nan")
@@ -637,3 +638,8 @@ def test_codes_number_the_labels():
     assert m.codes(["b", "a", "b"])[0] == ["a", "b"]
     assert m.codes(["b", "a", "b"])[1].tolist() == [1, 0, 1]
     assert m.codes([])[1].shape == (0,)
+
+
+@given(st.lists(st.floats(0, 9), min_size=1, max_size=40), st.floats(0, 1))
+def test_quantiles_are_those_of_numpy(values, part):
+    close(_quantile(values, part), np.quantile(values, part))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from moeviz.domain.messages import (
     Advance,
     OpenModel,
+    Read,
     Restart,
     SaveModel,
     Session,
@@ -330,6 +331,37 @@ def test_probe_is_without_noise_and_matches_the_model(run: Session) -> None:
     _, routings = make_model()(torch.from_numpy(text.encode(long))[None, :16])
     np.testing.assert_allclose(shown.layers[1].router_probs_TE[:16], routings[1].probs_TE.detach(), rtol=1e-4)
     assert "empty" in send(run, SetProbe("")).notice
+
+
+def test_another_text_is_read_without_touching_the_run(run: Session, tmp_path: Path) -> None:
+    update = send(run, Read("abc de 0123" * 3))  # 33 characters, contexts of 16
+    assert update.read is not None
+    assert "".join(update.read.tokens) == "abc de 0123" * 3
+    assert "".join(update.snapshot.tokens) == tiny_text().probe
+    assert (update.read.step, update.read.train_counts_LE, update.reset) == (update.snapshot.step, (), False)
+    same = send(run, SetProbe("abc de 0123" * 3)).snapshot
+    for read, shown in zip(update.read.layers, same.layers, strict=True):
+        np.testing.assert_array_equal(read.expert_ids_TK, shown.expert_ids_TK)
+        np.testing.assert_allclose(read.gate_weights_TK, shown.gate_weights_TK, rtol=1e-6)
+    refused = send(run, Read(""))
+    assert "empty" in refused.notice
+    assert refused.read is None
+    path = send(run, SaveModel(str(tmp_path / "m.safetensors"))).saved
+    of_file = training.read_checkpoint(path, "abc de 0123" * 3)
+    np.testing.assert_array_equal(of_file.layers[1].expert_ids_TK, update.read.layers[1].expert_ids_TK)
+    assert "".join(training.read_checkpoint(path, "").tokens) == tiny_text().probe
+
+
+def test_reading_changes_no_later_step() -> None:
+    plain, read = (training.session(SMALL) for _ in range(2))
+    for session in (plain, read):
+        next(session)
+    for _ in range(15):  # long enough for the step and the look to be traced
+        a, b = plain.send(Advance()), read.send(Advance())
+        read.send(Read("ab"))
+        assert a.log.scalars_S["loss"][-1] == b.log.scalars_S["loss"][-1]
+    plain.close()
+    read.close()
 
 
 def test_live_knobs_act_and_are_marked(run: Session) -> None:

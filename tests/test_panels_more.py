@@ -14,6 +14,7 @@ from moeviz.domain import metrics
 from moeviz.domain.history import History
 from moeviz.domain.messages import StepLog
 from moeviz.domain.metrics.arrays import first_choice
+from moeviz.domain.reference import Reference
 from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.domain.survey import Similarity, SurveyResult, Terms
@@ -21,6 +22,7 @@ from moeviz.view.dashboard import PANELS, PLACES
 from moeviz.view.export import export
 from moeviz.view.panel import Panel, wrapped
 from moeviz.view.panels.anatomy import lines_of
+from moeviz.view.panels.compare import Compare
 from moeviz.view.panels.experts_domains import dead_in_words, information_in_words, uncovered_in_words
 from moeviz.view.panels.saturation import overlaps, packed
 from moeviz.view.render import render_plot
@@ -99,6 +101,8 @@ def shown(qtbot, name: str, survey: SurveyResult | None = None, width: int = 640
     panel.show_snapshot(survey.probe)
     panel.show_history(make_film(experts=sizes.num_experts, layers=len(survey.probe.layers), k=sizes.k))
     panel.show_survey(survey)
+    if isinstance(panel, Compare):
+        panel.show_reference(Reference("step 3", panel.history.snapshots[3], kin=True))
     panel.refresh()
     return panel
 
@@ -372,6 +376,7 @@ def test_a_panel_says_which_data_it_lacks(qtbot, name):
         "saturation": "No kept steps",
         "positions": "",
         "moe_dense": "No history of losses",
+        "compare": "nothing to compare with",
     }[name]
     assert wanted in said
     assert bool(wanted) == bool(said)
@@ -455,7 +460,7 @@ def test_a_hidden_panel_costs_nothing(qtbot, qapp, name, monkeypatch):
     assert panel.draws == 0
 
 
-@pytest.mark.parametrize("name", [n for n in NEW if n not in ("anatomy", "saturation")])
+@pytest.mark.parametrize("name", [n for n in NEW if n not in ("anatomy", "saturation", "compare")])
 def test_a_panel_of_held_out_text_rests_until_the_next_survey(qtbot, qapp, name):
     panel = shown(qtbot, name)
     qapp.processEvents()
@@ -475,10 +480,9 @@ def test_every_ending_can_be_exported(qtbot, qapp, name, tmp_path):
         read = list(csv.reader(file))
     head, rows = panel.table()
     assert read == [head, *([str(value) for value in row] for row in rows)]
-    survey = make_survey()
-    render_plot(
-        tmp_path / "r.png", plot=name, snapshot=survey.probe, history=make_film(), survey=survey, size=(640, 480)
-    )
+    reference = panel.reference if isinstance(panel, Compare) else None
+    given = {"snapshot": panel.snapshot, "history": panel.history, "survey": panel.survey}
+    render_plot(tmp_path / "r.png", plot=name, **given, reference=reference, size=(640, 480))
     image = QImage(str(tmp_path / "r.png"))
     assert (image.width(), image.height()) == (640, 480)
 

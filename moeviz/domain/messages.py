@@ -50,6 +50,13 @@ class SetProbe:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """Have the model read another text once; the probe stays. The Update's `read` is its routing."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetDevice:
     device: str
 
@@ -69,7 +76,7 @@ class OpenModel:
     path: str
 
 
-Command = Advance | Show | Survey | Prepare | SetKnobs | SetProbe | SetDevice | Restart | SaveModel | OpenModel
+Command = Advance | Show | Survey | Prepare | SetKnobs | SetProbe | Read | SetDevice | Restart | SaveModel | OpenModel
 
 
 # ---- from the session
@@ -111,6 +118,7 @@ class Update:
     devices      those that this machine has, told once
     answers      the command that this answers, told by whoever drives the session; None for the first update
     survey       what `Survey` asked for
+    read         what `Read` asked for, of the same step as `snapshot`
     film, past, marks  what a trace recorded: snapshots, logs (one a stretch of unchanged sizes) and marks, oldest first
     """
 
@@ -124,6 +132,7 @@ class Update:
     notice: str = ""
     paused: bool = False
     survey: SurveyResult | None = None
+    read: RoutingSnapshot | None = None
     saved: str = ""
     devices: tuple[str, ...] = ()
     film: tuple[RoutingSnapshot, ...] = ()

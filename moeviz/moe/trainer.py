@@ -37,7 +37,7 @@ from moeviz.moe.step import (
     unpack_look,
     unpack_news,
 )
-from moeviz.moe.tasks.data import PADDING, UNCOUNTED, Data, Rows, Source
+from moeviz.moe.tasks.data import PADDING, UNCOUNTED, Data, Probe, Rows, Source
 from moeviz.moe.traced import Traced
 from moeviz.moe.twin import Twin
 
@@ -235,20 +235,26 @@ class Trainer:
     # ---- looking
     def set_probe(self, text: str) -> None:
         """The text that snapshots show; how it is read is the task's."""
+        self.shown, self.shown_T, self.probe_inputs = self._lay_out(text)
+        self.probe = text
+
+    def _lay_out(self, text: str) -> tuple[Probe, Ints, list[torch.Tensor]]:
+        """A text as it is shown, the places of what is shown among all that is computed, and the model's inputs."""
         if not text:
-            raise UserError("The probe is empty; type at least one character.")
+            raise UserError("The text is empty; type at least one character.")
         if len(text) > LONGEST_PROBE:
-            raise UserError(f"The probe has {len(text)} characters; at most {LONGEST_PROBE} can be shown.")
+            raise UserError(f"The text has {len(text)} characters; at most {LONGEST_PROBE} can be shown.")
         shown = self.data.lay_out(text, self.settings.model.context)
         inputs = torch.from_numpy(shown.inputs)
-        self.probe, self.shown = text, shown
-        self.shown_T = np.arange(len(shown.tokens))  # their places among all that is computed
-        self.probe_inputs = [inputs.to(self.device)]
         valid = inputs != PADDING
-        if not inputs.is_floating_point() and not valid.all():
-            # padding comes last in a row: attention does not look ahead, and routers are told
-            self.shown_T = valid.flatten().nonzero()[:, 0].numpy()
-            self.probe_inputs = [inputs.clamp_min(0).to(self.device), valid.to(self.device)]
+        if inputs.is_floating_point() or valid.all():
+            return shown, np.arange(len(shown.tokens)), [inputs.to(self.device)]
+        # padding comes last in a row: attention does not look ahead, and routers are told
+        return (
+            shown,
+            valid.flatten().nonzero()[:, 0].numpy(),
+            [inputs.clamp_min(0).to(self.device), valid.to(self.device)],
+        )
 
     @torch.no_grad()
     def snapshot(self) -> RoutingSnapshot:
@@ -262,6 +268,13 @@ class Trainer:
         self._snapshot_seconds = time.perf_counter() - start
         shown = self.shown
         return RoutingSnapshot(self.step, layers, shown.tokens, shown.domains, dict(self.losses), counts)
+
+    @torch.no_grad()
+    def read(self, text: str) -> RoutingSnapshot:
+        """The routing of another text now; the probe stays."""
+        shown, shown_T, inputs = self._lay_out(text)
+        packed = Look(self.model)(*inputs).cpu().numpy()  # not the probe's own, which is traced for its shape
+        return RoutingSnapshot(self.step, unpack_look(packed, self._router, shown_T), shown.tokens, shown.domains)
 
     def facts(self) -> ModelFacts:
         return ModelFacts(

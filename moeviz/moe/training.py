@@ -10,6 +10,7 @@ from moeviz.domain.messages import (
     Command,
     OpenModel,
     Prepare,
+    Read,
     Restart,
     SaveModel,
     Session,
@@ -96,6 +97,13 @@ def measure(checkpoint: str, device: str = "cpu") -> tuple[dict[str, float], dic
     return trainer.measure(), data.baseline(trainer.settings.model.context) if data.measures else {}
 
 
+def read_checkpoint(path: str, text: str) -> RoutingSnapshot:
+    """What the model of a checkpoint does with a text, or without one with its task's own. UserError if it cannot."""
+    torch.set_num_threads(1)
+    trainer, _ = _opened(path, "cpu", text or None)
+    return trainer.snapshot()
+
+
 def _carry_out(run: "_Run", command: Command) -> Update | None:
     """What all commands have in common: a failure that the user can mend becomes a notice."""
     try:
@@ -137,6 +145,8 @@ class _Run:
                 self.trainer.set_probe(text)
                 self.probe = text
                 return self.update()
+            case Read(text):
+                return self.read(text)
             case SetDevice(device):
                 self.settle()
                 self.trainer.to(device)
@@ -162,6 +172,11 @@ class _Run:
         self.settle()
         found = survey(self.trainer)
         return replace(self.update(), survey=found)  # with the snapshot of its step: they are looked at together
+
+    def read(self, text: str) -> Update:
+        self.settle()
+        read = self.trainer.read(text)
+        return replace(self.update(), read=read)
 
     def set_knobs(self, values: Mapping[str, Value]) -> Update:
         old = self.trainer.settings

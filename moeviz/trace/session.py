@@ -5,14 +5,17 @@ from pathlib import Path
 from moeviz.domain.messages import Report, Session, Update, UserError
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings, SettingsError
-from moeviz.trace.store import open_trace
+from moeviz.trace.store import Trace, open_trace
 
 FILM_BYTES = 256 * 2**20
 FILM_STEPS = 256
 
 
-def session(path: str | Path, report: Report = lambda done, total: None) -> Session:
-    """Yield the whole trace, evenly thinned to FILM_STEPS and FILM_BYTES. Raises UserError if it cannot be read."""
+def film_of(
+    path: str | Path, report: Report = lambda done, total: None
+) -> tuple[Trace, tuple[RoutingSnapshot, ...], int]:
+    """The trace, every n-th of its snapshots and the last one, within FILM_STEPS and FILM_BYTES, and n. Raises
+    UserError if it cannot be read."""
     trace = open_trace(path)
     if len(trace) == 0:
         raise UserError(f"{path} holds no step yet; open it again when its run has recorded one.")
@@ -24,7 +27,13 @@ def session(path: str | Path, report: Report = lambda done, total: None) -> Sess
     for done, i in enumerate(kept[:-1]):
         report(done, len(kept))
         film.append(trace[i])
-    film.append(last)
+    return trace, (*film, last), stride
+
+
+def session(path: str | Path, report: Report = lambda done, total: None) -> Session:
+    """Yield the whole trace, evenly thinned. Raises UserError if it cannot be read."""
+    trace, film, stride = film_of(path, report)
+    last = film[-1]
     notice = f"{path}: {len(trace):,} steps"
     notice += f", of which every {stride}th is shown." if stride > 1 else "."
     update = Update(
@@ -34,7 +43,7 @@ def session(path: str | Path, report: Report = lambda done, total: None) -> Sess
         last,
         reset=True,
         notice=notice,
-        film=tuple(film),
+        film=film,
         past=tuple(trace.log_parts),
         marks=tuple((int(step), str(label)) for step, label in trace.marks),
     )

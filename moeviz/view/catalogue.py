@@ -5,6 +5,7 @@ from dataclasses import dataclass
 HELDOUT = "held-out tokens, by domain"
 OUTPUTS = "the outputs of experts"
 FILM = "history of snapshots"
+SECOND = "a second routing to compare with"
 SURVEYED = (HELDOUT, OUTPUTS)  # what a survey of a model brings
 
 
@@ -146,6 +147,16 @@ PLOTS = (
         "cross-entropy of the MoE and of the same model with one SwiGLU a layer, 6·D·H FLOPs a token, those of the MoE "
         "layer at the start: router, shared and chosen experts; training FLOPs = 3·Σ tokens·FLOPs a token, of experts "
         "as many as ran; marks at the MoE's FLOPs; gap = MoE − dense on the same batch",
+    ),
+    Plot(
+        "compare",
+        "Compare",
+        ("chosen experts", SECOND),
+        "Full bars are A, what the window shows, pale ones B, chosen in the header; below, what B has more or less.",
+        "q_e = c_e / Σc of the tokens shown; JSD = H((q_A + q_B)/2) − (H(q_A) + H(q_B))/2 in nats, 0 for equal loads, "
+        "at most ln 2, by chance (E−k)·(1/M_A + 1/M_B)/8; band ±2·√((E−k)·(1/M_A + 1/M_B))/E; of the same tokens: "
+        "changed choices = 1 − mean |S∩S′|/k, moved = mean ½·Σ|g′_e − g_e|, NMI = (I(e; e′) − its value by chance) / "
+        "√(H(e)·H(e′)) of first experts",
     ),
     Plot(
         "dashboard",

@@ -11,6 +11,7 @@ from moeviz.domain.selection import Selection
 from moeviz.domain.survey import SurveyResult
 from moeviz.view.panel import Panel, Table
 from moeviz.view.panels.anatomy import Anatomy
+from moeviz.view.panels.compare import Compare
 from moeviz.view.panels.experts_domains import ExpertsDomains
 from moeviz.view.panels.experts_tokens import ExpertsTokens
 from moeviz.view.panels.flow import Flow
@@ -46,6 +47,7 @@ PANELS: dict[str, Callable[[Theme], Panel]] = {
         Saturation,
         Positions,
         MoeDense,
+        Compare,
     )
 }
 # row, column, rows, columns on a grid of six columns

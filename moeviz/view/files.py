@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from moeviz.view.window import Window
 
 Kind = Literal["model", "trace", "settings", "text"]
-BUSY = "The last file is still being written; try again in a moment."
+BUSY = "Another file is still being read or written; try again in a moment."
 SETTINGS_BYTES = 100_000  # a larger JSON file is somebody's text
 
 
@@ -135,8 +135,14 @@ class Files:
         if opening.text:
             self.open_text(opening.text)
 
+    def find_model(self) -> str:
+        return self._ask_open("Open model", "Models (*.safetensors)")
+
+    def find_trace(self) -> str:
+        return self._ask_folder("Open a trace (a .zarr folder)")
+
     def ask_model(self) -> None:
-        if path := self._ask_open("Open model", "Models (*.safetensors)"):
+        if path := self.find_model():
             self.open_model(path)
 
     def open_model(self, path: str) -> None:
@@ -151,7 +157,7 @@ class Files:
             window.start(window.make_session(window.settings, window.device, path), title)
 
     def ask_trace(self) -> None:
-        if path := self._ask_folder("Open a trace (a .zarr folder)"):
+        if path := self.find_trace():
             self.open_trace(path)
 
     def open_trace(self, path: str) -> None:

@@ -84,13 +84,13 @@ LAYOUTS = {
         "saturation",
         (
             _TOKENS,
-            Row(8, (Cell(12, ("tokens_experts",)), Cell(10, ("gate_weights",)))),
-            Row(8, (Cell(1, ("losses", "moe_dense")), Cell(1, ("saturation",)), Cell(1, ("load_over_time",)))),
+            Row(10, (Cell(14, ("compare",)), Cell(8, ("tokens_experts", "gate_weights")))),
+            Row(6, (Cell(1, ("losses", "moe_dense")), Cell(1, ("saturation",)), Cell(1, ("load_over_time",)))),
         ),
     ),
 }
 FIRST = "Learn"
-VERSION = 6  # of what is remembered: panels that came since are not in it
+VERSION = 7  # of what is remembered: panels that came since are not in it
 LEFT, RIGHT = Qt.DockWidgetArea.LeftDockWidgetArea, Qt.DockWidgetArea.RightDockWidgetArea
 ACROSS, DOWN = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
 KNOBS_WIDTH = 320

@@ -31,7 +31,7 @@ class Item:
 
 def menus(window: "Window") -> dict[str, list[Item | None]]:
     """All menus but those of panels; None is a line between two groups."""
-    files = window.files
+    files, references = window.files, window.references
     return {
         "&File": [
             Item("Open model…", "Ctrl+O", files.ask_model),
@@ -74,6 +74,15 @@ def menus(window: "Window") -> dict[str, list[Item | None]]:
             Item("Play back", "P", window.timeline.play, "play", checkable=True),
             Item("Back to the newest step", "End", window.timeline.follow),
             Item("Let go of the selection", "Esc", window.let_go),
+        ],
+        "&Compare": [
+            Item("With another layer", "Ctrl+Shift+L", partial(references.choose, "layer")),
+            Item("With another step", "Ctrl+Shift+N", partial(references.choose, "step")),
+            Item("Pin this moment", "Ctrl+P", references.pin),
+            Item("With another text", "Ctrl+Shift+P", partial(references.choose, "text")),
+            None,
+            Item("With another trace…", "Ctrl+Shift+D", references.open_trace),
+            Item("With another model…", "Ctrl+Shift+M", references.open_model),
         ],
         "E&xperiments": [
             *(

@@ -7,6 +7,7 @@ from PySide6.QtWidgets import QApplication
 
 from moeviz.domain.history import History
 from moeviz.domain.messages import UserError
+from moeviz.domain.reference import Reference
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.domain.survey import SurveyResult
@@ -14,6 +15,7 @@ from moeviz.view.catalogue import BY_NAME
 from moeviz.view.dashboard import PANELS, Dashboard
 from moeviz.view.export import export
 from moeviz.view.panel import ENDINGS, Panel
+from moeviz.view.panels.compare import Compare
 from moeviz.view.theme import THEMES, apply
 
 
@@ -24,6 +26,7 @@ def render_plot(
     snapshot: RoutingSnapshot | None,
     history: History | None = None,
     survey: SurveyResult | None = None,
+    reference: Reference | None = None,
     theme: str = "dark",
     size: tuple[int, int] = (1440, 900),
     layer: int = 0,
@@ -62,6 +65,8 @@ def render_plot(
     view.show_snapshot(snapshot)
     view.show_history(history)
     view.show_survey(survey)
+    if isinstance(view, Compare):
+        view.show_reference(reference)
     view.setMinimumSize(0, 0)
     view.resize(*size)
     layout = view.layout()

@@ -35,6 +35,7 @@ from moeviz.domain.messages import (
     MakeSession,
     ModelFacts,
     Prepare,
+    Read,
     Report,
     Restart,
     SaveModel,
@@ -60,6 +61,8 @@ from moeviz.view.knobs import Knobs
 from moeviz.view.layouts import Layouts
 from moeviz.view.menus import NO_QUESTION, make_menus
 from moeviz.view.notices import Messages
+from moeviz.view.panels.compare import Compare
+from moeviz.view.reference import ReadFile, References
 from moeviz.view.stakes import Keeper, Stakes
 from moeviz.view.status import Progress, Status
 from moeviz.view.theme import THEMES
@@ -80,7 +83,8 @@ TAKE_ARROWS = (QAbstractSlider, QAbstractSpinBox, QComboBox, QLineEdit)
 
 class Window(QMainWindow):
     """`make_session` builds a session on the worker thread from settings, device and a checkpoint's path or None,
-    `make_trace` from a trace's path. `save_trace` writes the history, on a thread too.
+    `make_trace` from a trace's path. `save_trace` writes the history and `read_file` reads what to compare with, on a
+    thread too.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class Window(QMainWindow):
         make_session: Callable[[Settings, str, str | None], MakeSession],
         make_trace: Callable[[str], MakeSession],
         save_trace: SaveTrace,
+        read_file: ReadFile,
         keeper: Keeper,
         memory: QSettings,
         *,
@@ -136,6 +141,9 @@ class Window(QMainWindow):
         self.docks["controls"] = make_dock("Knobs", self.controls, "controls")
         self.layouts = Layouts(self, self.docks, self.guide, memory)
         self.files = Files(self)
+        compare = self.panels["compare"]
+        assert isinstance(compare, Compare)
+        self.references = References(self, compare, read_file)
         self.bar = Bar(self, device)
         self.timeline = Timeline(self.history)
         self.timeline.moved.connect(self.scrub)
@@ -182,6 +190,7 @@ class Window(QMainWindow):
         for name, panel in self.panels.items():
             if "survey" in panel.uses:
                 self.docks[name].visibilityChanged.connect(partial(self._note_seen, name))
+        self.docks["compare"].visibilityChanged.connect(self.references.note_seen)
         self._show_state()
 
     # ---- making the window
@@ -205,7 +214,8 @@ class Window(QMainWindow):
     # ---- what is remembered
     def closeEvent(self, event: QCloseEvent) -> None:
         work = self.runner.errand_work
-        if (work or self.runner.saving) and not self._closing:
+        writes = self.runner.saving or (work is not None and not self.references.reading)
+        if writes and not self._closing:
             self._closing = True
             title = work.title if work else "Saving the model"
             self.tell(f"{title}: the window closes when that is done; close it again to give that up.")
@@ -400,7 +410,8 @@ class Window(QMainWindow):
             self.timer.setInterval(max(FRAME_MS, round(spent / DRAWING_SHARE)))
         if idle and not self.runner.mailbox.waiting():
             self.timer.stop()
-        self._ask_survey()  # it starts the timer again
+        self._ask_survey()  # these start the timer again
+        self.references.ask()
         self.runner.mailbox.ask()
         if self._closing and idle_files:
             self.window().close()
@@ -452,10 +463,12 @@ class Window(QMainWindow):
             self.snapshot = update.snapshot
             self.history.add_snapshot(update.snapshot)
             self._frames.append(time.perf_counter())
-            self._survey_due = update.survey is None
+            if not isinstance(update.answers, Read):  # reading another text has changed nothing
+                self._survey_due = update.survey is None
         if update.survey is not None:
             self.survey = update.survey
         self.stakes.take(update)
+        self.references.take(update)
         if update.saved:
             self.files.wrote(update.saved)
             self.tell(f"Saved to {update.saved}.", passing=True)
@@ -488,6 +501,7 @@ class Window(QMainWindow):
             panel.show_snapshot(here)
             panel.show_history(self.history, settled=settled)
             panel.show_survey(self.survey)
+        self.references.show()
 
     def _show_state(self) -> None:
         training, facts, now = self.runner.training, self.facts, time.perf_counter()

@@ -5,6 +5,7 @@
     drops           what capacity costs
     confidence      how sure the router is of a token
     stability       saturation, churn, flips between two moments
+    comparison      the loads and choices of any two routings of a layer
     structure       co-activation, transitions between layers, repeats between tokens
     information     mutual information of experts and labels, and its null
     specialisation  experts by domain and by token of the vocabulary
@@ -46,6 +47,17 @@ from moeviz.domain.metrics.balance import (
     summarise,
 )
 from moeviz.domain.metrics.chance import cv_floor, floor_k, max_violation_floor, share_noise
+from moeviz.domain.metrics.comparison import (
+    MOST_DIVERGENCE,
+    agreement,
+    delta_noise,
+    divergence_floor,
+    flip_baseline,
+    load_delta,
+    load_divergence,
+    probability_change,
+    weight_change,
+)
 from moeviz.domain.metrics.confidence import (
     boundary_margin,
     margin,
@@ -91,11 +103,13 @@ from moeviz.domain.metrics.structure import (
 __all__ = [
     "ENOUGH",
     "MIN_COUNT",
+    "MOST_DIVERGENCE",
     "TOO_FEW",
     "Information",
     "LoadSummary",
     "LogitHealth",
     "active_parameters",
+    "agreement",
     "any_choice_repeat_baseline",
     "any_choice_repeats",
     "boundary_margin",
@@ -109,6 +123,8 @@ __all__ = [
     "cv",
     "cv_floor",
     "dead_experts",
+    "delta_noise",
+    "divergence_floor",
     "domain_specialisation",
     "drop_lower_bound",
     "drop_rate",
@@ -119,6 +135,7 @@ __all__ = [
     "expert_parameters",
     "first_choice_repeat_baseline",
     "first_choice_repeats",
+    "flip_baseline",
     "floor_k",
     "forward_flops",
     "fully_dropped_rate",
@@ -130,6 +147,8 @@ __all__ = [
     "jaccard",
     "label_information",
     "linear_cka",
+    "load_delta",
+    "load_divergence",
     "load_share",
     "logit_health",
     "margin",
@@ -148,6 +167,7 @@ __all__ = [
     "overlap_baseline",
     "padded_assignments",
     "pair_counts",
+    "probability_change",
     "processed_counts",
     "saturation",
     "selection_frequency",
@@ -165,4 +185,5 @@ __all__ = [
     "transition_information_bias",
     "transitions",
     "vocabulary_specialisation",
+    "weight_change",
 ]

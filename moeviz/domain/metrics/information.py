@@ -60,6 +60,11 @@ def information_bias(joint_ED: npt.ArrayLike, weights_D: npt.ArrayLike | None = 
     return float(max(0.0, experts - k) / 2 * ((w - w * w) / size).sum())
 
 
+def _quantile(values: list[float], part: float) -> float:
+    """As numpy's, which imports masked arrays first: 80 ms that a window would stand still."""
+    return float(np.interp(part * (len(values) - 1), np.arange(len(values)), np.sort(values)))
+
+
 @dataclass(frozen=True, slots=True)
 class Information:
     """What experts and labels tell of each other.
@@ -124,5 +129,5 @@ def label_information(
         bias,
         (nats - bias) / of_labels if of_labels > 0 else NOTHING,
         (nats - bias) / float(np.sqrt(of_experts * of_labels)) if of_experts * of_labels > 0 else NOTHING,
-        float(np.quantile(null, 0.95)) if null else NOTHING,
+        _quantile(null, 0.95) if null else NOTHING,
     )
