@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass
 
+from moeviz.domain.survey import Part
+
 HELDOUT = "held-out tokens, by domain"
 OUTPUTS = "the outputs of experts"
+ALIKE = "the outputs of all experts on the same tokens"
+INPUTS = "the inputs of routers"
 FILM = "history of snapshots"
-SURVEYED = (HELDOUT, OUTPUTS)  # what a survey of a model brings
+PART_OF: dict[str, Part] = {ALIKE: "similarity", INPUTS: "inputs"}
+SURVEYED = (HELDOUT, OUTPUTS, *PART_OF)  # what a survey of a model brings
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,11 @@ class Plot:
     def surveys(self) -> bool:
         """Whether it shows more of a model than a snapshot holds."""
         return any(need in self.needs for need in SURVEYED)
+
+    @property
+    def parts(self) -> frozenset[Part]:
+        """Of a survey, beyond what each brings."""
+        return frozenset(PART_OF[need] for need in self.needs if need in PART_OF)
 
 
 PLOTS = (
@@ -102,7 +112,7 @@ PLOTS = (
     Plot(
         "similarity",
         "Similarity of experts",
-        ("router weights", OUTPUTS),
+        ("router weights", ALIKE),
         "A warm or bright cell: the two experts are wanted by like tokens (router rows), or do alike (outputs).",
         "router rows: cos(w_i, w_j), −1 to 1; outputs: linear CKA = ‖Y_jᵀY_i‖² / (‖Y_iᵀY_i‖·‖Y_jᵀY_j‖), centred, on "
         "the same tokens, 0 to 1",
@@ -137,6 +147,16 @@ PLOTS = (
         "One column a stretch of the sequence, one row an expert: rows that change colour depend on position.",
         "q_e = c_e / Σc of the choices at each position, even at 1/E; drops = dropped choices / choices; "
         "NMI as in experts × domains, with the stretch as label",
+    ),
+    Plot(
+        "input_map",
+        "Input map",
+        ("chosen experts", INPUTS),
+        "Near points are alike to the router and wear the colour of their first expert, on the plane stronger with its "
+        "gate weight.",
+        "plane: each cell a point (x, y) that went through the model, e₁ and g₁ of the layer, or p(●) = softmax of the "
+        "output; else the router's inputs x along their first two principal components v₁, v₂: (x − mean x)·v, with "
+        "each one's share of the variance λ / Σλ",
     ),
     Plot(
         "dashboard",
