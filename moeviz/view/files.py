@@ -195,7 +195,7 @@ class Files:
         except OSError as error:
             self.window.tell(f"The points cannot be kept in {folder}: {error.strerror or error}; make room there.")
         else:
-            self.window.change_knobs({"data.path": str(path)})
+            self.window.knobs.change({"data.path": str(path)})
 
     # ---- saving
     def save_model(self) -> bool:

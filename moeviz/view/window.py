@@ -47,7 +47,7 @@ from moeviz.domain.messages import (
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.domain.settings import Settings, SettingsError, Value
-from moeviz.domain.survey import SurveyResult
+from moeviz.domain.survey import Part, SurveyResult
 from moeviz.engine.mailbox import Failure, Letter, Told
 from moeviz.engine.runner import Runner
 from moeviz.view import theme as themes
@@ -60,6 +60,7 @@ from moeviz.view.knobs import Knobs
 from moeviz.view.layouts import Layouts
 from moeviz.view.menus import NO_QUESTION, make_menus
 from moeviz.view.notices import Messages
+from moeviz.view.panels.input_map import InputMap
 from moeviz.view.stakes import Keeper, Stakes
 from moeviz.view.status import Progress, Status
 from moeviz.view.theme import THEMES
@@ -102,6 +103,7 @@ class Window(QMainWindow):
         self.of_trace = False  # what is shown is a recording
         self.survey: SurveyResult | None = None
         self._survey_due, self._surveyed_at = False, 0.0
+        self._surveyed: frozenset[Part] = frozenset()  # the parts that the last one was asked for
         self._seeing: set[str] = set()  # panels that a survey is for and that are seen, not behind another tab
         self.checkpoint = checkpoint
         self.history = History()
@@ -163,6 +165,8 @@ class Window(QMainWindow):
             changed.connect(lambda text, a=action, t=title: a.setText(f"{t} {text}".strip()))
         for panel in self.panels.values():
             panel.export_requested.connect(self.files.export)
+            if isinstance(panel, InputMap):
+                panel.painted.connect(self.files.use_points)
         self.status = Status()
         self.setStatusBar(self.status)
         self.guide.hide()
@@ -407,6 +411,8 @@ class Window(QMainWindow):
     def _note_seen(self, name: str, seen: bool) -> None:
         if seen:
             self._seeing.add(name)
+            if not self.panels[name].plot.parts <= self._surveyed:  # the last survey left its part out
+                self._survey_due, self._surveyed_at = self.snapshot is not None, 0.0
             self.watch()
         else:
             self._seeing.discard(name)
@@ -417,7 +423,9 @@ class Window(QMainWindow):
         rests = not self.runner.training or time.monotonic() - self._surveyed_at >= SURVEY_SECONDS
         if self._seeing and rests and self._survey_due and self.has_model and not self.runner.pending:
             self._survey_due, self._surveyed_at = False, time.monotonic()
-            self.send(Survey(), "Looking at held-out text")
+            parts: list[frozenset[Part]] = [self.panels[name].plot.parts for name in self._seeing]
+            self._surveyed = frozenset().union(*parts)
+            self.send(Survey(self._surveyed), "Looking at held-out text")
 
     def repaint_panels(self) -> None:
         """Paint now rather than later, so that a tick knows what its drawing cost."""

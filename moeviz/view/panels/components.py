@@ -1,8 +1,10 @@
 """The inputs of a layer's router along their first two principal components, coloured by expert."""
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
+import numpy.typing as npt
 from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QPainter
 
@@ -50,8 +52,7 @@ class ComponentsPicture:
             first_T, gate_T = best(heldout.layers[layer])
             self.first, self.gate = first_T[self.places], gate_T[self.places]
         both = np.concatenate([self.xy, self.probe_xy])
-        # few round numbers, so that the axes seldom change while the model trains
-        self.reach = tuple(nice_ceiling(1.05 * float(np.abs(both[:, i]).max(initial=0.0))) for i in range(2))
+        self.reach = [_reach(both[:, i]) for i in range(2)]
         self.middles = _middles(both, np.concatenate([self.first, self.probe_first]), self.routing.num_experts)
 
     def frame(self, rect: QRectF) -> Frame:
@@ -162,6 +163,13 @@ class ComponentsPicture:
 
 def percent(part: float) -> str:
     return f"{number(100 * part)} %"
+
+
+def _reach(values: npt.NDArray[np.floating]) -> float:
+    """How far an axis goes; in steps, so that it seldom changes while the model trains."""
+    far = 1.05 * float(np.abs(values).max(initial=0.0))
+    step = nice_ceiling(far / 10)
+    return ceil(far / step) * step if far > 0 else 1.0
 
 
 def _in_context(tokens: Sequence[str] | None, at: int) -> str:

@@ -61,9 +61,9 @@ def draw_classes(
         draw_dots(painter, frame, xy_T2, ground, 5)
         draw_dots(painter, frame, xy_T2, ink, 3)
     else:
-        draw_dots(painter, frame, xy_T2, ground, 9)
-        draw_dots(painter, frame, xy_T2, ink, 7)
-        draw_dots(painter, frame, xy_T2[~second_T], ground, 4)
+        draw_dots(painter, frame, xy_T2, ground, 9.5)
+        draw_dots(painter, frame, xy_T2, ink, 7.5)
+        draw_dots(painter, frame, xy_T2[~second_T], ground, 5)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
 
 
