@@ -13,7 +13,7 @@ from moeviz.domain.survey import Inputs
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import Pointed, Table
 from moeviz.view.panels.axes import Array, Frame, draw_x_axis, draw_y_axis, inside, nice_ceiling, number, share, visible
-from moeviz.view.panels.dots import best, draw_dots, draw_names, draw_ring, nearest, pixels
+from moeviz.view.panels.dots import best, dot_size, draw_dots, draw_names, draw_ring, nearest, pixels
 from moeviz.view.panels.rail import RAIL, draw_rail, hit_rail
 from moeviz.view.panels.words import first_null, label, labels
 from moeviz.view.theme import Theme
@@ -75,10 +75,11 @@ class ComponentsPicture:
         for expert, colour in self._order():
             draw_dots(painter, frame, self.xy[self.first == expert], colour, 3)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        draw_dots(painter, frame, self.probe_xy, QColor(theme.panel), 9)
-        draw_dots(painter, frame, self.probe_xy, QColor(theme.text), 7)
+        size = dot_size(frame)
+        draw_dots(painter, frame, self.probe_xy, QColor(theme.panel), size + 2)
+        draw_dots(painter, frame, self.probe_xy, QColor(theme.text), size)
         for expert, colour in self._order():
-            draw_dots(painter, frame, self.probe_xy[self.probe_first == expert], colour, 5)
+            draw_dots(painter, frame, self.probe_xy[self.probe_first == expert], colour, size - 2)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
         if self.middles:
             places = pixels(frame, np.array([xy for _, xy in self.middles])).tolist()

@@ -43,6 +43,11 @@ def nearest(frame: Frame, xy_T2: npt.NDArray[np.floating], point: QPointF) -> tu
     return (at, float(away_T[at])) if away_T[at] <= NEAR else None
 
 
+def dot_size(frame: Frame) -> float:
+    """Smaller in a small plot, where they would cover each other."""
+    return min(max(frame.rect.width() / 70, 5.0), 7.5)
+
+
 def draw_dots(painter: QPainter, frame: Frame, xy_T2: npt.NDArray[np.floating], colour: QColor, size: float) -> None:
     if len(xy_T2):
         xy = np.asarray(xy_T2, dtype=np.float64)
@@ -61,19 +66,23 @@ def draw_classes(
         draw_dots(painter, frame, xy_T2, ground, 5)
         draw_dots(painter, frame, xy_T2, ink, 3)
     else:
-        draw_dots(painter, frame, xy_T2, ground, 9.5)
-        draw_dots(painter, frame, xy_T2, ink, 7.5)
-        draw_dots(painter, frame, xy_T2[~second_T], ground, 5)
+        size = dot_size(frame)
+        draw_dots(painter, frame, xy_T2, ground, size + 2)
+        draw_dots(painter, frame, xy_T2, ink, size)
+        draw_dots(painter, frame, xy_T2[~second_T], ground, 0.65 * size)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
 
 
 def draw_crosses(painter: QPainter, frame: Frame, xy_T2: npt.NDArray[np.floating], theme: Theme) -> None:
     """Over what is wrong."""
+    arm = 0.6 * dot_size(frame)
     lines = [
-        QLineF(x - 5, y - 5 * way, x + 5, y + 5 * way) for x, y in pixels(frame, xy_T2).tolist() for way in (1, -1)
+        QLineF(x - arm, y - arm * way, x + arm, y + arm * way)
+        for x, y in pixels(frame, xy_T2).tolist()
+        for way in (1, -1)
     ]
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    for colour, width in ((theme.panel, 4.0), (theme.warn, 2.0)):
+    for colour, width in ((theme.panel, 3.5), (theme.warn, 1.75)):
         painter.setPen(QPen(QColor(colour), width))
         painter.drawLines(lines)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
