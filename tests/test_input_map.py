@@ -22,7 +22,7 @@ from test_window import SMALL, WAIT, settled, train
 from moeviz.app import make_window
 from moeviz.cli import main
 from moeviz.domain import points
-from moeviz.domain.messages import Advance, SetKnobs, Survey, UserError
+from moeviz.domain.messages import Advance, Restart, SetKnobs, Survey, UserError
 from moeviz.domain.selection import Selection
 from moeviz.domain.settings import Settings
 from moeviz.moe import training
@@ -313,7 +313,7 @@ def test_a_picture_without_a_window(
     assert main([*command, "--layer", "1", "--token", "3", "--out", str(out)]) == 0, capsys.readouterr().err
     assert out.stat().st_size > 1000
     if ending == "csv":
-        rows = list(csv.DictReader(out.open(encoding="utf-8")))
+        rows = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
         assert {row["what"] for row in rows} == ({"cell", "point"} if task == "plane" else {"held-out", "probe"})
         assert {row["layer"] for row in rows} == {"1"}
 
@@ -537,6 +537,16 @@ def window(qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     yield made
     made.close()
     assert not made.runner.alive
+
+
+def test_a_panel_that_is_open_from_the_start_is_surveyed(qtbot: QtBot, window: Window) -> None:
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    window.docks["input_map"].toggleViewAction().trigger()
+    qtbot.waitUntil(lambda: window.survey is not None, timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    window.send(Restart())  # its answer is followed by more work, sent in the same tick
+    qtbot.waitUntil(lambda: window.survey is None, timeout=WAIT)
+    qtbot.waitUntil(lambda: window.survey is not None, timeout=WAIT)
 
 
 def opened(qtbot: QtBot, window: Window) -> InputMap:

@@ -401,7 +401,7 @@ class Window(QMainWindow):
             self.timer.setInterval(ANSWER_MS)
         elif news:
             self.timer.setInterval(max(FRAME_MS, round(spent / DRAWING_SHARE)))
-        if idle and not self.runner.mailbox.waiting():
+        if idle and self.runner.idle and not self.runner.mailbox.waiting():
             self.timer.stop()
         self._ask_survey()  # it starts the timer again
         self.runner.mailbox.ask()

@@ -9,12 +9,11 @@ from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 from moeviz.domain.points import CLASSES, FEWEST
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.survey import Plane, SurveyResult
-from moeviz.view.panel import NO_ROUTING, Panel, Pointed, Table
+from moeviz.view.panel import NARROW, NO_ROUTING, Panel, Pointed, Table
 from moeviz.view.panels.components import ComponentsPicture
 from moeviz.view.panels.dots import draw_ring
 from moeviz.view.panels.painting import MOST, Painting
 from moeviz.view.panels.plane import KINDS, PlanePicture
-from moeviz.view.panels.sampled import words_lines
 from moeviz.view.theme import Theme
 
 NO_INPUTS = "This data holds no inputs of routers: it needs a model, which is then surveyed."
@@ -113,7 +112,7 @@ class InputMap(Panel):
                 draw_ring(painter, self._brush, BRUSH, self.theme)
 
     def lines_of_words(self, width: float) -> int:
-        return words_lines(width)
+        return next(lines for lines, wide in ((1, 760), (2, NARROW), (3, 300), (4, 0)) if width >= wide)
 
     def subtitle(self) -> str:
         step = f", step {self.survey.step}" if self.survey is not None else ""

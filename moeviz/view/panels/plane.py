@@ -10,7 +10,7 @@ from moeviz.domain.routing import Bools, Floats, Ints, RoutingSnapshot
 from moeviz.domain.survey import Plane
 from moeviz.view.colours import expert_colour
 from moeviz.view.panel import Pointed, Table
-from moeviz.view.panels.axes import Array, Frame, draw_x_axis, draw_y_axis, inside, number, share
+from moeviz.view.panels.axes import BOTTOM, Array, Frame, draw_x_axis, draw_y_axis, inside, number, share
 from moeviz.view.panels.dots import best, draw_classes, draw_crosses, draw_names, draw_ring, nearest, pixels
 from moeviz.view.panels.grid import Grid, Scale, draw_scale, image_of
 from moeviz.view.panels.heat import draw_heat
@@ -21,7 +21,10 @@ from moeviz.view.theme import Theme
 
 KINDS = ("experts", "output")
 OTHERS = 0.3  # how strong the regions of the other experts stay where one is selected
-LONG = 4.0  # a plane that is longer than so many times its height is not drawn to scale
+STRETCHED = 1.5  # times, at most, in a place of another shape; not if the plane is LONG times as long as high
+LONG = 4.0
+LOW_BOTTOM = 18.0  # px, below a plot without them
+LOW = 180.0  # px, a plot below it has no room for the names of its axes
 BLOCK = 6  # cells a side: an expert's number stands where so many are all its own
 APART = 24.0  # cells between two of its numbers
 SCALE = Scale(0.0, 1.0, 0.5)
@@ -64,13 +67,14 @@ class PlanePicture:
 
     # ---- where things lie
     def frame(self, rect: QRectF) -> Frame:
-        """To scale, as large as fits, unless the plane is very long."""
-        plot = inside(rect, right=RAIL)
+        """As large as fits, and not far from true to scale."""
+        plot = inside(rect, right=RAIL, bottom=BOTTOM if rect.height() >= LOW else LOW_BOTTOM)
         plot = QRectF(plot.left(), plot.top(), max(plot.width(), 1.0), max(plot.height(), 1.0))
         x0, x1, y0, y1 = self.extent
         ratio = (x1 - x0) / (y1 - y0)
         if 1 / LONG <= ratio <= LONG:
-            wide, high = min(plot.width(), plot.height() * ratio), min(plot.height(), plot.width() / ratio)
+            wide = min(plot.width(), plot.height() * ratio * STRETCHED)
+            high = min(plot.height(), plot.width() / ratio * STRETCHED)
             plot = QRectF(plot.left() + (plot.width() - wide) / 2, plot.top(), wide, high)
         return Frame(plot, x0, x1, y0, y1)
 
@@ -84,8 +88,9 @@ class PlanePicture:
     ) -> None:
         """`painted`: points and their classes that stand there in place of the probe's."""
         frame, theme = self.frame(rect), self.theme
-        draw_y_axis(painter, frame, theme, "y")  # its lines go under the map
-        draw_x_axis(painter, frame, theme, "x")
+        named = rect.height() >= LOW
+        draw_y_axis(painter, frame, theme, "y" if named else "")  # its lines go under the map
+        draw_x_axis(painter, frame, theme, "x" if named else "")
         draw_heat(painter, frame.rect, self.image)
         if self.kind == "output":
             draw_scale(painter, frame.rect, SCALE, theme, number)

@@ -61,7 +61,7 @@ class Sampled(Panel):
         return of + f"held-out tokens, step {self.source.step}"
 
     def lines_of_words(self, width: float) -> int:
-        return words_lines(width)
+        return next(lines for lines, wide in ((2, 620), (3, NARROW), (4, 300), (5, 0)) if width >= wide)
 
     def subtitle(self) -> str:
         return f"layer {self.layer}, {self.whose()}"
@@ -70,10 +70,6 @@ class Sampled(Panel):
         """The expert that is pointed at or selected, if this layer has it."""
         expert = self.pointed.get("expert", self.selection.expert)
         return expert if expert is not None and expert < num_experts else None
-
-
-def words_lines(width: float) -> int:
-    return next(lines for lines, wide in ((2, 620), (3, NARROW), (4, 300), (5, 0)) if width >= wide)
 
 
 def of_each(names: list[str] | tuple[str, ...]) -> str:
