@@ -1,6 +1,7 @@
 """The input map: principal components against an SVD, cells against the model itself, and painting as a person does."""
 
 import csv
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -539,13 +540,23 @@ def window(qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     assert not made.runner.alive
 
 
-def test_a_panel_that_is_open_from_the_start_is_surveyed(qtbot: QtBot, window: Window) -> None:
+def test_a_panel_that_is_open_from_the_start_is_surveyed(
+    qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its data are read in the same tick that shows the model, and that takes long."""
+    opened(qtbot, window)
     qtbot.waitUntil(settled(window), timeout=WAIT)
-    window.docks["input_map"].toggleViewAction().trigger()
-    qtbot.waitUntil(lambda: window.survey is not None, timeout=WAIT)
-    qtbot.waitUntil(settled(window), timeout=WAIT)
-    window.send(Restart())  # its answer is followed by more work, sent in the same tick
+    let, prepare = threading.Semaphore(0), Trainer.prepare
+
+    def slow(trainer: Trainer) -> object:
+        assert let.acquire(timeout=20)
+        return prepare(trainer)
+
+    monkeypatch.setattr(Trainer, "prepare", slow)
+    window.send(Restart())
+    let.release()
     qtbot.waitUntil(lambda: window.survey is None, timeout=WAIT)
+    let.release(99)
     qtbot.waitUntil(lambda: window.survey is not None, timeout=WAIT)
 
 

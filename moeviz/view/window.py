@@ -411,11 +411,16 @@ class Window(QMainWindow):
     def _note_seen(self, name: str, seen: bool) -> None:
         if seen:
             self._seeing.add(name)
-            if not self.panels[name].plot.parts <= self._surveyed:  # the last survey left its part out
+            if not self._parts <= self._surveyed:  # the last survey left its part out
                 self._survey_due, self._surveyed_at = self.snapshot is not None, 0.0
             self.watch()
         else:
             self._seeing.discard(name)
+
+    @property
+    def _parts(self) -> frozenset[Part]:
+        """Of a survey, what the panels that are seen need."""
+        return frozenset(part for name in self._seeing for part in self.panels[name].plot.parts)
 
     def _ask_survey(self) -> None:
         """Have the model surveyed if it changed and a panel that is seen wants to know; not too often while it
@@ -423,8 +428,7 @@ class Window(QMainWindow):
         rests = not self.runner.training or time.monotonic() - self._surveyed_at >= SURVEY_SECONDS
         if self._seeing and rests and self._survey_due and self.has_model and not self.runner.pending:
             self._survey_due, self._surveyed_at = False, time.monotonic()
-            parts: list[frozenset[Part]] = [self.panels[name].plot.parts for name in self._seeing]
-            self._surveyed = frozenset().union(*parts)
+            self._surveyed = self._parts
             self.send(Survey(self._surveyed), "Looking at held-out text")
 
     def repaint_panels(self) -> None:
@@ -459,7 +463,7 @@ class Window(QMainWindow):
             self.snapshot = update.snapshot
             self.history.add_snapshot(update.snapshot)
             self._frames.append(time.perf_counter())
-            self._survey_due = update.survey is None
+            self._survey_due = update.survey is None or not self._parts <= self._surveyed
         if update.survey is not None:
             self.survey = update.survey
         self.stakes.take(update)
