@@ -13,7 +13,7 @@ from moeviz.domain.survey import Inputs
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import Pointed, Table
 from moeviz.view.panels.axes import Array, Frame, draw_x_axis, draw_y_axis, inside, nice_ceiling, number, share, visible
-from moeviz.view.panels.dots import best, dot_size, draw_dots, draw_names, draw_ring, nearest, pixels
+from moeviz.view.panels.dots import STRETCHED, best, dot_size, draw_dots, draw_names, draw_ring, nearest, pixels
 from moeviz.view.panels.rail import RAIL, draw_rail, hit_rail
 from moeviz.view.panels.words import first_null, label, labels
 from moeviz.view.theme import Theme
@@ -56,11 +56,12 @@ class ComponentsPicture:
         self.middles = _middles(both, np.concatenate([self.first, self.probe_first]), self.routing.num_experts)
 
     def frame(self, rect: QRectF) -> Frame:
-        """One scale for both axes: distances are those of the two components."""
+        """Both axes to one scale, as far as the place has that shape: distances are those of the two components."""
         plot = inside(rect, right=RAIL)
         plot = QRectF(plot.left(), plot.top(), max(plot.width(), 1.0), max(plot.height(), 1.0))
-        unit = max(self.reach[0] / plot.width(), self.reach[1] / plot.height())
-        wide, high = unit * plot.width(), unit * plot.height()
+        units = self.reach[0] / plot.width(), self.reach[1] / plot.height()
+        wide = max(units[0], units[1] / STRETCHED) * plot.width()
+        high = max(units[1], units[0] / STRETCHED) * plot.height()
         return Frame(plot, -wide, wide, -high, high)
 
     def draw(self, painter: QPainter, rect: QRectF, token: int | None) -> None:
@@ -141,7 +142,7 @@ class ComponentsPicture:
         words = [f"rings: the probe's {len(self.probe_xy)} tokens"]
         words += [f"dots: {len(self.places)}{of} held-out tokens"] if self.total else ["no held-out tokens"]
         if both == both:
-            words.append(f"both axes: {percent(both)} of variance, the rest is not seen")
+            words.append(f"both axes: {percent(both)} of variance")
         return [*words, f"step {step}"]
 
     def _expert_in_words(self, expert: int, gate: float) -> str:

@@ -10,6 +10,7 @@ from moeviz.view.panels.axes import Array, Frame
 from moeviz.view.panels.words import kept
 from moeviz.view.theme import Theme, put, width_of
 
+STRETCHED = 1.5  # times, at most, one axis against the other in a place of another shape
 NEAR = 10.0  # px, within which the mouse points at a dot
 
 

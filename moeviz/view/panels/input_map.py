@@ -45,7 +45,7 @@ class InputMap(Panel):
             button.setCheckable(True)
             button.setAutoExclusive(True)
         self.classes[0].setChecked(True)
-        self.use = _button("Train on these", "The running model goes on with these points in place of its data")
+        self.use = _button("Use", "Train on these points: the running model goes on with them in place of its data")
         self.use.clicked.connect(lambda: self.painted.emit(self.painting.xy, self.painting.label))
         self.clear = _button("Clear", "Take all painted points away")
         self.clear.clicked.connect(self._clear)
@@ -125,8 +125,8 @@ class InputMap(Panel):
             words = [f"{count} points painted", "drag to spray, with the right button or Shift to erase"]
             if not self.painting.enough:
                 words.append(f"at least {FEWEST} are needed to train on")
-            elif count >= MOST:
-                words.append("no more can be painted")
+            else:
+                words.append("no more can be painted" if count >= MOST else "Use: train on them")
             return "  ".join(words)
         assert self._picture is not None
         assert self.survey is not None

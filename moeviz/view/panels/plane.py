@@ -11,7 +11,7 @@ from moeviz.domain.survey import Plane
 from moeviz.view.colours import expert_colour
 from moeviz.view.panel import Pointed, Table
 from moeviz.view.panels.axes import BOTTOM, Array, Frame, draw_x_axis, draw_y_axis, inside, number, share
-from moeviz.view.panels.dots import best, draw_classes, draw_crosses, draw_names, draw_ring, nearest, pixels
+from moeviz.view.panels.dots import STRETCHED, best, draw_classes, draw_crosses, draw_names, draw_ring, nearest, pixels
 from moeviz.view.panels.grid import Grid, Scale, draw_scale, image_of
 from moeviz.view.panels.heat import draw_heat
 from moeviz.view.panels.rail import RAIL, draw_rail, hit_rail
@@ -21,8 +21,7 @@ from moeviz.view.theme import Theme
 
 KINDS = ("experts", "output")
 OTHERS = 0.3  # how strong the regions of the other experts stay where one is selected
-STRETCHED = 1.5  # times, at most, in a place of another shape; not if the plane is LONG times as long as high
-LONG = 4.0
+LONG = 4.0  # a plane that is longer than so many times its height fills its place
 LOW_BOTTOM = 18.0  # px, below a plot without them
 LOW = 180.0  # px, a plot below it has no room for the names of its axes
 BLOCK = 6  # cells a side: an expert's number stands where so many are all its own
