@@ -7,7 +7,7 @@ from torch import Tensor
 
 from moeviz.domain.routing import Floats
 
-CELLS = 4096  # of the grid, about: a forward pass costs as much as a training step
+CELLS = 3072  # of the grid, about: a forward pass over them costs as much as a training step
 FEWEST, MOST = 16, 256  # cells on a side
 
 

@@ -91,6 +91,8 @@ class InputMap(Panel):
     def prepare(self) -> None:
         survey, layer, expert = self.survey, self.layer, self.selection.expert
         assert survey is not None
+        if expert is not None and expert >= survey.probe.layers[layer].num_experts:
+            expert = None
         made = (survey, layer, expert, self.kind.currentText(), self.theme)
         if made == self._made:  # else only the token moved
             return
