@@ -25,7 +25,7 @@ from moeviz.cli import main
 from moeviz.domain import points
 from moeviz.domain.messages import Advance, Restart, SetKnobs, Survey, UserError
 from moeviz.domain.selection import Selection
-from moeviz.domain.settings import Settings
+from moeviz.domain.settings import ROUTERS, Settings
 from moeviz.moe import training
 from moeviz.moe.input_map import CELLS, along, grid, principal_axes
 from moeviz.moe.survey import survey
@@ -140,6 +140,23 @@ def test_routing_that_looks_at_other_points_is_told(qtbot: QtBot, changes: dict[
     panel.show_survey(found)
     panel.refresh()
     assert ("a grid's is not the data's" in panel.footer()) == together
+
+
+@pytest.mark.parametrize("router", [name for name in ROUTERS if name != "hash"])
+def test_the_plane_of_every_router_is_drawn(qtbot: QtBot, router: str) -> None:
+    data = plane.load()
+    found = survey(Trainer(PLANE.with_values({"routing.router": router}), data, "cpu", data.probe))
+    panel = show(qtbot, InputMap(DARK), 640, 400)
+    panel.show_survey(found)
+    assert picture(panel)
+    first, gate = best(found.plane.layers[0])
+    cells = [row for row in columns(panel) if row["what"] == "cell"]
+    assert [row["expert"] for row in cells] == first.tolist()
+    assert [row["gate_weight"] for row in cells] == gate.tolist()
+    assert (gate[first < 0] == 0).all()
+    for x in range(60, 560, 50):
+        panel.point_at(QPointF(x, 150))
+        assert "gate weight" in panel.footer() or "no expert" in panel.footer()
 
 
 def test_router_inputs_of_text_are_seen_along_their_components(tmp_path: Path) -> None:
@@ -605,6 +622,21 @@ def test_what_is_painted_is_trained_on_and_undone(qtbot: QtBot, window: Window, 
     window.knobs.undo_change(True)
     qtbot.waitUntil(lambda: window.settings.data.path == str(path) and settled(window)(), timeout=WAIT)
     assert window.snapshot.step >= 10
+
+
+def test_a_file_of_points_that_is_dropped_is_trained_on(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    path = points.write(tmp_path, *made_points())
+    train(qtbot, window, 3)
+    window.files.open_paths([str(path)])
+    qtbot.waitUntil(lambda: len(window.history.marks) == 1, timeout=WAIT)
+    assert not window.question.open
+    assert window.settings.data.path == str(path)
+    bad = tmp_path / "bad.csv"
+    bad.write_text("1,2\n")
+    window.files.open_paths([str(bad)])
+    qtbot.waitUntil(lambda: "line 1: there are 2 values" in window.notices.words.text(), timeout=WAIT)
+    assert window.settings.data.path == str(path)
+    assert window.runner.training
 
 
 def test_a_disk_that_refuses_is_told(qtbot: QtBot, window: Window, tmp_path: Path) -> None:

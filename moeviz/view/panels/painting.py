@@ -24,15 +24,16 @@ class Painting:
     @property
     def enough(self) -> bool:
         """Whether a model can be trained on them."""
-        return len(np.unique(self.xy, axis=0)) >= FEWEST
+        return len(self.xy) >= FEWEST
 
     def spray(self, at: Array, radius: Array, label: int, within: tuple[Array, Array]) -> None:
         """Some points of a class, evenly in the brush; none beyond the two corners `within`."""
         count = min(DAB, MOST - len(self.xy))
         length, angle = np.sqrt(self._rng.random(count)), 2 * np.pi * self._rng.random(count)
-        dab = np.clip(at + radius * (length * np.stack([np.cos(angle), np.sin(angle)])).T, *within)
+        dab = at + radius * (length * np.stack([np.cos(angle), np.sin(angle)])).T
+        dab = dab[((dab >= within[0]) & (dab <= within[1])).all(1)]
         self.xy = np.concatenate([self.xy, dab.astype(np.float32)])
-        self.label = np.append(self.label, np.full(count, label))
+        self.label = np.append(self.label, np.full(len(dab), label))
 
     def erase(self, at: Array, radius: Array) -> None:
         """All points within the brush."""
