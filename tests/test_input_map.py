@@ -235,6 +235,8 @@ def test_a_head_may_stand_above_and_classes_may_be_signs(tmp_path: Path, head: s
         ("name,x,y\n" + GOOD, "line 1: 'name' is no number"),
         ("\xff\xfe\x00", "is no text in UTF-8"),
         ("1,1,0\n" * 900_000, "larger than 5 MB"),
+        ("1" * 400_000, "there is 1 value"),
+        ("1,1,0\0\n", "is no class"),
     ],
 )
 def test_a_bad_file_is_told_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -244,8 +246,12 @@ def test_a_bad_file_is_told_in_one_sentence(tmp_path: Path, text: str, sentence:
         plane.load(str(path))
     assert sentence in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["circles", "~nobody-of-that-name/p.csv", "x" * 5000, "a\0b", "/dev/null", "/"])
+def test_what_is_no_file_is_told_in_one_sentence(name: str) -> None:
     with pytest.raises(UserError, match="no pattern and no file"):
-        plane.load(str(tmp_path))
+        plane.load(name)
 
 
 @given(st.integers(20, 300), st.integers(0, 5))

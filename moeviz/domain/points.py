@@ -1,7 +1,6 @@
 """Points of two classes in the plane as a CSV file, one a line: x, y and class. The window writes it, the task plane
 reads it."""
 
-import csv
 import math
 import os
 import time
@@ -40,7 +39,7 @@ def write(folder: Path, xy: Points, label: Ints) -> Path:
 
 def read(path: str | Path) -> tuple[Points, Ints]:
     """xy (N, 2) and class (N,), 0 or 1. UserError with one sentence for a file that cannot be used."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"{path} is larger than {MAX_BYTES // 10**6} MB; leave some of its points out.")
@@ -50,8 +49,8 @@ def read(path: str | Path) -> tuple[Points, Ints]:
     except OSError as error:
         raise UserError(f"The points {path} cannot be read: {error.strerror or error}.") from None
     xy, label = list[tuple[float, float]](), list[int]()
-    for number, line in enumerate(csv.reader(text.splitlines()), 1):
-        cells = [cell.strip() for cell in line]
+    for number, line in enumerate(text.splitlines(), 1):
+        cells = [cell.strip().strip('"') for cell in line.split(",")]
         if not any(cells) or (number == 1 and tuple(cell.lower() for cell in cells) == HEAD):
             continue
         where = f"{path}, line {number}:"

@@ -5,11 +5,11 @@ The patterns lie side by side, so that a model can give regions to experts; data
 CSV file of points (domain/points.py).
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import floor, log10
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -219,9 +219,9 @@ class PointBatches:
 def load(path: str = "") -> PlaneData:
     """All patterns, the one that `path` names, or the points of that file. UserError if there is none."""
     if path and path not in PATTERNS:
-        if not Path(path).expanduser().is_file():
+        if not os.path.isfile(os.path.expanduser(path)):  # Path's raise errors for some names
             raise UserError(
-                f"There is no pattern and no file {path!r}; leave data.path empty, or give one of "
+                f"There is no pattern and no file {path[:200]!r}; leave data.path empty, or give one of "
                 f"{', '.join(PATTERNS)} or a CSV file of x, y and class."
             )
         return PlaneData("", split(*read(path)))

@@ -152,7 +152,8 @@ class InputMap(Panel):
     def _show_tools(self) -> None:
         for widget in self.tools:
             widget.setVisible(self.paints)
-        self._brush = None
+        if not self.paints:
+            self._brush = None
         self._count()
 
     def _clear(self) -> None:
