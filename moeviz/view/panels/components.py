@@ -107,7 +107,8 @@ class ComponentsPicture:
         order = 1 + (other > part or (other == part and which == 1))
         if part != part:
             return "tokens do not differ"
-        return f"component {order}: {percent(part)} of variance"
+        # the upright one has less room
+        return f"component {order}: {percent(part)}{'' if which else ' of variance'}"
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         frame = self.frame(rect)
