@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QPointF, QRectF
 from PySide6.QtGui import QImage, QPainter
-from test_panels import make_snapshot, picture, routing, show
+from test_panels import TEXT, make_snapshot, picture, routing, show
 
 from moeviz.domain import metrics
 from moeviz.domain.history import History
@@ -17,7 +17,7 @@ from moeviz.domain.metrics.arrays import first_choice
 from moeviz.domain.reference import Reference
 from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
-from moeviz.domain.survey import Similarity, SurveyResult, Terms
+from moeviz.domain.survey import Inputs, Plane, Similarity, SurveyResult, Terms
 from moeviz.view.dashboard import PANELS, PLACES
 from moeviz.view.export import export
 from moeviz.view.panel import Panel, wrapped
@@ -57,7 +57,28 @@ def make_survey(experts: int = 8, layers: int = 3, k: int = 2, tokens: int = 512
     probe = make_snapshot(experts=experts, layers=layers, k=k, step=step)
     alike = metrics.cosines(rng.normal(size=(experts, 5))).astype(np.float32)
     similarity = tuple(Similarity(alike, np.abs(alike), 256, 8) for _ in range(layers))
-    return SurveyResult(step, held, LENGTH, probe, tuple(map(terms_of, probe.layers)), similarity)
+    inputs = tuple(make_inputs(tokens, probe.num_tokens, i) for i in range(layers))
+    return SurveyResult(step, held, LENGTH, probe, tuple(map(terms_of, probe.layers)), similarity, "", inputs)
+
+
+def make_inputs(heldout: int, probe: int, seed: int) -> Inputs:
+    rng = np.random.default_rng(seed)
+    f32 = np.float32
+    held, shown = (rng.normal(size=(n, 2)).astype(f32) * [4, 2] for n in (heldout, probe))
+    return Inputs(np.eye(2, 16, dtype=f32), np.array([0.4, 0.1], f32), held.astype(f32), shown.astype(f32))
+
+
+def make_plane(experts: int = 8, layers: int = 3, k: int = 2, tokens: int = len(TEXT)) -> Plane:
+    rng = np.random.default_rng(2)
+    x, y = np.linspace(-1.6, 1.6, 60).astype(np.float32), np.linspace(-1.1, 1.1, 44).astype(np.float32)
+    logits = np.stack(np.meshgrid(x, y), 2).reshape(-1, 2) @ rng.normal(size=(2, experts))
+    ids = np.argsort(-logits, axis=1)[:, :k]
+    weights = np.take_along_axis(np.exp(logits), ids, axis=1)
+    weights /= weights.sum(axis=1, keepdims=True)
+    made = tuple(Routing(f"layer {i}", experts, ids, weights.astype(np.float32)) for i in range(layers))
+    at = rng.uniform(-1, 1, size=(tokens, 2)).astype(np.float32)
+    said, p = rng.random((44, 60)).astype(np.float32), rng.random(tokens).astype(np.float32)
+    return Plane(x, y, made, said, at, p, together=False)
 
 
 def twin_log(steps: int, first: int = 1) -> StepLog:
@@ -377,6 +398,7 @@ def test_a_panel_says_which_data_it_lacks(qtbot, name):
         "positions": "",
         "moe_dense": "No history of losses",
         "compare": "nothing to compare with",
+        "input_map": "no inputs of routers",
     }[name]
     assert wanted in said
     assert bool(wanted) == bool(said)

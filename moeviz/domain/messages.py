@@ -11,7 +11,7 @@ import numpy.typing as npt
 from moeviz.domain.errors import UserError as UserError  # part of this conversation
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings, Value
-from moeviz.domain.survey import SurveyResult
+from moeviz.domain.survey import PARTS, Part, SurveyResult
 
 
 # ---- to the session
@@ -29,7 +29,10 @@ class Show:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Yield an Update with a survey of the model as it is, without training."""
+    """Yield an Update with a survey of the model as it is, without training. `parts`: what it is to hold beyond what
+    each has."""
+
+    parts: frozenset[Part] = PARTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class Knob:
     """What the window and the checks need to know of one setting.
 
     live     may change on a running model
+    live_for tasks whose running model takes it all the same
     routers  the routers that it means something to; empty: all
     """
 
@@ -57,6 +58,7 @@ class Knob:
     log: bool = False
     live: bool = True
     group: Literal["main", "router", "balance", "training", "model", "data"] = "main"
+    live_for: tuple[str, ...] = ()
     routers: tuple[str, ...] = ()
 
     def applies_to(self, router: str) -> bool:
@@ -460,9 +462,10 @@ class DataSettings:
     path: str = _knob(
         "",
         "Own data",
-        "A text file, or a folder whose files or subfolders are the domains; empty for the "
-        "built-in text. Restarts the model.",
+        "A text file, or a folder whose files or subfolders are the domains; empty for the built-in text. Restarts the "
+        "model. For plane a pattern's name or a CSV file of x, y and class, on which the running model goes on.",
         live=False,
+        live_for=("plane",),  # other data have other tokens, and so another model
         group="data",
     )
 
@@ -515,6 +518,10 @@ class Settings:
     def applies(self, key: str) -> bool:
         """Whether a setting means something to the router of these settings."""
         return KNOBS[key].applies_to(self.routing.router)
+
+    def live(self, key: str) -> bool:
+        """Whether a setting may change on a running model of this task."""
+        return KNOBS[key].live or self.task in KNOBS[key].live_for
 
     def flat(self) -> dict[str, Value]:
         """All settings by their dotted key, in the order of the fields."""

@@ -1,8 +1,12 @@
 """What a survey of a model tells, beyond the routing of the probe: a second, larger sample, and the experts at work."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from moeviz.domain.routing import Floats, RoutingSnapshot
+from moeviz.domain.routing import Floats, Routing, RoutingSnapshot
+
+Part = Literal["similarity", "inputs"]  # what costs more than a look, and is left out where nobody wants it
+PARTS: frozenset[Part] = frozenset({"similarity", "inputs"})
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -44,13 +48,52 @@ class Terms:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Inputs:
+    """What one layer's router reads (after the norm before the layer), along the two axes of most variance.
+
+    axes_2D      the first two principal components of the held-out tokens, without those of the probe, as unit vectors,
+                 in the order and with the signs that differ least from the survey before
+    explained_2  the share of the variance along each; NaN where the tokens do not differ
+    heldout_T2   coordinates of the held-out tokens from their mean, or None
+    probe_T2     of the probe's
+    """
+
+    axes_2D: Floats
+    explained_2: Floats
+    heldout_T2: Floats | None
+    probe_T2: Floats
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Plane:
+    """A model of a 2-D task over the plane: a grid of R rows and C columns, whose cells went through it as points.
+
+    x_C, y_R          the cells' centres, ascending
+    layers            the cells' routing, row by row, without probabilities and scores
+    probability_RC    of the second class
+    probe_T2, probe_probability_T   the same of the probe: where its points lie, and the model's word on them
+    together          points change each other's routing, so that the grid is routed as it would be by itself
+    """
+
+    x_C: Floats
+    y_R: Floats
+    layers: tuple[Routing, ...]
+    probability_RC: Floats
+    probe_T2: Floats
+    probe_probability_T: Floats
+    together: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class SurveyResult:
     """One step's survey.
 
     heldout      held-out tokens with texts and domains, the same at every step, or None; then `lack` says why
     row_length   they are sequences of so many tokens
     probe        the probe's routing at this step, over which `terms` are, one a layer
-    similarity   one a layer, or empty without held-out tokens
+    similarity   one a layer, or empty without held-out tokens or where it was not asked for
+    inputs       one a layer, or empty where the inputs were not asked for or are points of the plane
+    plane        those, or None
     """
 
     step: int
@@ -60,3 +103,5 @@ class SurveyResult:
     terms: tuple[Terms, ...]
     similarity: tuple[Similarity, ...]
     lack: str = ""
+    inputs: tuple[Inputs, ...] = ()
+    plane: Plane | None = None

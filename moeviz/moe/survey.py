@@ -3,7 +3,10 @@
 Made only when asked; nothing here changes the model.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,10 +14,12 @@ from torch import Tensor
 
 from moeviz.domain.messages import UserError
 from moeviz.domain.routing import Floats, Ints, Routing, RoutingSnapshot
-from moeviz.domain.survey import Similarity, SurveyResult, Terms
+from moeviz.domain.survey import PARTS, Inputs, Part, Plane, Similarity, SurveyResult, Terms
+from moeviz.moe.input_map import along, grid, principal_axes
 from moeviz.moe.layer import MoELayer
 from moeviz.moe.step import Look, unpack_look
 from moeviz.moe.tasks.data import Probe
+from moeviz.moe.tasks.plane import PlaneData
 from moeviz.moe.trainer import Trainer
 
 ROWS = 16  # sequences, shared equally by the domains
@@ -30,21 +35,40 @@ class _Seen:
     after: Tensor
 
 
+class _Looked(NamedTuple):
+    """The routing of T tokens, what each MoE layer read and wrote for them, and the model's output (T, V)."""
+
+    routings: tuple[Routing, ...]
+    seen: list[_Seen]
+    logits_TV: Tensor
+
+
 @torch.no_grad()
-def survey(trainer: Trainer) -> SurveyResult:
-    """Look at the probe and at held-out data, in eval mode, without noise."""
-    probe_layers, probe_seen = _look(trainer, trainer.probe_inputs, trainer.shown_T)
-    probe = RoutingSnapshot(trainer.step, probe_layers, trainer.shown.tokens, trainer.shown.domains)
+def survey(trainer: Trainer, parts: frozenset[Part] = PARTS, axes: Sequence[Floats] = ()) -> SurveyResult:
+    """Look at the probe and at held-out data, in eval mode, without noise. `axes`: those of each layer's inputs at the
+    survey before."""
+    shown = _look(trainer, trainer.probe_inputs, trainer.shown_T)
+    probe = RoutingSnapshot(trainer.step, shown.routings, trainer.shown.tokens, trainer.shown.domains)
     layers = trainer.model.layers
-    terms = tuple(map(_terms, layers, probe_layers, probe_seen))
+    terms = tuple(map(_terms, layers, shown.routings, shown.seen))
     sample, lack = _sample(trainer)
-    if sample is None:
-        return SurveyResult(trainer.step, None, 0, probe, terms, (), lack)
-    rows, context = sample.inputs.shape[:2]
-    routings, seen = _look(trainer, [torch.from_numpy(sample.inputs).to(trainer.device)], np.arange(rows * context))
-    heldout = RoutingSnapshot(trainer.step, routings, sample.tokens, sample.domains)
-    similarity = tuple(_similarity(layer, s.x, len(layers)) for layer, s in zip(layers, seen, strict=True))
-    return SurveyResult(trainer.step, heldout, context, probe, terms, similarity, lack)
+    looked, heldout, length = None, None, 0
+    if sample is not None:
+        rows, length = sample.inputs.shape[:2]
+        looked = _look(trainer, [torch.from_numpy(sample.inputs).to(trainer.device)], np.arange(rows * length))
+        heldout = RoutingSnapshot(trainer.step, looked.routings, sample.tokens, sample.domains)
+    similarity: tuple[Similarity, ...] = ()
+    if looked is not None and "similarity" in parts:
+        similarity = tuple(_similarity(layer, s.x, len(layers)) for layer, s in zip(layers, looked.seen, strict=True))
+    inputs, plane = tuple[Inputs, ...](), None
+    if "inputs" in parts:
+        if isinstance(trainer.data, PlaneData):
+            plane = _plane(trainer, trainer.data, shown)
+        else:
+            before = axes if len(axes) == len(layers) else [None] * len(layers)
+            wide = looked.seen if looked is not None else [None] * len(layers)
+            inputs = tuple(map(_inputs, shown.seen, wide, before))
+    return SurveyResult(trainer.step, heldout, length, probe, terms, similarity, lack, inputs, plane)
 
 
 def _sample(trainer: Trainer) -> tuple[Probe | None, str]:
@@ -55,10 +79,11 @@ def _sample(trainer: Trainer) -> tuple[Probe | None, str]:
         return None, str(error)
 
 
-def _look(trainer: Trainer, inputs: list[Tensor], shown_T: Ints) -> tuple[tuple[Routing, ...], list[_Seen]]:
-    """The routing of the tokens at these places, and what each MoE layer read and wrote for them."""
+def _look(trainer: Trainer, inputs: list[Tensor], shown_T: Ints) -> _Looked:
+    """What the model does with the tokens at these places."""
     places_T = torch.from_numpy(shown_T).to(trainer.device)
     model, seen = trainer.model, [_Seen() for _ in trainer.model.layers]
+    logits: list[Tensor] = []
 
     def note_layer(at: int, x: Tensor, y: Tensor) -> None:
         seen[at].x, seen[at].y = x.flatten(0, -2)[places_T], y.flatten(0, -2)[places_T]
@@ -73,14 +98,48 @@ def _look(trainer: Trainer, inputs: list[Tensor], shown_T: Ints) -> tuple[tuple[
                 _removed(layer.register_forward_hook(lambda _, x, out, i=i: note_layer(i, x[0], out[0])))
             )
             stack.enter_context(_removed(block.register_forward_hook(lambda _, x, out, i=i: note_block(i, out[0]))))
+        stack.enter_context(_removed(model.register_forward_hook(lambda _, x, out: logits.append(out[0]))))
         packed = Look(model)(*inputs).cpu().numpy()
-    return unpack_look(packed, model.layers[0].router, shown_T), seen
+    return _Looked(unpack_look(packed, model.layers[0].router, shown_T), seen, logits[0].flatten(0, -2)[places_T])
 
 
 def _removed(handle: "torch.utils.hooks.RemovableHandle") -> ExitStack:
     stack = ExitStack()
     stack.callback(handle.remove)
     return stack
+
+
+def _inputs(probe: _Seen, heldout: _Seen | None, before_2D: Floats | None) -> Inputs:
+    x_TD = probe.x if heldout is None else heldout.x
+    axes_2D, explained_2 = principal_axes(x_TD, before_2D)
+    middle_D = x_TD.mean(0)
+    heldout_T2 = None if heldout is None else along(heldout.x, axes_2D, middle_D)
+    return Inputs(axes_2D, explained_2, heldout_T2, along(probe.x, axes_2D, middle_D))
+
+
+def _plane(trainer: Trainer, data: PlaneData, probe: _Looked) -> Plane:
+    probe_T2 = trainer.shown.inputs.reshape(-1, 2)
+    x_C, y_R, cells_N2 = grid(data.frame, probe_T2)
+    cells = _look(trainer, [torch.from_numpy(cells_N2)[None].to(trainer.device)], np.arange(len(cells_N2)))
+    shape, router = (len(y_R), len(x_C)), trainer.model.layers[0].router
+    return Plane(
+        x_C,
+        y_R,
+        tuple(map(_choices, cells.routings)),
+        _second(cells.logits_TV).reshape(shape),
+        probe_T2,
+        _second(probe.logits_TV),
+        router.looks_ahead or router.drops,
+    )
+
+
+def _choices(routing: Routing) -> Routing:
+    return replace(routing, router_probs_TE=None, router_logits_TE=None, selection_scores_TE=None)
+
+
+def _second(logits_TV: Tensor) -> Floats:
+    """The probability of the second class (T,)."""
+    return _floats(torch.softmax(logits_TV.float(), -1)[:, 1])
 
 
 def _terms(layer: MoELayer, routing: Routing, seen: _Seen) -> Terms:

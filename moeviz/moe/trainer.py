@@ -114,10 +114,8 @@ class Trainer:
     def prepare(self) -> Source:
         """Read the training data, unless that is done: a look at the model does without. UserError if too little."""
         if self._batches is None:
-            context = self.settings.model.context
-            self._batches = self.data.batches(context, self.settings.seed)
-            heldout = self.data.heldout_rows(context, HELDOUT_ROWS)
-            self._heldout_rows = None if heldout is None else _tensors(heldout, self.device)
+            self.learn_from(self.data)
+        assert self._batches is not None
         return self._batches
 
     def advance(self) -> None:
@@ -324,6 +322,13 @@ class Trainer:
         self._fill_coefficients()
         if rebuilt:
             self._begin_anew()
+
+    def learn_from(self, data: Data) -> None:
+        """Go on with other data of the same task and vocabulary. UserError if too little; then nothing changes."""
+        context = self.settings.model.context
+        batches, heldout = data.batches(context, self.settings.seed), data.heldout_rows(context, HELDOUT_ROWS)
+        self.data, self._batches = data, batches
+        self._heldout_rows = None if heldout is None else _tensors(heldout, self.device)
 
     def to(self, device: str) -> None:
         """Move everything to another device."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -23,8 +24,9 @@ from moeviz.domain.messages import (
     Update,
     UserError,
 )
-from moeviz.domain.routing import RoutingSnapshot
+from moeviz.domain.routing import Floats, RoutingSnapshot
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
+from moeviz.domain.survey import Part
 from moeviz.moe.checkpoint import load, save
 from moeviz.moe.devices import devices
 from moeviz.moe.survey import survey
@@ -124,6 +126,7 @@ class _Run:
     def __init__(self, trainer: Trainer, probe: str | None) -> None:
         self.trainer = trainer
         self.probe = probe  # as the user gave it; without one the data's own is shown
+        self._axes: tuple[Floats, ...] = ()  # of the last survey of routers' inputs: the next one's are like them
         self._log: StepLog | None = None
         self._diverged = ""
         self._stopped = ""  # of the dense twin
@@ -134,8 +137,8 @@ class _Run:
                 return self.advance(snapshot)
             case Show():
                 return self.update()
-            case Survey():
-                return self.survey()
+            case Survey(parts):
+                return self.survey(parts)
             case Prepare():
                 self.trainer.prepare()
                 return None
@@ -168,9 +171,10 @@ class _Run:
             self.check()
         return self.update() if snapshot or self._diverged else None
 
-    def survey(self) -> Update:
+    def survey(self, parts: frozenset[Part]) -> Update:
         self.settle()
-        found = survey(self.trainer)
+        found = survey(self.trainer, parts, self._axes)
+        self._axes = tuple(inputs.axes_2D for inputs in found.inputs) or self._axes
         return replace(self.update(), survey=found)  # with the snapshot of its step: they are looked at together
 
     def read(self, text: str) -> Update:
@@ -183,13 +187,19 @@ class _Run:
         new = old.with_values(values)
         before, after = old.flat(), new.flat()
         changed = [key for key in KNOBS if before[key] != after[key]]
-        mark = ", ".join(f"{KNOBS[key].title} {_shown(before[key])} → {_shown(after[key])}" for key in changed)
+        mark = ", ".join(
+            f"{KNOBS[key].title} {_shown(key, before[key])} → {_shown(key, after[key])}" for key in changed
+        )
         if new.task != old.task:
             self.probe = None  # it says nothing to another task
-        if not all(KNOBS[key].live for key in changed):
+        if not all(new.live(key) for key in changed):
             return self.replace(*_started(new, self.trainer.device, self.probe, self.trainer), mark)
+        data = _data(new) if new.data != old.data else None
         self.settle()
         self.trainer.change(new)
+        if data is not None:
+            self.trainer.learn_from(data)
+            self.trainer.set_probe(self.probe or data.probe)
         return self.update(mark=mark)
 
     def save(self, path: str) -> Update:
@@ -205,6 +215,7 @@ class _Run:
     def replace(self, trainer: Trainer, notice: str, mark: str = "") -> Update:
         """Show another run from now on; steps of the old one that nobody saw are of no interest any more."""
         self.trainer = trainer
+        self._axes = ()
         self._log, self._diverged, self._stopped = None, "", ""
         return self.update(mark=mark, notice=notice, reset=True)
 
@@ -258,7 +269,9 @@ class _Run:
         )
 
 
-def _shown(value: Value) -> str:
+def _shown(key: str, value: Value) -> str:
+    if key == "data.path":
+        return Path(str(value)).name or "built-in"
     return value if isinstance(value, str) else f"{value:g}"
 
 

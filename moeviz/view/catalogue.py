@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass
 
+from moeviz.domain.survey import Part
+
 HELDOUT = "held-out tokens, by domain"
 OUTPUTS = "the outputs of experts"
+ALIKE = "the outputs of all experts on the same tokens"
+INPUTS = "the inputs of routers"
 FILM = "history of snapshots"
 SECOND = "a second routing to compare with"
-SURVEYED = (HELDOUT, OUTPUTS)  # what a survey of a model brings
+PART_OF: dict[str, Part] = {ALIKE: "similarity", INPUTS: "inputs"}
+SURVEYED = (HELDOUT, OUTPUTS, *PART_OF)  # what a survey of a model brings
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,11 @@ class Plot:
     def surveys(self) -> bool:
         """Whether it shows more of a model than a snapshot holds."""
         return any(need in self.needs for need in SURVEYED)
+
+    @property
+    def parts(self) -> frozenset[Part]:
+        """Of a survey, beyond what each brings."""
+        return frozenset(PART_OF[need] for need in self.needs if need in PART_OF)
 
 
 PLOTS = (
@@ -103,7 +113,7 @@ PLOTS = (
     Plot(
         "similarity",
         "Similarity of experts",
-        ("router weights", OUTPUTS),
+        ("router weights", ALIKE),
         "A warm or bright cell: the two experts are wanted by like tokens (router rows), or do alike (outputs).",
         "router rows: cos(w_i, w_j), −1 to 1; outputs: linear CKA = ‖Y_jᵀY_i‖² / (‖Y_iᵀY_i‖·‖Y_jᵀY_j‖), centred, on "
         "the same tokens, 0 to 1",
@@ -157,6 +167,16 @@ PLOTS = (
         "at most ln 2, by chance (E−k)·(1/M_A + 1/M_B)/8; band ±2·√((E−k)·(1/M_A + 1/M_B))/E; of the same tokens: "
         "changed choices = 1 − mean |S∩S′|/k, moved = mean ½·Σ|g′_e − g_e|, NMI = (I(e; e′) − its value by chance) / "
         "√(H(e)·H(e′)) of first experts",
+    ),
+    Plot(
+        "input_map",
+        "Input map",
+        ("chosen experts", INPUTS),
+        "Near points are alike to the router and wear the colour of their first expert, on the plane stronger with its "
+        "gate weight.",
+        "plane: each cell a point (x, y) that went through the model, e₁ and g₁ of the layer, or p(●) = softmax of the "
+        "output; else the router's inputs x along their first two principal components v₁, v₂: (x − mean x)·v, with "
+        "each one's share of the variance λ / Σλ",
     ),
     Plot(
         "dashboard",

@@ -16,6 +16,7 @@ from moeviz.view.panels.experts_domains import ExpertsDomains
 from moeviz.view.panels.experts_tokens import ExpertsTokens
 from moeviz.view.panels.flow import Flow
 from moeviz.view.panels.gate_weights import GateWeights
+from moeviz.view.panels.input_map import InputMap
 from moeviz.view.panels.layers_experts import LayersExperts
 from moeviz.view.panels.load import Load
 from moeviz.view.panels.load_over_time import LoadOverTime
@@ -48,6 +49,7 @@ PANELS: dict[str, Callable[[Theme], Panel]] = {
         Positions,
         MoeDense,
         Compare,
+        InputMap,
     )
 }
 # row, column, rows, columns on a grid of six columns

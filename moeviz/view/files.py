@@ -8,10 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from platformdirs import user_state_dir
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QFileDialog, QWidget
 
+from moeviz.domain import points
 from moeviz.domain.messages import OpenModel, Report, SaveModel, UserError
+from moeviz.domain.points import Points
+from moeviz.domain.routing import Ints
 from moeviz.domain.settings import Settings, SettingsError
 from moeviz.view.export import painted, picture_size
 from moeviz.view.export_dialog import ExportDialog
@@ -188,6 +192,16 @@ class Files:
         else:
             settings = window.settings.with_values({"data.path": path})
             window.start(window.make_session(settings, window.device, None), f"Reading {Path(path).name}")
+
+    def use_points(self, xy: Points, label: Ints) -> None:
+        """Train on what was painted, from a file of its own, so that the run can be repeated."""
+        folder = Path(user_state_dir("moeviz")) / "points"
+        try:
+            path = points.write(folder, xy, label)
+        except OSError as error:
+            self.window.tell(f"The points cannot be kept in {folder}: {error.strerror or error}; make room there.")
+        else:
+            self.window.knobs.change({"data.path": str(path)})
 
     # ---- saving
     def save_model(self) -> bool:

@@ -35,7 +35,7 @@ class Knobs:
             self.show()
             return
         flat = self.settings.flat()
-        if all(KNOBS[key].live for key in values):
+        if all(map(self.settings.live, values)):
             self.undo.push(KnobChange(self, values))
             return
         wanted = {key: value for key, value in {**self.wanted, **values}.items() if value != flat[key]}
@@ -76,7 +76,7 @@ class Knobs:
         except SettingsError as error:  # something else was refused meanwhile
             self.window.tell(str(error))
             return
-        if all(KNOBS[key].live for key in values):
+        if all(map(self.settings.live, values)):
             do()
         else:
             what = f"{'Redo' if forward else 'Undo'}: {changes(self.settings.flat(), values)}"
@@ -131,7 +131,8 @@ class KnobChange(QUndoCommand):
         self._drag = max(knobs.controls.rows[key].drag for key in values)
         flat = knobs.settings.flat()
         self.old = {key: flat[key] for key in values}
-        self._lost = 0 if all(KNOBS[key].live for key in values) else knobs.window.stakes.steps
+        self._live = all(map(knobs.settings.live, values))
+        self._lost = 0 if self._live else knobs.window.stakes.steps
 
     def redo(self) -> None:
         self._knobs.send(self.new)
@@ -152,7 +153,7 @@ class KnobChange(QUndoCommand):
         """Dragging a slider is one change, not a hundred; so is what no step came between."""
         if not isinstance(other, KnobChange) or set(other.new) != set(self.new) or len(self.new) != 1:
             return False
-        if not all(KNOBS[key].live for key in self.new):
+        if not self._live:
             return False
         if other._step != self._step and not (self._drag and other._drag == self._drag):
             return False

@@ -68,7 +68,10 @@ LAYOUTS = {
         "tokens_experts",
         (
             _TOKENS,
-            Row(8, (Cell(12, ("flow", "tokens_experts", "positions")), Cell(10, ("anatomy", "gate_weights")))),
+            Row(
+                8,
+                (Cell(12, ("flow", "tokens_experts", "input_map", "positions")), Cell(10, ("anatomy", "gate_weights"))),
+            ),
             Row(
                 9,
                 (

@@ -72,9 +72,9 @@ def render_plot(
     layout = view.layout()
     if layout is not None:
         layout.activate()
-    if isinstance(view, Panel) and view.lack():
-        raise UserError(f"{view.plot.title}: {view.lack()}")
     try:
+        if isinstance(view, Panel) and view.lack():
+            raise UserError(f"{view.plot.title}: {view.lack()}")
         export(view, out, scale=scale)
     finally:
         view.deleteLater()

@@ -48,7 +48,7 @@ from moeviz.domain.messages import (
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.domain.settings import Settings, SettingsError, Value
-from moeviz.domain.survey import SurveyResult
+from moeviz.domain.survey import Part, SurveyResult
 from moeviz.engine.mailbox import Failure, Letter, Told
 from moeviz.engine.runner import Runner
 from moeviz.view import theme as themes
@@ -62,6 +62,7 @@ from moeviz.view.layouts import Layouts
 from moeviz.view.menus import NO_QUESTION, make_menus
 from moeviz.view.notices import Messages
 from moeviz.view.panels.compare import Compare
+from moeviz.view.panels.input_map import InputMap
 from moeviz.view.reference import ReadFile, References
 from moeviz.view.stakes import Keeper, Stakes
 from moeviz.view.status import Progress, Status
@@ -107,6 +108,7 @@ class Window(QMainWindow):
         self.of_trace = False  # what is shown is a recording
         self.survey: SurveyResult | None = None
         self._survey_due, self._surveyed_at = False, 0.0
+        self._surveyed: frozenset[Part] = frozenset()  # the parts that the last one was asked for
         self._seeing: set[str] = set()  # panels that a survey is for and that are seen, not behind another tab
         self.checkpoint = checkpoint
         self.history = History()
@@ -172,6 +174,8 @@ class Window(QMainWindow):
             changed.connect(lambda text, a=action, t=title: a.setText(f"{t} {text}".strip()))
         for panel in self.panels.values():
             panel.export_requested.connect(self.files.export)
+            if isinstance(panel, InputMap):
+                panel.painted.connect(self.files.use_points)
         self.status = Status()
         self.setStatusBar(self.status)
         self.guide.hide()
@@ -408,7 +412,7 @@ class Window(QMainWindow):
             self.timer.setInterval(ANSWER_MS)
         elif news:
             self.timer.setInterval(max(FRAME_MS, round(spent / DRAWING_SHARE)))
-        if idle and not self.runner.mailbox.waiting():
+        if idle and self.runner.idle and not self.runner.mailbox.waiting():
             self.timer.stop()
         self._ask_survey()  # these start the timer again
         self.references.ask()
@@ -419,9 +423,16 @@ class Window(QMainWindow):
     def _note_seen(self, name: str, seen: bool) -> None:
         if seen:
             self._seeing.add(name)
+            if not self._parts <= self._surveyed:  # the last survey left its part out
+                self._survey_due, self._surveyed_at = self.snapshot is not None, 0.0
             self.watch()
         else:
             self._seeing.discard(name)
+
+    @property
+    def _parts(self) -> frozenset[Part]:
+        """Of a survey, what the panels that are seen need."""
+        return frozenset(part for name in self._seeing for part in self.panels[name].plot.parts)
 
     def _ask_survey(self) -> None:
         """Have the model surveyed if it changed and a panel that is seen wants to know; not too often while it
@@ -429,7 +440,8 @@ class Window(QMainWindow):
         rests = not self.runner.training or time.monotonic() - self._surveyed_at >= SURVEY_SECONDS
         if self._seeing and rests and self._survey_due and self.has_model and not self.runner.pending:
             self._survey_due, self._surveyed_at = False, time.monotonic()
-            self.send(Survey(), "Looking at held-out text")
+            self._surveyed = self._parts
+            self.send(Survey(self._surveyed), "Looking at held-out text")
 
     def repaint_panels(self) -> None:
         """Paint now rather than later, so that a tick knows what its drawing cost."""
@@ -464,7 +476,7 @@ class Window(QMainWindow):
             self.history.add_snapshot(update.snapshot)
             self._frames.append(time.perf_counter())
             if not isinstance(update.answers, Read):  # reading another text has changed nothing
-                self._survey_due = update.survey is None
+                self._survey_due = update.survey is None or not self._parts <= self._surveyed
         if update.survey is not None:
             self.survey = update.survey
         self.stakes.take(update)

@@ -10,7 +10,8 @@ TASKS: dict[str, str] = {
     "recommendation": "the next item of a user's history: real import lists, where users are the Python files of this "
     "installation and items the modules they import; or your own ratings.csv and movies.csv (data.path: their folder)",
     "plane": "which of two classes a point of the plane is of: moons, spirals, rings, blobs and a checkerboard with "
-    "noise, all simulated (data.path: the name of one pattern alone)",
+    "noise, all simulated (data.path: the name of one pattern alone); or your own points (data.path: a CSV file of "
+    "x, y and class 0 or 1; or painted in the window)",
 }
 
 FEATURES: dict[str, int] = {"plane": 2}  # numbers in an input, of tasks whose inputs are no token ids

@@ -1,27 +1,31 @@
-"""The plane task: points of two classes in five classic patterns, made here with noise. A point is a token by itself.
+"""The plane task: points of two classes, in five classic patterns made here with noise, or the user's own. A point is a
+token by itself.
 
-The patterns lie side by side, so that a model can give regions to experts; data.path may name one of them alone.
+The patterns lie side by side, so that a model can give regions to experts; data.path may name one of them alone, or a
+CSV file of points (domain/points.py).
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import floor, log10
 
 import numpy as np
 import numpy.typing as npt
 
 from moeviz.domain.messages import UserError
+from moeviz.domain.points import CLASSES, Points, read
 from moeviz.domain.routing import Ints
 from moeviz.moe.batches import BLOCK_TOKENS, batch_numbers
 from moeviz.moe.tasks.data import Probe, Rows, Vocabulary
 
-Points = npt.NDArray[np.float32]
 Pattern = Callable[[np.random.Generator, int], tuple[npt.NDArray[np.float64], Ints]]
 
-CLASSES = ("○", "●")
 TRAIN, HELD_OUT = 20_000, 4_000  # points
+OWN_HELD_OUT = 0.2  # of the user's own points
 NOISE = 0.05  # standard deviation, in a pattern's half width
-SHOWN = 256  # points of the probe's sample
+SHOWN, SHOWN_CHARS = 256, 4096  # points of the probe's sample, and the most characters of a probe
 PLACES = {
     "moons": (-1, 0.5),
     "spirals": (0, 0.5),
@@ -30,6 +34,7 @@ PLACES = {
     "checkerboard": (0.5, -0.5),
 }
 SIZE = 0.45  # half width of a pattern among others
+FRAME = ((-1.6, -1.1), (1.6, 1.1))  # two corners of where the patterns lie
 
 
 def moons(rng: np.random.Generator, count: int) -> tuple[npt.NDArray[np.float64], Ints]:
@@ -84,29 +89,68 @@ def points(seed: int, count: int, pattern: str = "") -> tuple[Points, Ints]:
     return noisy.astype(np.float32)[order], label[order]
 
 
+Labelled = tuple[Points, Ints]
+
+
+def split(xy: Points, label: Ints) -> tuple[Labelled, Labelled]:
+    """Points to train on and points held out, each shuffled, the same at every call. Points at one place go together,
+    so that none is in both."""
+    places, place_N = np.unique(xy, axis=0, return_inverse=True)
+    order = np.random.default_rng(0).permutation(len(xy))
+    drawn = np.random.default_rng(1).permutation(len(places))[: max(1, round(OWN_HELD_OUT * len(places)))]
+    held_N = np.isin(place_N.reshape(-1), drawn)[order]
+    xy, label = xy[order], label[order]
+    return (xy[~held_N], label[~held_N]), (xy[held_N], label[held_N])
+
+
 @dataclass(frozen=True, eq=False)
 class PlaneData:
-    """Points as the data of a task (tasks/data.py)."""
+    """Points as the data of a task (tasks/data.py): those of the pattern, of all patterns, or the user's own."""
 
     pattern: str
+    own: tuple[Labelled, Labelled] | None = None
     vocabulary: Vocabulary = CLASSES
     notes: tuple[str, ...] = ()
     padded: bool = False
     measures: tuple[str, ...] = ("accuracy",)
 
     @cached_property
-    def _train(self) -> tuple[Points, Ints]:
-        return points(1, TRAIN, self.pattern)
+    def _train(self) -> Labelled:
+        return self.own[0] if self.own else points(1, TRAIN, self.pattern)
 
     @cached_property
-    def _heldout(self) -> tuple[Points, Ints]:
-        return points(2, HELD_OUT, self.pattern)
+    def _heldout(self) -> Labelled:
+        return self.own[1] if self.own else points(2, HELD_OUT, self.pattern)
+
+    @cached_property
+    def _digits(self) -> int:
+        """After the point, so that two of a hundred places across the plane are told apart."""
+        span = float(np.ptp(self._heldout[0], axis=0).max()) if self.own else 2.0
+        return min(max(2 - floor(log10(max(span, 1e-6) / 2)), 0), 7)
+
+    def _lines(self, xy: Points, label: Ints) -> list[str]:
+        """As a probe shows points: x, y and class."""
+        digits = self._digits
+        return [f"{x:.{digits}f} {y:.{digits}f} {CLASSES[c]}\n" for (x, y), c in zip(xy.tolist(), label, strict=True)]
 
     @property
     def probe(self) -> str:
         """A sample of held-out points, one a line: x, y and class."""
-        xy, label = (array[:SHOWN] for array in self._heldout)
-        return "".join(f"{x:.2f} {y:.2f} {CLASSES[c]}\n" for (x, y), c in zip(xy, label, strict=True))
+        xy, label = self._heldout
+        lines = self._lines(xy[:SHOWN], label[:SHOWN])
+        while sum(map(len, lines)) > SHOWN_CHARS:
+            lines.pop()
+        return "".join(lines)
+
+    @property
+    def frame(self) -> npt.NDArray[np.float64]:
+        """Two corners (2, 2) of the part of the plane to look at: that of the patterns, or where the points lie."""
+        xy = self._heldout[0].astype(np.float64)
+        low, high = np.array(FRAME)
+        if ((xy >= low) & (xy <= high)).all():
+            return np.array(FRAME)
+        margin = np.maximum(0.05 * np.ptp(xy, axis=0), 1e-3)
+        return np.array([xy.min(0) - margin, xy.max(0) + margin])
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> "PlaneData":
         if vocabulary != self.vocabulary:
@@ -128,20 +172,18 @@ class PlaneData:
     def batches(self, context: int, seed: int) -> "PointBatches":
         return PointBatches(*self._train, context, seed)
 
-    def heldout_rows(self, context: int, rows: int | None) -> Rows | None:
+    def heldout_rows(self, context: int, rows: int | None) -> Rows:
         xy, label = self._heldout
-        count = min(len(label) // context, len(label) if rows is None else rows)
-        whole = count * context
-        return Rows(xy[:whole].reshape(count, context, 2), label[:whole].reshape(count, context))
+        length = min(context, len(label))  # points do not see each other, so a row may be shorter
+        count = min(len(label) // length, len(label) if rows is None else rows)
+        whole = count * length
+        return Rows(xy[:whole].reshape(count, length, 2), label[:whole].reshape(count, length))
 
     def sample(self, context: int, rows: int) -> tuple[Probe | None, str]:
-        xy, label = (array[: rows * context] for array in self._heldout)
-        whole = len(label) // context * context
-        if not whole:
-            return None, f"There are only {len(label)} held-out points."
-        classes = tuple(CLASSES[c] for c in label[:whole])
-        tokens = tuple(f"{x:.2f} {y:.2f} {c}\n" for (x, y), c in zip(xy, classes, strict=False))
-        return Probe(tokens, xy[:whole].reshape(-1, context, 2), classes), ""
+        inputs, targets = self.heldout_rows(context, rows)
+        label = targets.reshape(-1)
+        tokens = self._lines(inputs.reshape(-1, 2), label)
+        return Probe(tuple(tokens), inputs, tuple(CLASSES[c] for c in label)), ""
 
     def frequencies(self) -> Ints:
         counts: Ints = np.bincount(self._train[1], minlength=len(CLASSES))
@@ -153,7 +195,6 @@ class PlaneData:
 
     def baseline(self, context: int) -> dict[str, float]:
         rows = self.heldout_rows(context, None)
-        assert rows is not None
         return self.score(rows, (rows.targets != self.frequencies().argmax()).astype(np.int64))
 
 
@@ -176,7 +217,12 @@ class PointBatches:
 
 
 def load(path: str = "") -> PlaneData:
-    """All patterns, or the one that `path` names. UserError if there is none of that name."""
+    """All patterns, the one that `path` names, or the points of that file. UserError if there is none."""
     if path and path not in PATTERNS:
-        raise UserError(f"There is no pattern {path!r}; leave data.path empty or give one of {', '.join(PATTERNS)}.")
+        if not os.path.isfile(os.path.expanduser(path)):  # Path's raise errors for some names
+            raise UserError(
+                f"There is no pattern and no file {path[:200]!r}; leave data.path empty, or give one of "
+                f"{', '.join(PATTERNS)} or a CSV file of x, y and class."
+            )
+        return PlaneData("", split(*read(path)))
     return PlaneData(path)
