@@ -4,15 +4,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import moeviz
+from moeviz.domain import lesson_checks as checks
 from moeviz.domain.history import History
 from moeviz.domain.lesson_checks import BATCHES, Check, Moment, recent
 from moeviz.domain.lessons import LESSONS, Lesson, following
-from moeviz.domain.messages import Advance, Command, SetKnobs, SetProbe, Survey, Update
+from moeviz.domain.messages import Advance, Command, ModelFacts, SetKnobs, SetProbe, StepLog, Survey, Update
+from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
-from moeviz.domain.settings import KNOBS, Settings, Value
+from moeviz.domain.settings import Settings, Value
+from moeviz.domain.survey import SurveyResult
 from moeviz.view.catalogue import BY_NAME
 
 SEEDS = (0, 1, 2)
@@ -160,3 +164,288 @@ def follow(name: str, seed: int, layer: int = 0) -> list[tuple[int, Check]]:
         assert check.done, f"{step.words}: {check.reading}"
         found.append((learner.history.seen - trained, check))
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_learner_who_does_as_told_sees_every_tick(name: str, seed: int) -> None:
+    """A lesson with a model of its own is done after some hundred steps: seconds, with a model this small."""
+    assert sum(steps for steps, _ in follow(name, seed)) <= 400
+
+
+# ---- as data
+@pytest.mark.parametrize("lesson", LESSONS.values(), ids=lambda lesson: lesson.name)
+def test_a_lesson_can_begin_and_says_what_there_is(lesson: Lesson) -> None:
+    settings = Settings().with_values(lesson.settings)
+    assert all(settings.applies(key) for key in lesson.settings)
+    assert bool(lesson.model) != bool(lesson.settings), "a bundled model comes as it is"
+    assert len(lesson.steps) == len(DOES[lesson.name]) >= 3
+    for step in lesson.steps:
+        assert 1 < step.words.count(". ") + 1 <= 4, "two or three sentences"
+        assert set(step.shows) <= BY_NAME.keys()
+    titles = [lesson.title for lesson in LESSONS.values()]
+    assert len(set(titles)) == len(titles) >= 8
+
+
+def test_each_lesson_is_followed_by_another_one() -> None:
+    names, at = [], next(iter(LESSONS.values()))
+    while at is not None:
+        names.append(at.name)
+        at = following(at)
+    assert names == list(LESSONS)
+
+
+# ---- the checks, each by hand
+EVEN, CROWDED = [10] * 8, [73, 1, 1, 1, 1, 1, 1, 1]
+DOMAINS = ["code", "prose"] * 40
+
+
+def moment(
+    ids: object = ((0, 1), (2, 3)),
+    *,
+    knobs: dict[str, Value] | None = None,
+    probs: object = None,
+    weights: object = None,
+    dropped: object = None,
+    counts: list[int] | None = None,
+    layers: int = 1,
+    active: int = 100,
+    texts: str = "ab",
+    sample: object = None,
+    recording: bool = False,
+    **selected: int,
+) -> Moment:
+    """One of a model with eight experts. `sample`: the first choices of held-out tokens."""
+    routing = Routing(
+        "layer",
+        8,
+        np.array(ids),
+        gate_weights_TK=None if weights is None else np.array(weights, np.float32),
+        router_probs_TE=None if probs is None else np.array(probs, np.float32),
+        dropped_TK=None if dropped is None else np.array(dropped),
+    )
+    shown = RoutingSnapshot(7, (routing,) * layers, list(texts))
+    survey = None
+    if sample is not None:
+        layer = Routing("layer", 8, np.array(sample)[:, None])
+        texts_T = ["x" if domain == "code" else "y" for domain in DOMAINS]
+        heldout = RoutingSnapshot(7, (layer,) * layers, texts_T, DOMAINS)
+        survey = SurveyResult(7, heldout, 8, shown, (), ())
+    return Moment(
+        0,
+        Settings().with_values({key.replace("__", "."): value for key, value in (knobs or {}).items()}),
+        None if recording else ModelFacts(1000, active, 10, "cpu", 64),
+        shown,
+        Selection(**selected),
+        survey,
+        () if counts is None else (np.array(counts),) * layers,
+    )
+
+
+FLAT, SURE = [0.125] * 8, [0.86, *[0.02] * 7]
+MIXED, SPLIT = [0] * 80, [0, 1] * 40  # first choices of held-out tokens: all alike, and one expert for each domain
+OFF, ON = {"balance__loss": "none"}, {"balance__loss": "switch"}
+ALL = (tuple(range(8)),) * 2
+CASES: list[tuple[str, dict[str, object], dict[str, object], dict[str, object]]] = [  # check, then, not yet, done
+    ("chose_a_token", {}, {"probs": [FLAT, SURE]}, {"probs": [FLAT, SURE], "token": 1}),
+    ("found_a_sure_one", {}, {"probs": [FLAT, SURE], "token": 0}, {"probs": [FLAT, SURE], "token": 1}),
+    (
+        "found_an_edge",
+        {},
+        {"ids": ((0,), (0,)), "probs": [FLAT, SURE], "token": 1},
+        {"ids": ((0,), (0,)), "probs": [FLAT, SURE], "token": 0},
+    ),
+    ("changed_layer", {"layers": 2}, {"layers": 2, "token": 0}, {"layers": 2, "token": 0, "layer": 1}),
+    ("changed_layer", {"layers": 2}, {"layers": 2, "layer": 1}, {"layers": 2, "token": 0, "layer": 1}),
+    ("typed", {}, {}, {"texts": "ba"}),
+    ("more_active", {}, {"active": 150}, {"active": 150, "ids": ((0, 1, 2, 3),) * 2}),
+    ("more_active", {}, {"active": 110, "ids": ((0, 1, 2, 3),) * 2}, {"active": 150, "ids": ((0, 1, 2, 3),) * 2}),
+    ("dense", {}, {"ids": ((0, 1, 2, 3),) * 2}, {"ids": ALL}),
+    (
+        "cheapest",
+        {},
+        {"active": 40, "weights": [[0.6, 0.4]] * 2},
+        {"active": 40, "ids": ((0,), (2,)), "weights": [[1.0], [1.0]]},
+    ),
+    (
+        "cheapest",
+        {},
+        {"active": 60, "ids": ((0,), (2,)), "weights": [[1.0], [1.0]]},
+        {"active": 40, "ids": ((0,), (2,)), "weights": [[1.0], [1.0]]},
+    ),
+    ("many_idle", {}, {"counts": EVEN}, {"counts": [80, *[0] * 7]}),
+    ("many_idle", {}, {"counts": [80, *[0] * 7], "knobs": {"routing__noise": 2.0}}, {"counts": [80, *[0] * 7]}),
+    (
+        "explores",
+        {},
+        {"counts": EVEN, "ids": ((0,), (0,))},
+        {"counts": EVEN, "ids": ((0,), (0,)), "knobs": {"routing__noise": 2.0}},
+    ),
+    (
+        "explores",
+        {},
+        {"counts": [80, *[0] * 7], "ids": ((0,), (0,)), "knobs": {"routing__noise": 2.0}},
+        {"counts": EVEN, "ids": ((0,), (0,)), "knobs": {"routing__noise": 2.0}},
+    ),
+    ("collapsed", {}, {"counts": EVEN, "knobs": OFF}, {"counts": CROWDED, "knobs": OFF}),
+    ("collapsed", {}, {"knobs": OFF}, {"counts": CROWDED, "knobs": OFF}),
+    ("rescued", {}, {"counts": CROWDED, "knobs": ON}, {"counts": EVEN, "knobs": ON}),
+    ("rescued", {}, {"counts": EVEN, "knobs": OFF}, {"counts": EVEN, "knobs": ON}),
+    ("drifts", {}, {"counts": EVEN, "knobs": OFF}, {"counts": [20, 20, *[10] * 4, 5, 5], "knobs": OFF}),
+    ("drifts", {}, {"counts": CROWDED, "knobs": ON}, {"counts": CROWDED, "knobs": OFF}),
+    (
+        "violates",
+        {},
+        {"counts": CROWDED, "knobs": OFF},
+        {"counts": CROWDED, "knobs": {**OFF, "routing__bias_speed": 0.0}},
+    ),
+    ("loss_balances", {}, {"counts": CROWDED, "knobs": ON}, {"counts": EVEN, "knobs": ON}),
+    (
+        "loss_missed",
+        {},
+        {"counts": EVEN, "knobs": {**OFF, "routing__bias_speed": 0.0}},
+        {"counts": CROWDED, "knobs": {**OFF, "routing__bias_speed": 0.0}},
+    ),
+    (
+        "bias_balances",
+        {},
+        {"counts": EVEN, "knobs": {**OFF, "routing__bias_speed": 0.001}},
+        {"counts": EVEN, "knobs": {**OFF, "routing__bias_speed": 0.01}},
+    ),
+    (
+        "bias_balances",
+        {},
+        {"counts": EVEN, "knobs": {**ON, "routing__bias_speed": 0.01}},
+        {"counts": EVEN, "knobs": {**OFF, "routing__bias_speed": 0.01}},
+    ),
+    ("uneven", {}, {"counts": EVEN, "knobs": OFF}, {"counts": CROWDED, "knobs": OFF}),
+    (
+        "overflows",
+        {},
+        {"knobs": {"routing__capacity_factor": 1.0}, "dropped": ((False, False), (False, False))},
+        {"knobs": {"routing__capacity_factor": 1.0}, "dropped": ((False, True), (False, True))},
+    ),
+    ("overflows", {}, {}, {"knobs": {"routing__capacity_factor": 1.0}, "dropped": ((True, True), (False, True))}),
+    (
+        "has_room",
+        {"dropped": ((False, True), (False, True))},
+        {"knobs": {"routing__capacity_factor": 2.0}, "dropped": ((False, True), (False, True))},
+        {"knobs": {"routing__capacity_factor": 2.0}, "dropped": ((False, True), (False, False))},
+    ),
+    (
+        "fits",
+        {},
+        {"knobs": {**ON, "routing__capacity_factor": 2.0}, "dropped": ((False, False), (False, False))},
+        {"knobs": {**ON, "routing__capacity_factor": 1.0}, "dropped": ((False, False), (False, False))},
+    ),
+    (
+        "fits",
+        {},
+        {"knobs": {**ON, "routing__capacity_factor": 1.0}, "dropped": ((False, True), (False, True))},
+        {"knobs": {**ON, "routing__capacity_factor": 1.0}, "dropped": ((False, False), (False, False))},
+    ),
+    ("found_a_specialist", {}, {"sample": MIXED, "expert": 0}, {"sample": SPLIT, "expert": 0}),
+    ("found_a_specialist", {}, {"sample": SPLIT}, {"sample": SPLIT, "expert": 1}),
+    ("found_its_character", {"expert": 1}, {"sample": SPLIT, "expert": 1}, {"sample": SPLIT, "expert": 0}),
+    ("found_its_character", {"expert": 1}, {"expert": 0}, {"sample": SPLIT, "expert": 0}),
+    ("found_its_character", {}, {"sample": [0, 0, 0, 1] * 20, "expert": 1}, {"sample": SPLIT, "expert": 1}),
+    ("deepest", {}, {"sample": SPLIT, "layers": 2}, {"sample": SPLIT, "layers": 2, "layer": 1}),
+    (
+        "domains_fade",
+        {"sample": SPLIT},
+        {"sample": SPLIT, "knobs": {"balance__sequence_coefficient": 0.1}},
+        {"sample": [0, 0, 1, 1] * 20, "knobs": {"balance__sequence_coefficient": 0.1}},
+    ),
+    (
+        "domains_fade",
+        {"sample": SPLIT},
+        {"sample": [0, 0, 1, 1] * 20},
+        {"sample": [0, 0, 1, 1] * 20, "knobs": {"balance__sequence_coefficient": 0.1}},
+    ),
+    (
+        "top_p",
+        {},
+        {"knobs": {"routing__router": "top_p"}},
+        {"knobs": {"routing__router": "top_p"}, "ids": ((0, 1), (2, -1))},
+    ),
+    ("top_p", {}, {"ids": ((0, 1), (2, -1))}, {"knobs": {"routing__router": "top_p"}, "ids": ((0, 1), (2, -1))}),
+    (
+        "more_experts",
+        {},
+        {"knobs": {"routing__router": "top_p"}, "ids": ((0, 1), (2, -1))},
+        {"knobs": {"routing__router": "top_p"}, "ids": ((0, 1, 2), (2, 3, -1))},
+    ),
+    ("found_a_doubtful_one", {}, {"ids": ((0, 1), (2, -1)), "token": 1}, {"ids": ((0, 1), (2, -1)), "token": 0}),
+    (
+        "surer",
+        {"ids": ((0, 1), (2, 3))},
+        {"knobs": {"routing__router": "top_p", "balance__token_entropy_coefficient": 0.1}},
+        {
+            "knobs": {"routing__router": "top_p", "balance__token_entropy_coefficient": 0.1},
+            "ids": ((0, -1), (2, -1)),
+        },
+    ),
+    ("relu", {}, {"ids": ((0, 1), (-1, -1))}, {"knobs": {"routing__router": "relu"}, "ids": ((0, 1), (-1, -1))}),
+]
+
+
+@pytest.mark.parametrize(("name", "then", "not_yet", "done"), CASES, ids=[case[0] for case in CASES])
+def test_a_check_tells_what_has_happened_from_what_has_not(
+    name: str, then: dict[str, object], not_yet: dict[str, object], done: dict[str, object]
+) -> None:
+    check = getattr(checks, name)
+    before, after = check(moment(**not_yet), moment(**then)), check(moment(**done), moment(**then))
+    assert (before.done, after.done) == (False, True), f"{before.reading} / {after.reading}"
+    for reading in (before.reading, after.reading):
+        assert reading.endswith(".")
+        assert "nan" not in reading.split()
+
+
+def test_every_check_is_tried_by_hand() -> None:
+    used = {step.check.__name__ for lesson in LESSONS.values() for step in lesson.steps}
+    assert used == {case[0] for case in CASES}
+
+
+def test_a_reading_has_the_number_and_the_one_that_is_wanted() -> None:
+    assert checks.collapsed(moment(counts=CROWDED, knobs=OFF), moment()) == Check(
+        True, f"CV in layer 0 over {BATCHES} batches now 2.38; wanted: above 1.4."
+    )
+    assert checks.rescued(moment(counts=EVEN, knobs=OFF), moment()).reading == "Balance loss is none; wanted: switch."
+
+
+def test_another_model_or_a_recording_is_no_lesson() -> None:
+    lesson = LESSONS["collapse"]
+    then = moment()
+    done = moment(counts=CROWDED, knobs=OFF)
+    assert lesson.check(0, done, then).done
+    for astray in (
+        moment(counts=CROWDED, knobs=OFF, recording=True),
+        moment(counts=CROWDED, knobs={**OFF, "task": "plane"}),
+    ):
+        assert not lesson.check(0, astray, then).done
+        assert "start the lesson again" in lesson.check(0, astray, then).reading
+
+
+def test_the_load_is_of_batches_that_all_had_the_knobs_of_now() -> None:
+    history = History()
+    log = lambda first, steps: StepLog(np.arange(first, first + steps), {}, (np.tile([3, 1], (steps, 1)),))  # noqa: E731
+    history.extend(log(1, BATCHES - 1))
+    assert recent(history, BATCHES - 1, 1) == ()
+    history.extend(log(BATCHES, 1))
+    assert recent(history, BATCHES, 1)[0].tolist() == [3 * BATCHES, BATCHES]
+    history.add_mark(BATCHES, "k 1 → 2")
+    history.extend(log(BATCHES + 1, BATCHES - 1))
+    assert recent(history, 2 * BATCHES - 1, 1) == ()
+    history.extend(log(2 * BATCHES, 1))
+    assert recent(history, 2 * BATCHES, 1)[0].tolist() == [3 * BATCHES, BATCHES]
+
+
+def test_recent_counts_leave_out_other_numbers_of_experts() -> None:
+    history = History()
+    assert history.recent_counts(0, 5).size == 0
+    history.extend(StepLog(np.array([1, 2]), {}, (np.array([[5, 5], [1, 2]]),)))
+    history.extend(StepLog(np.array([3, 4]), {}, (np.array([[1, 2, 3], [1, 0, 0]]),)))
+    assert history.recent_counts(0, 5).tolist() == [2, 2, 3]
+    assert history.recent_counts(0, 1).tolist() == [1, 0, 0]
+    assert history.recent_counts(1, 5).size == 0

@@ -3,8 +3,8 @@ began. The lessons themselves are in domain/lessons.py."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from functools import lru_cache, reduce
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,11 +96,11 @@ def _goal(
 
 def _set_to(now: Moment, **wanted: Value) -> Check:
     """Whether knobs have these values; `a__b` is the knob a.b."""
-    flat = now.settings.flat()
     for name, value in wanted.items():
-        key = name.replace("__", ".")
-        if flat[key] != value:
-            return Check(False, f"{KNOBS[key].title} is {_text(flat[key])}; wanted: {_text(value)}.")
+        here: Any = reduce(getattr, name.split("__"), now.settings)
+        if here != value:
+            title = KNOBS[name.replace("__", ".")].title
+            return Check(False, f"{title} is {_text(here)}; wanted: {_text(value)}.")
     return Check(True, "")
 
 

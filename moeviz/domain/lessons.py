@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from moeviz.domain import lesson_checks as checks
 from moeviz.domain.lesson_checks import Check, Moment
-from moeviz.domain.settings import Settings, Value
+from moeviz.domain.settings import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,16 @@ class Lesson:
     model: str = ""
     settings: Mapping[str, Value] = field(default_factory=dict)
 
+    @property
+    def task(self) -> str:
+        return self.model or str(self.settings.get("task", ""))
+
     def strayed(self, moment: Moment) -> str:
         """Why the steps cannot be done with what is shown; empty if they can."""
         if moment.facts is None:
             return "A recording is shown, which cannot change: start the lesson again."
-        task = self.model or Settings().with_values(self.settings).task
-        if moment.settings.task != task:
-            return f"The model shown is of another task than this lesson's, {task}: start the lesson again."
+        if moment.settings.task != self.task:
+            return f"The model shown is of another task than this lesson's, {self.task}: start the lesson again."
         return ""
 
     def check(self, step: int, now: Moment, then: Moment) -> Check:

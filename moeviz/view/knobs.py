@@ -115,7 +115,7 @@ class Knobs:
             self.window.question.hide()
             shown = self.settings
         self.controls.show_settings(shown)
-        self.window.guide.show_settings(self.settings)
+        self.window.experiments.show_settings(self.settings)
 
 
 class KnobChange(QUndoCommand):

@@ -27,8 +27,8 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from moeviz.domain.experiments import Experiment
 from moeviz.domain.history import History
+from moeviz.domain.lessons import LESSONS
 from moeviz.domain.messages import Advance as Step
 from moeviz.domain.messages import (
     Command,
@@ -54,10 +54,12 @@ from moeviz.view import theme as themes
 from moeviz.view.bar import Bar
 from moeviz.view.dashboard import make_panels
 from moeviz.view.docks import make_dock
+from moeviz.view.experiments import Experiments
 from moeviz.view.files import Files, kind_of, sort_paths
 from moeviz.view.guide import Guide
 from moeviz.view.knobs import Knobs
 from moeviz.view.layouts import Layouts
+from moeviz.view.lessons import Lessons
 from moeviz.view.menus import NO_QUESTION, make_menus
 from moeviz.view.notices import Messages
 from moeviz.view.stakes import Keeper, Stakes
@@ -80,7 +82,8 @@ TAKE_ARROWS = (QAbstractSlider, QAbstractSpinBox, QComboBox, QLineEdit)
 
 class Window(QMainWindow):
     """`make_session` builds a session on the worker thread from settings, device and a checkpoint's path or None,
-    `make_trace` from a trace's path. `save_trace` writes the history, on a thread too.
+    `make_trace` from a trace's path. `bundled` gives the path of a task's trained model. `save_trace` writes the
+    history, on a thread too.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Window(QMainWindow):
         runner: Runner,
         make_session: Callable[[Settings, str, str | None], MakeSession],
         make_trace: Callable[[str], MakeSession],
+        bundled: Callable[[str], str | None],
         save_trace: SaveTrace,
         keeper: Keeper,
         memory: QSettings,
@@ -126,7 +130,7 @@ class Window(QMainWindow):
         self.stakes = Stakes(self, keeper)
         self.knobs = Knobs(self, settings)
         self.controls = self.knobs.controls
-        self.guide = Guide(self.take_arm)
+        self.guide, self.experiments, self.lessons = Guide(), Experiments(self), Lessons(self, bundled)
         self.panels = make_panels(self.theme)
         for panel in self.panels.values():
             panel.hovered.connect(self._hover)
@@ -150,6 +154,7 @@ class Window(QMainWindow):
         self.train_action, self.step_action, self.restart_action = (actions[n] for n in ("train", "step", "restart"))
         actions["yes"].setEnabled(False)
         self.question.changed.connect(lambda: self._name_answer(actions["yes"]))
+        self.lessons.take_actions({name: actions[f"lesson {name}"] for name in LESSONS})
         self.bar.fill([self.train_action, self.step_action, self.restart_action])
         self.timeline.take_action(actions["play"])
         undo = self.knobs.undo
@@ -231,6 +236,7 @@ class Window(QMainWindow):
         self.timeline.apply_theme(self.theme)
         for panel in self.panels.values():
             panel.apply_theme(self.theme)
+        self.lessons.apply_theme()
 
     # ---- talking with the runner
     def begin(self, paths: list[str], changed: Mapping[str, Value] = MappingProxyType({})) -> None:
@@ -330,25 +336,6 @@ class Window(QMainWindow):
         self._show_state()
         self.timer.start()
 
-    def begin_experiment(self, experiment: Experiment) -> None:
-        """Train a new model with the settings of an experiment; ask first if that loses a trained one."""
-
-        def begin() -> None:
-            settings = Settings().with_values(experiment.settings)
-            self._goal = (0, 0.0)
-            self.start(self.make_session(settings, self.device, None), f"Starting: {experiment.title}", training=True)
-            self.guide.show_experiment(experiment)
-            self.guide.show_settings(settings)
-
-        self.stakes.if_not_replaced(f"“{experiment.title}”", begin)
-
-    def take_arm(self, values: Mapping[str, Value]) -> None:
-        """Of the experiment that is on: what differs from the running model."""
-        flat = self.settings.flat()
-        if changed := {key: value for key, value in values.items() if value != flat[key]}:
-            self.knobs.change(changed)
-        self.guide.show_settings(self.settings)
-
     def restart(self) -> None:
         what = f"Restart with seed {self.settings.seed}"
         if self.has_model:
@@ -390,6 +377,7 @@ class Window(QMainWindow):
             self.show_all(settled=not self.runner.training)
             self.repaint_panels()
         self._show_state()
+        self.lessons.look()
         self.stakes.keep_run()
         spent = (time.perf_counter() - began) * 1000
         # an answer may have come while this tick was drawing: it is not to wait for the next frame
@@ -572,6 +560,7 @@ class Window(QMainWindow):
         self._show_selection(selection)
         if self.bar.layer_box.currentIndex() != selection.layer:
             self.bar.layer_box.setCurrentIndex(selection.layer)
+        self.lessons.look()
 
     def select_layer(self, layer: int) -> None:
         self.select(replace(self.pinned, layer=layer))
