@@ -3,17 +3,19 @@
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QDockWidget, QLabel, QMainWindow, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
+from moeviz.view.layouts import BARS
 from moeviz.view.theme import GRID
 
 MOST = 0.45  # of the window's height: the knobs above need the rest
-TITLE = 48  # px, about
+TITLE = 24  # px, about
 
 
 class Guide(QDockWidget):
-    """Shows one page at a time."""
+    """Shows one page at a time, below the dock of the knobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, knobs: QDockWidget) -> None:
         super().__init__("Guide")
+        self._knobs = knobs
         self.setObjectName("dock_guide")
         self._area = QScrollArea()
         self._area.setWidgetResizable(True)
@@ -35,8 +37,9 @@ class Guide(QDockWidget):
         """As high as the page needs."""
         window = self.parentWidget()
         if isinstance(window, QMainWindow):
-            needed = page.heightForWidth(self._area.viewport().width()) + TITLE
-            window.resizeDocks([self], [min(needed, int(MOST * window.height()))], Qt.Orientation.Vertical)
+            needed = min(page.heightForWidth(self._area.viewport().width()) + TITLE, int(MOST * window.height()))
+            left = max(window.height() - BARS - needed, 1)
+            window.resizeDocks([self._knobs, self], [left, needed], Qt.Orientation.Vertical)
 
 
 def column(page: QWidget) -> QVBoxLayout:

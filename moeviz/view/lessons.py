@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MEMORY = "lessons"  # the names of those that were finished
 NARROWEST = 280  # px, what the knobs leave for a line
 READING_LINES = 3
+LAST = "Next lesson"
 WAITING = "The model of this lesson is being made."
 
 
@@ -41,6 +42,7 @@ class Lessons(QWidget):
         self.back = button("Back", "The step before")
         self.next = button("Skip", "The next step")
         self.again = button("Start again", "From the first step, with the model as it was then")
+        self.next.setMinimumWidth(button(LAST, "").sizeHint().width())  # it must not move what stands beside it
         self.back.clicked.connect(lambda: self.go(self.at - 1))
         self.next.clicked.connect(self._go_on)
         self.again.clicked.connect(self._start_again)
@@ -183,7 +185,7 @@ class Lessons(QWidget):
         self.reading.setVisible(not end)
         self.back.setEnabled(at > 0)
         done = end or self.ticked[at]
-        self.next.setText("Next lesson" if end else "Next" if done else "Skip")
+        self.next.setText(LAST if end else "Next" if done else "Skip")
         self.next.setVisible(not end or coming is not None)
         self.next.setProperty("lit", done)
         self.next.style().polish(self.next)  # the style sheet looks at a property only when told

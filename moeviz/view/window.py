@@ -130,13 +130,14 @@ class Window(QMainWindow):
         self.stakes = Stakes(self, keeper)
         self.knobs = Knobs(self, settings)
         self.controls = self.knobs.controls
-        self.guide, self.experiments, self.lessons = Guide(), Experiments(self), Lessons(self, bundled)
+        self.experiments, self.lessons = Experiments(self), Lessons(self, bundled)
         self.panels = make_panels(self.theme)
         for panel in self.panels.values():
             panel.hovered.connect(self._hover)
             panel.clicked.connect(self._click)
         self.docks = {name: make_dock(panel.plot.title, panel, name) for name, panel in self.panels.items()}
         self.docks["controls"] = make_dock("Knobs", self.controls, "controls")
+        self.guide = Guide(self.docks["controls"])
         self.layouts = Layouts(self, self.docks, self.guide, memory)
         self.files = Files(self)
         self.bar = Bar(self, device)
@@ -385,7 +386,7 @@ class Window(QMainWindow):
             self.timer.setInterval(ANSWER_MS)
         elif news:
             self.timer.setInterval(max(FRAME_MS, round(spent / DRAWING_SHARE)))
-        if idle and not self.runner.mailbox.waiting():
+        if idle and self.runner.idle and not self.runner.mailbox.waiting():  # taking the news may have asked for more
             self.timer.stop()
         self._ask_survey()  # it starts the timer again
         self.runner.mailbox.ask()
