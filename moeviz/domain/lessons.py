@@ -46,7 +46,7 @@ class Lesson:
     def strayed(self, moment: Moment) -> str:
         """Why the steps cannot be done with what is shown; empty if they can."""
         if moment.facts is None:
-            return "A recording is shown, which cannot change: start the lesson again."
+            return "There is no model here that could change: start the lesson again."
         if moment.settings.task != self.task:
             return f"The model shown is of another task than this lesson's, {self.task}: start the lesson again."
         return ""

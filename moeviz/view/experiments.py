@@ -30,6 +30,7 @@ class Experiments(QWidget):
         lines.addLayout(self._buttons)
         lines.addWidget(self.figures)
         lines.addStretch(1)
+        window.guide.add(self)
 
     def begin(self, experiment: Experiment) -> None:
         """Train a new model with the settings of an experiment; ask first if that loses a trained one."""

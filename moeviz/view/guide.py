@@ -17,19 +17,27 @@ class Guide(QDockWidget):
         super().__init__("Guide")
         self._knobs = knobs
         self.setObjectName("dock_guide")
+        self._pages: list[QWidget] = []
+        body = QWidget()
+        self._lines = QVBoxLayout(body)
+        self._lines.setContentsMargins(0, 0, 0, 0)
         self._area = QScrollArea()
+        self._area.setWidget(body)
         self._area.setWidgetResizable(True)
         self._area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self._area.setMaximumWidth(400)  # as wide as the knobs above it
         self.setWidget(self._area)
         self.hide()
 
+    def add(self, page: QWidget) -> None:
+        self._pages.append(page)
+        self._lines.addWidget(page)
+        page.hide()
+
     def show_page(self, title: str, page: QWidget) -> None:
         self.setWindowTitle(title)
-        if self._area.widget() is not page:
-            self._area.takeWidget()
-            self._area.setWidget(page)
-        page.show()
+        for other in self._pages:
+            other.setVisible(other is page)
         self.show()
         self._fit(page)
 

@@ -59,6 +59,7 @@ class Lessons(QWidget):
         lines.addStretch(1)
         for text in (self.words, self.reading):
             text.setAlignment(Qt.AlignmentFlag.AlignTop)
+        window.guide.add(self)
 
     # ---- which lesson
     def take_actions(self, actions: Mapping[str, QAction]) -> None:

@@ -130,7 +130,6 @@ class Window(QMainWindow):
         self.stakes = Stakes(self, keeper)
         self.knobs = Knobs(self, settings)
         self.controls = self.knobs.controls
-        self.experiments, self.lessons = Experiments(self), Lessons(self, bundled)
         self.panels = make_panels(self.theme)
         for panel in self.panels.values():
             panel.hovered.connect(self._hover)
@@ -138,6 +137,7 @@ class Window(QMainWindow):
         self.docks = {name: make_dock(panel.plot.title, panel, name) for name, panel in self.panels.items()}
         self.docks["controls"] = make_dock("Knobs", self.controls, "controls")
         self.guide = Guide(self.docks["controls"])
+        self.experiments, self.lessons = Experiments(self), Lessons(self, bundled)
         self.layouts = Layouts(self, self.docks, self.guide, memory)
         self.files = Files(self)
         self.bar = Bar(self, device)
