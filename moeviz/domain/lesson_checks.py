@@ -323,7 +323,7 @@ def fits(now: Moment, then: Moment) -> Check:
 
 
 # ---- 7: specialisation
-UNSURVEYED = Check(False, "The held-out text has not been looked at yet.")
+UNSURVEYED = Check(False, "Held-out text has not been looked at yet; for that Experts × domains is open (View menu).")
 
 
 def _heldout(now: Moment) -> RoutingSnapshot | None:
