@@ -109,6 +109,7 @@ def make_window(
         Runner(Mailbox()),
         make_session,
         make_trace,
+        bundled_model,
         save_trace,
         read_file,
         Keeper(runs or Path(platformdirs.user_state_dir("moeviz")) / "runs"),

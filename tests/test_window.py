@@ -21,9 +21,9 @@ from moeviz.trace.stats import stats
 from moeviz.trace.store import open_trace
 from moeviz.view.controls import USUAL
 from moeviz.view.dashboard import PLACES
+from moeviz.view.experiments import arm_values
 from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.frame import Frame
-from moeviz.view.guide import arm_values
 from moeviz.view.memory import memory
 from moeviz.view.menus import numbered
 from moeviz.view.status import Progress, duration, in_words, short
@@ -200,16 +200,16 @@ def test_an_experiment_starts_trains_and_stays_readable(
     small = {"model.width": 16, "model.expert_width": 16, "model.layers": 1, "model.context": 32, "train.batch": 2}
     experiment = replace(experiment, settings={**experiment.settings, **small})
     assert not window.guide.isVisible()
-    window.begin_experiment(experiment)
+    window.experiments.begin(experiment)
     assert not window.question.open  # nothing was trained
     wanted = Settings().with_values(experiment.settings)
     qtbot.waitUntil(lambda: window.settings == wanted and window.runner.training, timeout=WAIT)
     train(qtbot, window, 3)
     assert window.guide.isVisible()
-    text = window.guide.words.text() + window.guide.figures.text()
+    text = window.experiments.words.text() + window.experiments.figures.text()
     for words in (experiment.watch, experiment.source, *experiment.figures, *experiment.figures.values()):
         assert escape(words) in text
-    arms = window.guide.arms
+    arms = window.experiments.arms
     assert list(arms) == (list(experiment.arms) if len(experiment.arms) > 1 else [])
     assert [name for name, b in arms.items() if b.isChecked()] == [n for n in arms if not experiment.arms[n]]
     for name, button in arms.items():
@@ -236,7 +236,7 @@ def test_an_experiment_asks_before_a_trained_model_goes(qtbot: QtBot, window: Wi
     assert window.guide.isVisible()
     action(window, "Reset layout").trigger()
     assert window.guide.isVisible()
-    action(window, "Close the experiment's text").trigger()
+    action(window, "Close the guide").trigger()
     assert not window.guide.isVisible()
 
 

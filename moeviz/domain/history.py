@@ -106,6 +106,17 @@ class History:
         shares: npt.NDArray[np.float32] = out / np.maximum(np.nansum(out, axis=1, keepdims=True), np.float32(1))
         return shares
 
+    def recent_counts(self, layer: int, points: int) -> npt.NDArray[np.int64]:
+        """Assignments per expert (E,) of one layer, summed over the last kept points, at most so many; those before a
+        change of the number of experts are left out. Empty where there are none."""
+        rows = [counts[layer] for counts in self._counts[-points:] if layer < len(counts)]
+        if not rows:
+            return np.zeros(0, np.int64)
+        total: npt.NDArray[np.int64] = np.sum(
+            [row for row in rows if row.size == rows[-1].size], axis=0, dtype=np.int64
+        )
+        return total
+
     def logs(self) -> list[StepLog]:
         """What is kept as logs, one a stretch of steps with the same numbers of experts, as a trace takes them."""
         sizes = [tuple(counts.size for counts in row) for row in self._counts]

@@ -117,7 +117,7 @@ class Knobs:
         self.controls.show_settings(shown)
         for panel in self.window.panels.values():
             panel.show_settings(shown)
-        self.window.guide.show_settings(self.settings)
+        self.window.experiments.show_settings(self.settings)
 
 
 class KnobChange(QUndoCommand):

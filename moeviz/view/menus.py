@@ -9,6 +9,7 @@ from PySide6.QtGui import QAction, QActionGroup, QKeySequence
 from PySide6.QtWidgets import QMenu
 
 from moeviz.domain.experiments import EXPERIMENTS
+from moeviz.domain.lessons import LESSONS
 from moeviz.view.layouts import LAYOUTS
 from moeviz.view.theme import THEMES
 
@@ -84,13 +85,21 @@ def menus(window: "Window") -> dict[str, list[Item | None]]:
             Item("With another trace…", "Ctrl+Shift+D", references.open_trace),
             Item("With another model…", "Ctrl+Shift+M", references.open_model),
         ],
-        "E&xperiments": [
+        "&Lessons": [
             *(
-                Item(experiment.title, numbered("Ctrl+Alt", i), partial(window.begin_experiment, experiment))
-                for i, experiment in enumerate(EXPERIMENTS.values(), 1)
+                Item(
+                    lesson.title, f"Shift+F{i}", partial(window.lessons.begin, lesson), f"lesson {name}", checkable=True
+                )
+                for i, (name, lesson) in enumerate(LESSONS.items(), 1)
             ),
             None,
-            Item("Close the experiment's text", "Ctrl+Alt+Q", window.guide.hide),
+            Item("Close the guide", "Ctrl+Alt+Q", window.guide.hide),
+        ],
+        "E&xperiments": [
+            *(
+                Item(experiment.title, numbered("Ctrl+Alt", i), partial(window.experiments.begin, experiment))
+                for i, experiment in enumerate(EXPERIMENTS.values(), 1)
+            ),
         ],
     }
 

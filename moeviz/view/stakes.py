@@ -44,7 +44,7 @@ class Stakes:
         self.window, self.keeper = window, keeper
         self._safe_step = 0  # what was trained up to here lies in a file
         self._close_when_saved = False
-        self._run = 0  # which of the runs so far
+        self.run = 0  # which of the runs so far
         self._keeping = -1  # the run that is kept while it trains
         self._kept_at, self._unkept = 0.0, list[StepLog]()
         self._kept_marks = 0
@@ -59,7 +59,7 @@ class Stakes:
         """What an update says of runs, steps and files."""
         if update.reset:
             self._safe_step = update.step
-            self._run += 1
+            self.run += 1
             self._unkept, self._kept_marks, self._kept_at = [], 0, 0.0
         self._unkept += [*update.past, *([update.log] if update.log else [])]
         if update.saved:
@@ -141,7 +141,7 @@ class Stakes:
     def keep_run(self) -> None:
         """Now and then, on a thread."""
         window, now = self.window, time.monotonic()
-        run = self._run if window.runner.training and not window.of_trace else -1
+        run = self.run if window.runner.training and not window.of_trace else -1
         if run != self._keeping:  # training has begun, or ended
             self._keeping = run
             self._kept_at = max(self._kept_at, now - KEEP_SECONDS + FIRST_SECONDS)

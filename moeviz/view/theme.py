@@ -196,6 +196,7 @@ QPushButton {{ color: {theme.text}; background: {theme.raised}; border: 1px soli
 QPushButton:hover {{ border-color: {theme.muted}; }}
 QPushButton:pressed, QPushButton:checked {{ color: {theme.accent}; border-color: {theme.accent}; }}
 QPushButton:disabled {{ color: {theme.faint}; }}
+QPushButton[lit="true"] {{ color: {theme.panel}; background: {theme.accent}; border-color: {theme.accent}; }}
 QMenu {{ background: {theme.raised}; border: 1px solid {theme.line}; padding: 4px 0; }}
 QMenu::item {{ padding: 4px 24px 4px 16px; }}
 QMenu::item:selected {{ background: {theme.accent}; color: {theme.panel}; }}

@@ -27,8 +27,8 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from moeviz.domain.experiments import Experiment
 from moeviz.domain.history import History
+from moeviz.domain.lessons import LESSONS
 from moeviz.domain.messages import Advance as Step
 from moeviz.domain.messages import (
     Command,
@@ -55,10 +55,12 @@ from moeviz.view import theme as themes
 from moeviz.view.bar import Bar
 from moeviz.view.dashboard import make_panels
 from moeviz.view.docks import make_dock
+from moeviz.view.experiments import Experiments
 from moeviz.view.files import Files, kind_of, sort_paths
 from moeviz.view.guide import Guide
 from moeviz.view.knobs import Knobs
 from moeviz.view.layouts import Layouts
+from moeviz.view.lessons import Lessons
 from moeviz.view.menus import NO_QUESTION, make_menus
 from moeviz.view.notices import Messages
 from moeviz.view.panels.compare import Compare
@@ -84,8 +86,8 @@ TAKE_ARROWS = (QAbstractSlider, QAbstractSpinBox, QComboBox, QLineEdit)
 
 class Window(QMainWindow):
     """`make_session` builds a session on the worker thread from settings, device and a checkpoint's path or None,
-    `make_trace` from a trace's path. `save_trace` writes the history and `read_file` reads what to compare with, on a
-    thread too.
+    `make_trace` from a trace's path. `bundled` gives the path of a task's trained model. `save_trace` writes the
+    history and `read_file` reads what to compare with, on a thread too.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Window(QMainWindow):
         runner: Runner,
         make_session: Callable[[Settings, str, str | None], MakeSession],
         make_trace: Callable[[str], MakeSession],
+        bundled: Callable[[str], str | None],
         save_trace: SaveTrace,
         read_file: ReadFile,
         keeper: Keeper,
@@ -133,7 +136,6 @@ class Window(QMainWindow):
         self.stakes = Stakes(self, keeper)
         self.knobs = Knobs(self, settings)
         self.controls = self.knobs.controls
-        self.guide = Guide(self.take_arm)
         self.panels = make_panels(self.theme)
         for panel in self.panels.values():
             panel.hovered.connect(self._hover)
@@ -141,6 +143,8 @@ class Window(QMainWindow):
             panel.knobs_asked.connect(self.knobs.change)
         self.docks = {name: make_dock(panel.plot.title, panel, name) for name, panel in self.panels.items()}
         self.docks["controls"] = make_dock("Knobs", self.controls, "controls")
+        self.guide = Guide(self.docks["controls"])
+        self.experiments, self.lessons = Experiments(self), Lessons(self, bundled)
         self.layouts = Layouts(self, self.docks, self.guide, memory)
         self.files = Files(self)
         compare = self.panels["compare"]
@@ -161,6 +165,7 @@ class Window(QMainWindow):
         self.train_action, self.step_action, self.restart_action = (actions[n] for n in ("train", "step", "restart"))
         actions["yes"].setEnabled(False)
         self.question.changed.connect(lambda: self._name_answer(actions["yes"]))
+        self.lessons.take_actions({name: actions[f"lesson {name}"] for name in LESSONS})
         self.bar.fill([self.train_action, self.step_action, self.restart_action])
         self.timeline.take_action(actions["play"])
         undo = self.knobs.undo
@@ -246,6 +251,7 @@ class Window(QMainWindow):
         self.timeline.apply_theme(self.theme)
         for panel in self.panels.values():
             panel.apply_theme(self.theme)
+        self.lessons.apply_theme()
 
     # ---- talking with the runner
     def begin(self, paths: list[str], changed: Mapping[str, Value] = MappingProxyType({})) -> None:
@@ -345,25 +351,6 @@ class Window(QMainWindow):
         self._show_state()
         self.timer.start()
 
-    def begin_experiment(self, experiment: Experiment) -> None:
-        """Train a new model with the settings of an experiment; ask first if that loses a trained one."""
-
-        def begin() -> None:
-            settings = Settings().with_values(experiment.settings)
-            self._goal = (0, 0.0)
-            self.start(self.make_session(settings, self.device, None), f"Starting: {experiment.title}", training=True)
-            self.guide.show_experiment(experiment)
-            self.guide.show_settings(settings)
-
-        self.stakes.if_not_replaced(f"“{experiment.title}”", begin)
-
-    def take_arm(self, values: Mapping[str, Value]) -> None:
-        """Of the experiment that is on: what differs from the running model."""
-        flat = self.settings.flat()
-        if changed := {key: value for key, value in values.items() if value != flat[key]}:
-            self.knobs.change(changed)
-        self.guide.show_settings(self.settings)
-
     def restart(self) -> None:
         what = f"Restart with seed {self.settings.seed}"
         if self.has_model:
@@ -405,6 +392,7 @@ class Window(QMainWindow):
             self.show_all(settled=not self.runner.training)
             self.repaint_panels()
         self._show_state()
+        self.lessons.look()
         self.stakes.keep_run()
         spent = (time.perf_counter() - began) * 1000
         # an answer may have come while this tick was drawing: it is not to wait for the next frame
@@ -412,7 +400,7 @@ class Window(QMainWindow):
             self.timer.setInterval(ANSWER_MS)
         elif news:
             self.timer.setInterval(max(FRAME_MS, round(spent / DRAWING_SHARE)))
-        if idle and self.runner.idle and not self.runner.mailbox.waiting():
+        if idle and self.runner.idle and not self.runner.mailbox.waiting():  # taking the news may have asked for more
             self.timer.stop()
         self._ask_survey()  # these start the timer again
         self.references.ask()
@@ -599,6 +587,7 @@ class Window(QMainWindow):
         self._show_selection(selection)
         if self.bar.layer_box.currentIndex() != selection.layer:
             self.bar.layer_box.setCurrentIndex(selection.layer)
+        self.lessons.look()
 
     def select_layer(self, layer: int) -> None:
         self.select(replace(self.pinned, layer=layer))
