@@ -514,6 +514,19 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
     assert np.array_equal(expected, history(other, 25))
 
 
+def test_counts_that_no_step_has_counted_are_saved_as_unknown(tmp_path: Path, run: Session) -> None:
+    advance(run, 3)
+    counted = load(send(run, SaveModel(str(tmp_path / "counted.st"))).saved)
+    assert (counted.counts_LE.sum(dim=1) == 4 * 16 * 2).all()
+    send(run, SetKnobs({"model.experts": 6}))
+    resized = send(run, SaveModel(str(tmp_path / "resized.st"))).saved
+    assert (load(resized).counts_LE == -1).all()
+    again = training.session(Settings(), checkpoint=resized)
+    assert next(again).snapshot.train_counts_LE == ()
+    assert send(again, SetKnobs({"model.experts": 4})).settings.model.experts == 4
+    assert advance(again, 1).snapshot.train_counts_LE[0].sum() == 4 * 16 * 2
+
+
 def test_checkpoint_without_moments_or_its_own_data_opens(tmp_path: Path) -> None:
     trainer = make_trainer(SMALL.with_values({"data.path": "/gone"}))
     path = save(

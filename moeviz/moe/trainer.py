@@ -90,8 +90,9 @@ class Trainer:
             self.optimiser.square = dict(checkpoint.square)
             self.optimiser.steps = dict(checkpoint.steps)
         self.step = checkpoint.step
-        self._counts_LE = checkpoint.counts_LE.numpy()
-        self._counts_are_of_this_step = self.step > 0
+        counts_LE = checkpoint.counts_LE.numpy()
+        self._counts_are_of_this_step = bool(self.step > 0 and (counts_LE >= 0).all())
+        self._counts_LE = counts_LE.clip(min=0)
 
     def _frequencies(self, settings: Settings) -> torch.Tensor | None:
         """How often each token comes in the training data, if the settings' router asks: reading it takes time."""
@@ -244,7 +245,9 @@ class Trainer:
         )
 
     def counts(self) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self._counts_LE))
+        """Assignments per expert (L, E) in the last training batch; -1 if it had other experts, or there was none."""
+        known = self._counts_LE if self._counts_are_of_this_step else np.full_like(self._counts_LE, -1)
+        return torch.from_numpy(np.ascontiguousarray(known))
 
     # ---- live changes
     def change(self, settings: Settings) -> None:
