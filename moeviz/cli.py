@@ -201,6 +201,11 @@ def _render(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out} must end in .png, .svg, .pdf or .csv.")
     if not Path(args.out).absolute().parent.is_dir():
         raise UserError(f"There is no folder {Path(args.out).parent}; make it first.")
+    from moeviz.view.render import check_place, check_size, render_plot
+
+    look: dict[str, Any] = {"theme": args.theme, "size": args.size, "layer": args.layer, "token": args.token}
+    look["scale"] = args.scale or 1.0
+    check_size(args.size, look["scale"])
 
     from moeviz import headless
 
@@ -212,12 +217,13 @@ def _render(args: argparse.Namespace) -> int:
             changes, text = _changes(args), _text(args)
             seen = headless.of_checkpoint(args.model, text, changes=changes, device=args.device, survey=plot.surveys)
         else:
-            seen = headless.of_training(_settings(args), args.steps or 100, args.device, survey=plot.surveys)
+            steps = args.steps or 100
+            options: dict[str, Any] = {
+                "survey": plot.surveys,
+                "check": lambda first: check_place(first, args.layer, args.token),
+            }
+            seen = headless.of_training(_settings(args), steps, args.device, **options)
         snapshot, history, found = seen
-        from moeviz.view.render import render_plot
-
-        look: dict[str, Any] = {"theme": args.theme, "size": args.size, "layer": args.layer, "token": args.token}
-        look["scale"] = args.scale or 1.0
         render_plot(args.out, plot=args.plot, snapshot=snapshot, history=history, survey=found, **look)
     print(args.out)
     return 0

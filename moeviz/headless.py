@@ -332,10 +332,17 @@ def of_checkpoint(
 
 
 def of_training(
-    settings: Settings, steps: int, device: str, *, survey: bool = False
+    settings: Settings,
+    steps: int,
+    device: str,
+    *,
+    survey: bool = False,
+    check: Callable[[RoutingSnapshot], None] = lambda snapshot: None,
 ) -> tuple[RoutingSnapshot, History, SurveyResult | None]:
+    """`check` sees the model before it is trained, and raises UserError if what is asked for is not in it."""
     run, history, progress = start(settings, device=device), History(), Progress(steps)
     snapshot = snapshot_of(next(run))
+    check(snapshot)
     history.add_snapshot(snapshot)
     for update, keep in train_steps(run, steps, progress, lambda: False):
         _tell(update.notice)
