@@ -27,7 +27,7 @@ from moeviz.domain.messages import (
     UserError,
 )
 from moeviz.domain.metrics import expert_counts
-from moeviz.domain.settings import Settings
+from moeviz.domain.settings import ROUTERS, Settings
 from moeviz.moe import training
 from moeviz.moe.batches import Batches
 from moeviz.moe.checkpoint import load, save
@@ -35,6 +35,7 @@ from moeviz.moe.model import CharModel, active_parameters, flops_per_token, tota
 from moeviz.moe.optimiser import AdamW
 from moeviz.moe.resize import plan, resize_experts
 from moeviz.moe.step import Look, StepLoss
+from moeviz.moe.tasks.generate import generate
 from moeviz.moe.tasks.text import Parts, TextData, encode
 from moeviz.moe.traced import Traced, trace
 from moeviz.moe.trainer import CHECK_EVERY, Trainer
@@ -536,6 +537,48 @@ def test_checkpoint_without_moments_or_its_own_data_opens(tmp_path: Path) -> Non
     assert update.step == 7
     assert "built-in" in update.notice
     assert list(tmp_path.iterdir()) == [path], "no draft is left"
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("capacity", [0.0, 1.0])
+def test_text_is_only_written_where_the_whole_routes_as_its_beginning_did(
+    router: str, capacity: float, tmp_path: Path
+) -> None:
+    settings = SMALL.with_values({"routing.router": router, "routing.capacity_factor": capacity})
+    trainer = make_trainer(settings)
+    trainer.advance()
+    saved = save(tmp_path, settings, tiny_text().vocabulary, 1, trainer.model, None, trainer.counts())
+    dropping = capacity > 0 and settings.applies("routing.capacity_factor")
+    if dropping or router in ("expert_choice", "soft"):
+        with pytest.raises(UserError, match="capacity_factor=0" if dropping else "as it is written"):
+            generate(saved, "abc", 8, settings)
+        return
+    text = generate(saved, "abc", 8, settings)
+    assert len(text) == 11
+    trainer.set_probe(text)
+    whole = trainer.snapshot().layers
+    trainer.set_probe(text[:5])
+    for end, all_of_it in zip(trainer.snapshot().layers, whole, strict=True):
+        assert np.array_equal(end.expert_ids_TK, all_of_it.expert_ids_TK[:5])
+
+
+def test_text_is_written_with_the_settings_that_are_asked_for(tmp_path: Path) -> None:
+    settings = SMALL.with_values({"routing.router": "top_p", "routing.top_p": 0.01, "routing.noise": 0.0})
+    trainer = make_trainer(settings)
+    with torch.no_grad():
+        for layer in trainer.model.layers:
+            layer.experts.down_proj *= 100  # so that the number of experts is seen in what is written
+    saved = save(tmp_path, settings, tiny_text().vocabulary, 1, trainer.model, None, trainer.counts())
+    all_experts = settings.with_values({"routing.top_p": 1.0})
+    trainer.change(all_experts)
+    other = save(tmp_path / "other.st", all_experts, tiny_text().vocabulary, 1, trainer.model, None, trainer.counts())
+    assert generate(saved, "abc", 13, all_experts, seed=1) == generate(other, "abc", 13, all_experts, seed=1)
+    assert generate(saved, "abc", 13, settings, seed=1) != generate(saved, "abc", 13, all_experts, seed=1)
+    nulls = SMALL.with_values({"routing.router": "null"})
+    trainer = make_trainer(nulls)
+    saved = save(tmp_path / "null.st", nulls, tiny_text().vocabulary, 0, trainer.model, None, trainer.counts())
+    with pytest.raises(UserError, match=r"another routing\.zero_experts"):
+        generate(saved, "abc", 3, nulls.with_values({"routing.zero_experts": 0}))
 
 
 def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
