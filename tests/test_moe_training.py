@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -684,6 +685,96 @@ def test_a_move_that_fails_half_way_leaves_a_model_that_learns(monkeypatch: pyte
     before = trainer.model.head.detach().clone()
     trainer.advance()
     assert not torch.equal(before, trainer.model.head)
+
+
+EVERYTHING = {"model.experts": 6, "routing.router": "null", "model.shared_experts": 1, "routing.noise": 0.0}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "moeviz.moe.resize.SharedExperts",
+        "moeviz.moe.resize.build_router",
+        "moeviz.moe.resize._disturb",
+        "moeviz.moe.trainer.coefficients",
+        "moeviz.moe.trainer.Trainer._state",
+    ],
+)
+def test_a_change_that_memory_does_not_suffice_for_changes_nothing(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, twin = make_trainer(), make_trainer()
+    for one in (trainer, twin):
+        one.advance()
+        one.flush()
+    calls = []
+
+    def fail(*args: object, **more: object) -> None:
+        calls.append(args)
+        if len(calls) > 1 or place.endswith(("coefficients", "_state")):  # half-way: in the second layer
+            monkeypatch.undo()
+            raise torch.OutOfMemoryError("tried to allocate 1 PB")
+        return real(*args, **more)
+
+    real = pkgutil.resolve_name(place)
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.change(SMALL.with_values(EVERYTHING))
+    assert trainer.settings == SMALL
+    for one in (trainer, twin):
+        for _ in range(CHECK_EVERY):
+            one.advance()
+        assert one.check()
+    assert_same_run(trainer, twin)
+    trainer.change(SMALL.with_values(EVERYTHING))
+    trainer.advance()
+    assert trainer.check()
+
+
+def assert_same_run(one: Trainer, other: Trainer) -> None:
+    log, wanted = one.flush(), other.flush()
+    assert np.array_equal(log.scalars_S["loss"], wanted.scalars_S["loss"])
+    for left, right in zip(one.snapshot().layers, other.snapshot().layers, strict=True):
+        assert np.array_equal(left.router_logits_TE, right.router_logits_TE)
+    assert all(torch.equal(one.optimiser.mean[name], mean) for name, mean in other.optimiser.mean.items())
+    assert torch.equal(one.counts(), other.counts())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [{"model.experts": 2}],
+        [{"model.experts": 6}],
+        [{"model.experts": 3}, {"model.experts": 2, "routing.k": 1}, {"model.experts": 3}],
+        [{"routing.router": "noisy_topk"}],
+        [EVERYTHING, {"train.lr": 0.1}],
+    ],
+)
+def test_a_change_taken_back_before_the_next_step_brings_the_same_model_back(changes: list[dict[str, object]]) -> None:
+    trainer, twin = make_trainer(), make_trainer()
+    for one in (trainer, twin):
+        for _ in range(3):
+            one.advance()
+        one.check()
+        one.flush()
+    for values in changes:
+        trainer.change(trainer.settings.with_values(values))
+    trainer.change(SMALL)
+    assert torch.equal(trainer.counts(), twin.counts())
+    for one in (trainer, twin):
+        one.advance()
+        one.check()
+    assert_same_run(trainer, twin)
+
+
+def test_a_change_taken_back_after_a_step_keeps_what_was_learned_since() -> None:
+    trainer = make_trainer()
+    trainer.change(SMALL.with_values({"model.experts": 2}))
+    trainer.advance()
+    trainer.check()
+    trainer.flush()
+    survivors = [layer.experts.down_proj.detach().clone() for layer in trainer.model.layers]
+    trainer.change(SMALL)
+    for layer, kept in zip(trainer.model.layers, survivors, strict=True):
+        assert torch.equal(layer.experts.down_proj[:2], kept)
 
 
 def test_two_growths_at_one_step_make_no_twins() -> None:
