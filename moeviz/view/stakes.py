@@ -25,6 +25,8 @@ class Keeper(Protocol):
 
     def left(self) -> list[Path]: ...
 
+    def tidy(self) -> None: ...
+
     def keep(
         self,
         run: int,
@@ -33,6 +35,8 @@ class Keeper(Protocol):
         logs: Sequence[StepLog],
         marks: Sequence[tuple[int, str]],
     ) -> None: ...
+
+    def end(self) -> None: ...
 
     def close(self) -> None: ...
 

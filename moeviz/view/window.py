@@ -215,6 +215,7 @@ class Window(QMainWindow):
         self.memory.setValue("more losses", "true" if self.controls.more.isChecked() else "false")
         self.memory.sync()
         self.timer.stop()
+        self.stakes.keeper.end()  # also where a long step does not end in time
         if self.runner.close(2.0):
             self.stakes.keeper.close()
         event.accept()
@@ -238,6 +239,7 @@ class Window(QMainWindow):
         says beside a settings file."""
         opening = sort_paths(paths)
         self.stakes.offer_kept()
+        self.runner.beside(self.stakes.keeper.tidy)
         self._left_out = opening.left_out
         if opening.shown and self.checkpoint is None:
             self._left_out += " Its own settings hold, not those of the command line."
