@@ -65,7 +65,7 @@ class Stakes:
             self._safe_step = update.step
             self._run += 1
             self._unkept, self._kept_marks, self._kept_at = [], 0, 0.0
-        self._unkept += [*update.past, *([update.log] if update.log else [])]
+        self._unkept += [update.log] if update.log else []
         if update.saved:
             self._safe_step = update.step
             if self._close_when_saved:

@@ -433,8 +433,10 @@ class Window(QMainWindow):
             self._seen = (time.perf_counter(), update.step)
             self._failed = False
             self.survey = None
-        for log in (*update.past, *([update.log] if update.log else [])):
-            self.history.extend(log)
+        if update.past is not None:
+            self.history.begin_with(update.past)
+        if update.log is not None:
+            self.history.extend(update.log)
         if update.mark:
             self.history.add_mark(update.step, update.mark)
         if update.reset:
