@@ -99,8 +99,40 @@ def _find_display() -> None:
     needed = {"xcb": "DISPLAY", "wayland": "WAYLAND_DISPLAY", "wayland-egl": "WAYLAND_DISPLAY"}
     # as in "wayland;xcb" or "xcb:option": the first that can be used is used
     names = [part.split(":")[0] for part in (os.environ.get("QT_QPA_PLATFORM") or "wayland;xcb").split(";")]
-    if not any(name not in needed or os.environ.get(needed[name]) for name in names):
-        raise UserError("There is no display to open a window on; use `moeviz render` to write pictures without one.")
+    if any(name not in needed for name in names):
+        return
+    displays = [(needed[name], os.environ.get(needed[name], "")) for name in names]
+    if any(_answers(variable, display) for variable, display in displays if display):
+        return
+    silent = " and ".join(display for _, display in displays if display)
+    what = f"No display answers at {silent}" if silent else "There is no display to open a window on"
+    raise UserError(f"{what}; use `moeviz render` to write pictures without one.")
+
+
+def _answers(variable: str, display: str) -> bool:
+    """Whether somebody listens at the socket that the variable names."""
+    import socket
+
+    try:
+        for address in _addresses(variable, display):
+            with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as one:
+                one.settimeout(2)
+                if one.connect_ex(address) == 0:
+                    return True
+    except (OSError, ValueError):  # no such host; no such way to name a display
+        pass
+    return False
+
+
+def _addresses(variable: str, display: str) -> list[str | tuple[str, int]]:
+    if variable == "WAYLAND_DISPLAY":
+        return [os.path.join(os.environ.get("XDG_RUNTIME_DIR", ""), display)]
+    host, _, number = display.rpartition("/")[2].rpartition(":")
+    screen = int(number.partition(".")[0])
+    if host not in ("", "unix"):
+        return [(host, 6000 + screen)]
+    path = f"/tmp/.X11-unix/X{screen}"
+    return ["\0" + path, path]  # on Linux without a file, too
 
 
 # ---- commands
@@ -217,6 +249,11 @@ def _render(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out} must end in .png, .svg, .pdf or .csv.")
     if not Path(args.out).absolute().parent.is_dir():
         raise UserError(f"There is no folder {Path(args.out).parent}; make it first.")
+    from moeviz.view.render import check_place, check_size, render_plot
+
+    look: dict[str, Any] = {"theme": args.theme, "size": args.size, "layer": args.layer, "token": args.token}
+    look["scale"] = args.scale or 1.0
+    check_size(args.size, look["scale"])
 
     from moeviz import headless
 
@@ -229,15 +266,12 @@ def _render(args: argparse.Namespace) -> int:
             seen = headless.of_checkpoint(args.model, _text(args), **of_model, read=args.against_text)
         else:
             of_run: dict[str, Any] = {"survey": plot.surveys, "read": args.against_text}
+            of_run["check"] = lambda first: check_place(first, args.layer, args.token)
             seen = headless.of_training(_settings(args), args.steps or 100, args.device, **of_run)
         other = None
         if compared:
             side: dict[str, Any] = {"path": args.against, "step": args.against_step, "layer": args.against_layer}
             other = headless.reference(seen, **side, trace=args.trace or "")
-        from moeviz.view.render import render_plot
-
-        look: dict[str, Any] = {"theme": args.theme, "size": args.size, "layer": args.layer, "token": args.token}
-        look["scale"] = args.scale or 1.0
         data: dict[str, Any] = {"snapshot": seen.snapshot, "history": seen.history, "survey": seen.survey}
         render_plot(args.out, plot=args.plot, **data, reference=other, **look)
     print(args.out)

@@ -351,9 +351,19 @@ def of_checkpoint(
     return Shown(seen.snapshot, History(), seen.survey, other)
 
 
-def of_training(settings: Settings, steps: int, device: str, *, survey: bool = False, read: str = "") -> Shown:
+def of_training(
+    settings: Settings,
+    steps: int,
+    device: str,
+    *,
+    survey: bool = False,
+    read: str = "",
+    check: Callable[[RoutingSnapshot], None] = lambda snapshot: None,
+) -> Shown:
+    """`check` sees the model before it is trained, and raises UserError if what is asked for is not in it."""
     run, history, progress = start(settings, device=device), History(), Progress(steps)
     snapshot = snapshot_of(next(run))
+    check(snapshot)
     history.add_snapshot(snapshot)
     for update, keep in train_steps(run, steps, progress, lambda: False):
         _tell(update.notice)

@@ -1,10 +1,12 @@
 """Keeps the window's run on disk while it trains, so that a crash does not take it: a trace that is removed when the
-window closes. A trace that is still there, with nobody's lock on it, is of a run that ended without closing.
+window closes. A trace that is still there, with nobody's lock on it and not marked as ended, is of a run that ended
+without closing.
 """
 
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from PySide6.QtCore import QLockFile
@@ -19,7 +21,7 @@ MOST_BYTES = 256 * 2**20  # of one run; what comes after is not kept
 
 
 class Keeper:
-    """`keep` is called on one thread at a time; the others before or after."""
+    """`keep` and `tidy` are called on one thread at a time, `close` after; `left` and `end` take no time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -28,14 +30,21 @@ class Keeper:
         self._writer: object = None  # None too when no more of this run is kept
         self._run = -1
         self._bytes = 0
+        self._rest: list[Path] = []
 
     def left(self) -> list[Path]:
-        """Traces of runs that ended without closing, the newest first; older ones than MOST_LEFT are removed."""
+        """Traces of runs that ended without closing, the newest first, and at most MOST_LEFT."""
         found = sorted(self.folder.glob("*.zarr"), key=lambda path: path.name, reverse=True)
         free = [path for path in found if self._nobodys(path)]
-        for path in free[MOST_LEFT:]:
+        crashed = [path for path in free if not _mark_of(path).exists()]
+        left = [path for path in crashed[:MOST_LEFT] if (path / "zarr.json").is_file()]
+        self._rest = [path for path in free if path not in crashed[:MOST_LEFT]]
+        return left
+
+    def tidy(self) -> None:
+        """Remove what `left` has seen besides: what ended as it should, and older ones."""
+        for path in self._rest:
             self.remove(path)
-        return [path for path in free[:MOST_LEFT] if (path / "zarr.json").is_file()]
 
     def keep(
         self,
@@ -78,11 +87,18 @@ class Keeper:
         self._writer = writer
         self._bytes += sum(layer.num_tokens * (layer.num_experts * 8 + layer.k * 8) for layer in snapshot.layers)
 
+    def end(self) -> None:
+        """The run ends as it should. If nobody can remove its trace any more, the next start does."""
+        if self._path is not None:
+            with suppress(OSError):
+                _mark_of(self._path).touch()
+
     def close(self) -> None:
         """The run ended as it should: nothing of it stays."""
         path, self._path, self._writer, self._run = self._path, None, None, -1
         if path is not None:
             shutil.rmtree(path, ignore_errors=True)
+            _mark_of(path).unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.unlock()
             self._lock = None
@@ -90,6 +106,7 @@ class Keeper:
     def remove(self, path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
         _lock_of(path).removeStaleLockFile()
+        _mark_of(path).unlink(missing_ok=True)
 
     def _nobodys(self, path: Path) -> bool:
         if path == self._path:
@@ -98,6 +115,10 @@ class Keeper:
         free = lock.tryLock(0)
         lock.unlock()
         return free
+
+
+def _mark_of(path: Path) -> Path:
+    return path.with_suffix(".ended")
 
 
 def _lock_of(path: Path) -> QLockFile:

@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -195,6 +197,9 @@ def test_help(command, capsys):
         (["render", "--task", "text", "--out", "a.gif"], ".png"),
         (["render", "--task", "text", "--out", "a.png", "--plot", "nonsense"], "no plot 'nonsense'"),
         (["render", "--task", "text", "--out", "a.png", "--size", "big"], "1440x900"),
+        (["render", "--task", "text", "--out", "a.png", "--size", "10x10"], "64 to 16384 pixels"),
+        (["render", "--task", "plane", "--out", "a.png", "--layer", "9"], "There is no layer 9"),
+        (["render", "--task", "plane", "--out", "a.png", "--token", "99999"], "There is no token 99999"),
         (["render", "--task", "text", "--out", "a.png", "--step", "1"], "--trace"),
         (["render", "--task", "text", "--out", "a.pdf", "--dpi", "300"], "--scale (or --dpi) needs a .png"),
         (["render", "--task", "text", "--out", "a.png", "--dpi", "many"], "'many' is not possible, give 48 to 768"),
@@ -248,14 +253,60 @@ def test_no_display_is_said_before_qt_is_imported(capsys, monkeypatch, given):
     assert "moeviz render" in fails(capsys)
 
 
+@pytest.fixture
+def servers(tmp_path, monkeypatch):
+    """Sockets that somebody listens at, as an X server and a Wayland compositor do: what names them, by variable."""
+    with socket.socket() as x, socket.socket(socket.AF_UNIX) as wayland:
+        while True:
+            number = random.randrange(20_000)
+            try:
+                x.bind(("127.0.0.1", 6000 + number))
+                break
+            except OSError:
+                continue
+        wayland.bind(str(tmp_path / "wayland-7"))
+        for one in (x, wayland):
+            one.listen()
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        yield {"DISPLAY": f"127.0.0.1:{number}.0", "WAYLAND_DISPLAY": "wayland-7"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="displays are told by the environment on Linux only")
 @pytest.mark.parametrize(
-    "given", [{"DISPLAY": ":0"}, {"QT_QPA_PLATFORM": "wayland;xcb", "DISPLAY": ":0"}, {"QT_QPA_PLATFORM": "offscreen"}]
+    ("platform", "running"),
+    [
+        ("", ["DISPLAY"]),
+        ("", ["WAYLAND_DISPLAY"]),
+        ("xcb", ["DISPLAY"]),
+        ("wayland;xcb", ["DISPLAY"]),
+        ("wayland", ["WAYLAND_DISPLAY"]),
+        ("offscreen", []),
+    ],
 )
-def test_a_display_is_found(monkeypatch, given):
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    for name in ("DISPLAY", "QT_QPA_PLATFORM"):
-        monkeypatch.setenv(name, given.get(name, ""))
+def test_a_display_that_answers_is_found(monkeypatch, servers, platform, running):
+    monkeypatch.setenv("QT_QPA_PLATFORM", platform)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.setenv(name, servers[name] if name in running else "")
     _find_display()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="displays are told by the environment on Linux only")
+@pytest.mark.parametrize("display", [":7777", "unix:7777.0", "127.0.0.1:1.0", "nonsense", "no-such-host.invalid:1"])
+def test_a_display_that_does_not_answer_is_said_before_qt_aborts(capsys, monkeypatch, display):
+    monkeypatch.setenv("QT_QPA_PLATFORM", "xcb")
+    monkeypatch.setenv("DISPLAY", display)
+    said = fails(capsys)
+    assert f"No display answers at {display};" in said
+    assert "moeviz render" in said
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="displays are told by the environment on Linux only")
+def test_a_compositor_that_is_gone_is_said(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("QT_QPA_PLATFORM", "wayland;xcb")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-7")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    assert "No display answers at wayland-7;" in fails(capsys)
 
 
 def test_the_command_line_is_light():

@@ -106,6 +106,24 @@ def test_history_is_bounded_when_every_step_is_measured() -> None:
         assert len(history.steps) <= MAX_POINTS
 
 
+@pytest.mark.parametrize("every", [1, 3, 50, 10**9])
+def test_a_long_log_is_kept_as_if_it_had_come_step_by_step(every: int) -> None:
+    whole, bit_by_bit, taken = History(), History(), History()
+    log = _log(0, 12_345, every=every)
+    whole.extend(log)
+    for first in range(0, 12_345, 7):
+        bit_by_bit.extend(_log(first, min(first + 7, 12_345), every=every))
+    taken.begin_with(whole)
+    for one in (bit_by_bit, taken):
+        assert one.seen == whole.seen == 12_345
+        assert np.array_equal(one.steps, whole.steps)
+        assert np.array_equal(one.scalar("heldout"), whole.scalar("heldout"), equal_nan=True)
+        assert np.array_equal(one.load_share(0), whole.load_share(0))
+    taken.extend(_log(12_345, 12_400, every=every))
+    assert whole.seen == 12_345
+    assert taken.seen == 12_400
+
+
 def test_history_pads_experts_that_came_later() -> None:
     history = History()
     history.extend(_log(0, 2, experts=2))

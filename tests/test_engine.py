@@ -177,6 +177,26 @@ def test_work_is_reported_and_cancelled_between_two_reports() -> None:
     assert runner.close()
 
 
+def test_an_errand_that_was_told_is_over_although_its_thread_still_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the thread may take a while for that, and the next file was refused."""
+    runner, linger = Runner(Mailbox()), threading.Event()
+    do = runner._do
+
+    def slowly(*arguments: object) -> None:
+        do(*arguments)  # type: ignore[arg-type]
+        linger.wait(10)
+
+    monkeypatch.setattr(runner, "_do", slowly)
+    assert runner.errand(lambda _: "Exported to a.png.", "Exporting a.png")
+    wait_for(runner.mailbox.waiting)
+    assert runner.errand_work is None
+    assert runner.idle
+    assert runner.errand(lambda _: "Exported to b.png.", "Exporting b.png")
+    linger.set()
+    assert runner.close()
+    assert [letter.sentence for letter in runner.mailbox.take()] == ["Exported to a.png.", "Exported to b.png."]
+
+
 def test_a_defect_in_an_errand_does_not_count_as_the_end_of_the_session() -> None:
     runner = Runner(Mailbox())
     assert runner.errand(lambda _: str(1 / 0))

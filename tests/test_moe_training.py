@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from moeviz.domain.messages import (
     UserError,
 )
 from moeviz.domain.metrics import expert_counts
-from moeviz.domain.settings import Settings
+from moeviz.domain.settings import ROUTERS, Settings
 from moeviz.moe import training
 from moeviz.moe.batches import Batches
 from moeviz.moe.checkpoint import load, save
@@ -36,6 +37,7 @@ from moeviz.moe.model import CharModel, active_parameters, flops_per_token, tota
 from moeviz.moe.optimiser import AdamW
 from moeviz.moe.resize import plan, resize_experts
 from moeviz.moe.step import Look, StepLoss
+from moeviz.moe.tasks.generate import generate
 from moeviz.moe.tasks.text import Parts, TextData, encode
 from moeviz.moe.traced import Traced, trace
 from moeviz.moe.trainer import CHECK_EVERY, Trainer
@@ -556,6 +558,19 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
     assert np.array_equal(expected, history(other, 25))
 
 
+def test_counts_that_no_step_has_counted_are_saved_as_unknown(tmp_path: Path, run: Session) -> None:
+    advance(run, 3)
+    counted = load(send(run, SaveModel(str(tmp_path / "counted.st"))).saved)
+    assert (counted.counts_LE.sum(dim=1) == 4 * 16 * 2).all()
+    send(run, SetKnobs({"model.experts": 6}))
+    resized = send(run, SaveModel(str(tmp_path / "resized.st"))).saved
+    assert (load(resized).counts_LE == -1).all()
+    again = training.session(Settings(), checkpoint=resized)
+    assert next(again).snapshot.train_counts_LE == ()
+    assert send(again, SetKnobs({"model.experts": 4})).settings.model.experts == 4
+    assert advance(again, 1).snapshot.train_counts_LE[0].sum() == 4 * 16 * 2
+
+
 def test_checkpoint_without_moments_or_its_own_data_opens(tmp_path: Path) -> None:
     trainer = make_trainer(SMALL.with_values({"data.path": "/gone"}))
     path = save(
@@ -565,6 +580,48 @@ def test_checkpoint_without_moments_or_its_own_data_opens(tmp_path: Path) -> Non
     assert update.step == 7
     assert "built-in" in update.notice
     assert list(tmp_path.iterdir()) == [path], "no draft is left"
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("capacity", [0.0, 1.0])
+def test_text_is_only_written_where_the_whole_routes_as_its_beginning_did(
+    router: str, capacity: float, tmp_path: Path
+) -> None:
+    settings = SMALL.with_values({"routing.router": router, "routing.capacity_factor": capacity})
+    trainer = make_trainer(settings)
+    trainer.advance()
+    saved = save(tmp_path, settings, tiny_text().vocabulary, 1, trainer.model, None, trainer.counts())
+    dropping = capacity > 0 and settings.applies("routing.capacity_factor")
+    if dropping or router in ("expert_choice", "soft"):
+        with pytest.raises(UserError, match="capacity_factor=0" if dropping else "as it is written"):
+            generate(saved, "abc", 8, settings)
+        return
+    text = generate(saved, "abc", 8, settings)
+    assert len(text) == 11
+    trainer.set_probe(text)
+    whole = trainer.snapshot().layers
+    trainer.set_probe(text[:5])
+    for end, all_of_it in zip(trainer.snapshot().layers, whole, strict=True):
+        assert np.array_equal(end.expert_ids_TK, all_of_it.expert_ids_TK[:5])
+
+
+def test_text_is_written_with_the_settings_that_are_asked_for(tmp_path: Path) -> None:
+    settings = SMALL.with_values({"routing.router": "top_p", "routing.top_p": 0.01, "routing.noise": 0.0})
+    trainer = make_trainer(settings)
+    with torch.no_grad():
+        for layer in trainer.model.layers:
+            layer.experts.down_proj *= 100  # so that the number of experts is seen in what is written
+    saved = save(tmp_path, settings, tiny_text().vocabulary, 1, trainer.model, None, trainer.counts())
+    all_experts = settings.with_values({"routing.top_p": 1.0})
+    trainer.change(all_experts)
+    other = save(tmp_path / "other.st", all_experts, tiny_text().vocabulary, 1, trainer.model, None, trainer.counts())
+    assert generate(saved, "abc", 13, all_experts, seed=1) == generate(other, "abc", 13, all_experts, seed=1)
+    assert generate(saved, "abc", 13, settings, seed=1) != generate(saved, "abc", 13, all_experts, seed=1)
+    nulls = SMALL.with_values({"routing.router": "null"})
+    trainer = make_trainer(nulls)
+    saved = save(tmp_path / "null.st", nulls, tiny_text().vocabulary, 0, trainer.model, None, trainer.counts())
+    with pytest.raises(UserError, match=r"another routing\.zero_experts"):
+        generate(saved, "abc", 3, nulls.with_values({"routing.zero_experts": 0}))
 
 
 def test_checkpoints_that_cannot_be_used(tmp_path: Path) -> None:
@@ -670,6 +727,96 @@ def test_a_move_that_fails_half_way_leaves_a_model_that_learns(monkeypatch: pyte
     before = trainer.model.head.detach().clone()
     trainer.advance()
     assert not torch.equal(before, trainer.model.head)
+
+
+EVERYTHING = {"model.experts": 6, "routing.router": "null", "model.shared_experts": 1, "routing.noise": 0.0}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "moeviz.moe.resize.SharedExperts",
+        "moeviz.moe.resize.build_router",
+        "moeviz.moe.resize._disturb",
+        "moeviz.moe.trainer.coefficients",
+        "moeviz.moe.trainer.Trainer._state",
+    ],
+)
+def test_a_change_that_memory_does_not_suffice_for_changes_nothing(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, twin = make_trainer(), make_trainer()
+    for one in (trainer, twin):
+        one.advance()
+        one.flush()
+    calls = []
+
+    def fail(*args: object, **more: object) -> None:
+        calls.append(args)
+        if len(calls) > 1 or place.endswith(("coefficients", "_state")):  # half-way: in the second layer
+            monkeypatch.undo()
+            raise torch.OutOfMemoryError("tried to allocate 1 PB")
+        return real(*args, **more)
+
+    real = pkgutil.resolve_name(place)
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.change(SMALL.with_values(EVERYTHING))
+    assert trainer.settings == SMALL
+    for one in (trainer, twin):
+        for _ in range(CHECK_EVERY):
+            one.advance()
+        assert one.check()
+    assert_same_run(trainer, twin)
+    trainer.change(SMALL.with_values(EVERYTHING))
+    trainer.advance()
+    assert trainer.check()
+
+
+def assert_same_run(one: Trainer, other: Trainer) -> None:
+    log, wanted = one.flush(), other.flush()
+    assert np.array_equal(log.scalars_S["loss"], wanted.scalars_S["loss"])
+    for left, right in zip(one.snapshot().layers, other.snapshot().layers, strict=True):
+        assert np.array_equal(left.router_logits_TE, right.router_logits_TE)
+    assert all(torch.equal(one.optimiser.mean[name], mean) for name, mean in other.optimiser.mean.items())
+    assert torch.equal(one.counts(), other.counts())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [{"model.experts": 2}],
+        [{"model.experts": 6}],
+        [{"model.experts": 3}, {"model.experts": 2, "routing.k": 1}, {"model.experts": 3}],
+        [{"routing.router": "noisy_topk"}],
+        [EVERYTHING, {"train.lr": 0.1}],
+    ],
+)
+def test_a_change_taken_back_before_the_next_step_brings_the_same_model_back(changes: list[dict[str, object]]) -> None:
+    trainer, twin = make_trainer(), make_trainer()
+    for one in (trainer, twin):
+        for _ in range(3):
+            one.advance()
+        one.check()
+        one.flush()
+    for values in changes:
+        trainer.change(trainer.settings.with_values(values))
+    trainer.change(SMALL)
+    assert torch.equal(trainer.counts(), twin.counts())
+    for one in (trainer, twin):
+        one.advance()
+        one.check()
+    assert_same_run(trainer, twin)
+
+
+def test_a_change_taken_back_after_a_step_keeps_what_was_learned_since() -> None:
+    trainer = make_trainer()
+    trainer.change(SMALL.with_values({"model.experts": 2}))
+    trainer.advance()
+    trainer.check()
+    trainer.flush()
+    survivors = [layer.experts.down_proj.detach().clone() for layer in trainer.model.layers]
+    trainer.change(SMALL)
+    for layer, kept in zip(trainer.model.layers, survivors, strict=True):
+        assert torch.equal(layer.experts.down_proj[:2], kept)
 
 
 def test_two_growths_at_one_step_make_no_twins() -> None:

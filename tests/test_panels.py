@@ -268,7 +268,7 @@ def test_load_says_whose_assignments_it_counts(board, snapshot):
     panel = board.panels["load"]
     panel.refresh()
     assert "2048 assignments of the training batch" in panel.footer()
-    assert panel.subtitle() == "layer 0, training batch, before drops"
+    assert panel.subtitle() == f"layer 0, step {snapshot.step}, training batch, before drops"
     assert f"CV {number(metrics.cv(snapshot.train_counts_LE[0]))} (chance 0.054)" in panel.footer()
     assert f"(chance {metrics.max_violation_floor(2048, 8, 2):.2g})" in panel.footer()
     assert panel.noise == pytest.approx((6 / 2048) ** 0.5 / 8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QPointF, QRectF
 from PySide6.QtGui import QImage, QPainter
-from test_panels import TEXT, make_snapshot, picture, routing, show
+from test_panels import TEXT, make_history, make_snapshot, picture, routing, show
 
 from moeviz.domain import metrics
 from moeviz.domain.history import History
@@ -417,6 +417,32 @@ def test_a_trace_that_names_domains_needs_no_survey(qtbot, qapp):
         panel.refresh()
         assert panel.table()[1]
         assert "512 tokens shown" in panel.subtitle()
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        *dict.fromkeys(
+            ("tokens", "tokens_experts", "gate_weights", "load", "anatomy", "experts_domains", "experts_tokens"),
+            "layer 1, step 1,234",
+        ).items(),
+        *dict.fromkeys(("co_activation", "similarity", "positions"), "layer 1, step 1,234").items(),
+        *dict.fromkeys(("flow", "layers_experts"), "step 1,234").items(),  # all layers
+        *dict.fromkeys(("load_over_time", "saturation"), "layer 1").items(),  # all steps
+    ],
+)
+def test_a_picture_says_of_which_layer_and_step_it_is(qtbot, name, where):
+    survey, history = make_survey(step=1234), make_film()
+    history.extend(make_history(10).logs()[0])
+    panel = PANELS[name](DARK)
+    qtbot.addWidget(panel)
+    for found in (survey, None):
+        panel.show_snapshot(survey.probe)
+        panel.show_history(history)
+        panel.show_survey(found)
+        panel.show_selection(Selection(layer=1, token=2))
+        if not panel.lack():
+            assert f"{panel.subtitle()},".startswith(f"{where},")
 
 
 def test_held_out_text_that_is_missing_is_told(qtbot, qapp):

@@ -31,6 +31,19 @@ def test_builtin_has_four_domains_and_the_fixed_vocabulary(data):
     assert data.decode(data.encode(data.probe)) == data.probe
 
 
+def test_data_files_are_of_every_kind_that_the_dependencies_bring(data):
+    """TOML is not among them: no dependency has a file of it."""
+    structured = data.decode(data.train[3]) + data.decode(data.heldout[3])
+    for kind, sign in {
+        "JSON": '"outputRevision":',
+        "XML": "<typesystem",
+        "CSV": "\n0.2",
+        "YAML": "\n- func: ",
+        "INI": "\n[console_scripts]\n",
+    }.items():
+        assert sign in structured, kind
+
+
 def test_builtin_is_the_same_every_time(data):
     again = load_text()
     assert all(

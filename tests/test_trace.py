@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -228,6 +229,63 @@ def test_damaged_arrays_are_never_shown_as_routing(tmp_path, name, way):
         return
     with pytest.raises(UserError, match="damaged"):
         open_trace(path)[0]
+
+
+def claim(path: Path, attributes: dict[str, int], shapes: dict[str, list[int]]) -> None:
+    """What a hostile file says of itself; no data belongs to it."""
+    for file in path.rglob("zarr.json"):
+        meta = json.loads(file.read_text())
+        if file.parent == path:
+            meta["attributes"].update(attributes)
+        elif (name := file.parent.relative_to(path).as_posix()) in shapes:
+            meta["shape"] = shapes[name]
+        elif meta["node_type"] == "array" and "num_steps" in attributes:
+            meta["shape"][0] = attributes["num_steps"]
+        file.write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "shapes", "words"),
+    [
+        ({"num_steps": 10**8}, {}, "claims 100,000,000 steps"),
+        ({"log_steps": 10**8}, {"log/step": [10**8]}, "claims 100,000,000 steps"),
+        ({"num_steps": -1}, {}, "claims -1 steps"),
+        ({}, {"log/counts/0": [3, 10**9]}, "the log claims 22 GiB"),
+    ],
+)
+def test_a_size_that_is_only_claimed_takes_no_memory(tmp_path, attributes, shapes, words):
+    path = tmp_path / "t.zarr"
+    with TraceWriter.create(path) as writer:
+        writer.append(make_snapshot(1, step=3))
+        writer.add_log(make_log(1, 3))
+    claim(path, attributes, shapes)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=words):
+            _ = open_trace(path).log
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [({"num_tokens": 10**9}, "step 0 claims"), ({"num_experts": 10**6}, "experts"), ({"k": -5}, "negative")],
+)
+def test_a_snapshot_that_only_claims_its_size_takes_no_memory(tmp_path, sizes, words):
+    path = tmp_path / "t.zarr"
+    with TraceWriter.create(path) as writer:
+        writer.append(make_snapshot(1, step=3))
+    root = zarr.open_group(str(path), mode="r+")
+    for name, value in sizes.items():
+        root[f"layers/0/{name}"][0] = value
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=words):
+            open_trace(path)[0]
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_stats_by_hand(tmp_path):

@@ -340,7 +340,7 @@ def test_after_a_crash_the_kept_run_is_offered_until_there_is_an_answer(
         assert done.returncode == 9
     empty.begin([])
     qtbot.waitUntil(lambda: empty.snapshot is not None, timeout=WAIT)
-    assert len(list(runs.glob("*.zarr"))) == 3  # the oldest is gone
+    qtbot.waitUntil(lambda: len(list(runs.glob("*.zarr"))) == 3, timeout=WAIT)  # the oldest is gone
     assert "The last run ended without closing" in empty.question.words.text()
     empty.question.yes.click()
     qtbot.waitUntil(lambda: empty.of_trace, timeout=WAIT)
@@ -356,6 +356,41 @@ def test_after_a_crash_the_kept_run_is_offered_until_there_is_an_answer(
     empty.question.no.click()
     empty.begin([])
     assert not empty.question.open
+
+
+def test_a_window_closed_amid_a_long_step_leaves_no_run_to_be_offered(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step does not end in time, so the trace cannot be removed yet: the next start knows that it ended."""
+    from moeviz.moe.trainer import Trainer
+
+    monkeypatch.setattr("moeviz.view.stakes.KEEP_SECONDS", 0.05)
+    monkeypatch.setattr("moeviz.view.stakes.FIRST_SECONDS", 0.05)
+    runs, advance = tmp_path / "runs", Trainer.advance
+    train(qtbot, window, 5)
+    qtbot.waitUntil(lambda: any((path / "zarr.json").exists() for path in runs.glob("*.zarr")), timeout=WAIT)
+    long, go = threading.Event(), threading.Event()
+
+    def slow(trainer: Trainer) -> None:
+        long.set()
+        go.wait(20)
+        advance(trainer)
+
+    monkeypatch.setattr(Trainer, "advance", slow)
+    assert long.wait(20)
+    close = window.runner.close
+    monkeypatch.setattr(window.runner, "close", lambda timeout: close(0.05))
+    window.close()
+    assert window.runner.busy
+    go.set()
+    monkeypatch.undo()
+    assert window.runner.close(10)
+    assert list(runs.glob("*.zarr"))
+    window.stakes.keeper._lock.unlock()  # as the end of the process does
+    after = Keeper(runs)
+    assert after.left() == []
+    after.tidy()
+    assert list(runs.iterdir()) == []
 
 
 def test_the_first_record_comes_after_five_seconds_of_training(

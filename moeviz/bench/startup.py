@@ -50,7 +50,7 @@ app = QApplication([])
 late, last = [], []
 def tick():
     now = time.perf_counter()
-    frames = [w for w in app.topLevelWidgets() if getattr(w, "_painted", False)]
+    frames = [w for w in app.topLevelWidgets() if getattr(w, "on_screen", False)]
     if not frames:
         return
     late.append(now - last[0] if last else 0.0); last[:] = [now]

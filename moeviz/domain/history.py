@@ -10,6 +10,7 @@ from moeviz.domain.routing import RoutingSnapshot
 
 MAX_POINTS = 2048
 MAX_SNAPSHOTS = 256
+BLOCK = 4096  # rows of a long log looked at together
 SPARSE = "heldout"  # measured at few steps: its points are kept when their neighbours are thinned
 
 
@@ -34,12 +35,31 @@ class History:
     # ---- writing
     def extend(self, log: StepLog) -> None:
         """Take the steps of one log; points between two kept ones are dropped, held-out measurements never are."""
-        for row, step in enumerate(log.steps_S):
-            measured = SPARSE in log.scalars_S and np.isfinite(log.scalars_S[SPARSE][row])
-            if self._seen % self._stride == 0 or measured:
-                self._append(int(step), log, row)
-            self._seen += 1
+        row = 0
+        while row < len(log.steps_S):
+            stride, end = self._stride, min(row + BLOCK, len(log.steps_S))
+            for kept in self._due(log, row, end):
+                self._append(int(log.steps_S[kept]), log, kept)
+                if self._stride != stride:  # it was full: fewer are due from here on
+                    end = kept + 1
+                    break
+            self._seen += end - row
+            row = end
         self.revision += 1
+
+    def begin_with(self, past: "History") -> None:
+        """Take the steps of another history, as they are kept there; without a loop over them."""
+        self._steps, self._counts = list(past._steps), list(past._counts)
+        self._scalars = {name: list(column) for name, column in past._scalars.items()}
+        self._stride, self._seen = past._stride, past._seen
+        self.revision += 1
+
+    def _due(self, log: StepLog, row: int, end: int) -> list[int]:
+        """The rows to keep between two."""
+        due = (self._seen + np.arange(end - row)) % self._stride == 0
+        if SPARSE in log.scalars_S:
+            due |= np.isfinite(log.scalars_S[SPARSE][row:end])
+        return [row + int(at) for at in np.flatnonzero(due)]
 
     def _append(self, step: int, log: StepLog, row: int) -> None:
         for name, values in log.scalars_S.items():

@@ -4,6 +4,7 @@ time and yields an Update, or None when there is nothing to show. Whoever drives
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from moeviz.domain.errors import UserError as UserError  # part of this conversa
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings, Value
 from moeviz.domain.survey import PARTS, Part, SurveyResult
+
+if TYPE_CHECKING:
+    from moeviz.domain.history import History
 
 
 # ---- to the session
@@ -122,7 +126,7 @@ class Update:
     answers      the command that this answers, told by whoever drives the session; None for the first update
     survey       what `Survey` asked for
     read         what `Read` asked for, of the same step as `snapshot`
-    film, past, marks  what a trace recorded: snapshots, logs (one a stretch of unchanged sizes) and marks, oldest first
+    film, past, marks  what a trace recorded: snapshots, the numbers of its steps, and marks, oldest first
     """
 
     step: int
@@ -139,7 +143,7 @@ class Update:
     saved: str = ""
     devices: tuple[str, ...] = ()
     film: tuple[RoutingSnapshot, ...] = ()
-    past: tuple[StepLog, ...] = ()
+    past: "History | None" = None
     marks: tuple[tuple[int, str], ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     answers: Command | None = None

@@ -22,6 +22,7 @@ class Work:
         self.began = time.monotonic()
         self.done, self.total = 0, 0  # a total of 0: not known
         self.cancelled = threading.Event()
+        self.over = False  # all is told; the thread may take a moment longer
 
     def report(self, done: int, total: int) -> None:
         """Called by whoever does the work, now and then; UserError once it is to end."""
@@ -75,7 +76,7 @@ class Runner:
         self._replaced: list[_Job] = []  # sessions that end, and first save what they were asked to
         self._next: _Job | None = None  # one that takes its place as soon as it has something to show
         self._swap = threading.Lock()
-        self._errand: tuple[threading.Thread, Work] | None = None
+        self._errand: Work | None = None
         self._beside: threading.Thread | None = None
         self._threads: list[threading.Thread] = []
 
@@ -166,8 +167,9 @@ class Runner:
 
     @property
     def errand_work(self) -> Work | None:
-        """The errand that is under way."""
-        return self._errand[1] if self._errand is not None and self._errand[0].is_alive() else None
+        """The errand that is under way: none any more once the window has been told how it ended."""
+        with self._swap:
+            return self._errand if self._errand is not None and not self._errand.over else None
 
     @property
     def idle(self) -> bool:
@@ -190,8 +192,8 @@ class Runner:
         """Do one thing beside the session and post the sentence that it returns; False if one is under way."""
         if self.errand_work is not None:
             return False
-        work = Work(title)
-        self._errand = self._thread(self._do, do, work), work
+        self._errand = Work(title)
+        self._thread(self._do, do, self._errand)
         return True
 
     def beside(self, do: Callable[[], None]) -> bool:
@@ -213,7 +215,7 @@ class Runner:
         if self._job is not None:
             self._job.end()
         if self._errand is not None:
-            self._errand[1].cancelled.set()
+            self._errand.cancelled.set()
         end = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
@@ -221,13 +223,18 @@ class Runner:
 
     # ---- on the worker threads
     def _do(self, do: Callable[[Report], str], work: Work) -> None:
+        letter: Letter | None = None
         try:
             if sentence := do(work.report):
-                self.mailbox.post(Told(sentence, done=True))
+                letter = Told(sentence, done=True)
         except UserError as error:
-            self.mailbox.post(Told(str(error)))
+            letter = Told(str(error))
         except Exception as error:  # noqa: BLE001 - nothing that happens here may vanish
-            self.mailbox.post(Failure(_sentence(error), traceback.format_exc(), ended=False))
+            letter = Failure(_sentence(error), traceback.format_exc(), ended=False)
+        with self._swap:  # whoever has read the letter may ask for the next errand at once
+            if letter is not None:
+                self.mailbox.post(letter)
+            work.over = True
 
     def _run(self, job: _Job) -> None:
         session: Session | None = None

@@ -38,7 +38,7 @@ class Checkpoint:
     """Tensors by parameter name. The three of AdamW are empty in a file without moments; training then starts new ones.
 
     state: what routers keep that is no parameter (bias, table, coefficient), by its name in the model.
-    counts_LE: assignments per expert in the last training batch.
+    counts_LE: assignments per expert in the last training batch, -1 if that is unknown.
     twin: the state of a dense twin; empty without one.
     """
 

@@ -1,7 +1,8 @@
 """Change what a live model's routers and experts are made of: their number, or the kind of router."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from moeviz.domain.settings import Settings
 from moeviz.moe.layer import SharedExperts
 from moeviz.moe.model import CharModel, router_options
 from moeviz.moe.optimiser import AdamW
-from moeviz.moe.routers import build_router
+from moeviz.moe.routers import ROUTERS, build_router
 from moeviz.moe.routers.hash import HashRouter
 
 COPY_NOISE = 1e-2  # of the row's norm: without it a copy would stay tied with its original for ever
@@ -30,6 +31,40 @@ class Resized:
     sources: tuple[int, ...]
     copied: tuple[int, ...] = ()
     dropped: tuple[int, ...] = ()
+
+
+class Structure(NamedTuple):
+    """What a model is made of: its modules with their attributes, and AdamW's moments."""
+
+    modules: list[tuple[nn.Module, dict[str, Any]]]
+    moments: list[dict[str, Tensor]]
+
+
+def structure(model: CharModel, optimiser: AdamW) -> Structure:
+    """To put back later. It holds references, no copies: every change here makes new tensors."""
+    modules = [(module, _attributes(vars(module))) for module in model.modules()]
+    return Structure(modules, [dict(values) for values in (optimiser.mean, optimiser.square, optimiser.steps)])
+
+
+def put_back(before: Structure, model: CharModel, optimiser: AdamW) -> None:
+    for module, attributes in before.modules:
+        vars(module).clear()
+        vars(module).update(_attributes(attributes))
+    optimiser.mean, optimiser.square, optimiser.steps = map(dict, before.moments)
+    optimiser.follow(dict(model.named_parameters()))
+
+
+def _attributes(values: dict[str, Any]) -> dict[str, Any]:
+    """Of a module, which keeps its parameters, buffers and submodules in dictionaries."""
+    return {name: value.copy() if isinstance(value, dict) else value for name, value in values.items()}
+
+
+def shape(settings: Settings) -> Hashable:
+    """Models of settings with the same shape have the same parameters."""
+    sizes, options = settings.model, router_options(settings)
+    router = settings.routing.router
+    fixed = tuple(options[name] for name in sorted(ROUTERS[router].structure))
+    return sizes.experts, router, fixed, sizes.shared_experts, sizes.shared_experts > 0 and sizes.shared_gate
 
 
 def plan(counts_E: Ints, num_experts: int) -> Resized:

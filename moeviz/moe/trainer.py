@@ -1,8 +1,8 @@
 """A model in training: one step, one look at the probe, and every change that a live run allows."""
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from moeviz.moe.model import (
     total_parameters,
 )
 from moeviz.moe.optimiser import AdamW
-from moeviz.moe.resize import resize_experts, resize_shared, switch_router
+from moeviz.moe.resize import Structure, put_back, resize_experts, resize_shared, shape, structure, switch_router
 from moeviz.moe.routers import Router
 from moeviz.moe.step import (
     RUNS,
@@ -45,6 +45,7 @@ CHECK_EVERY = 20  # steps; the longest that a loss which is no number goes unsee
 HELDOUT_EVERY, HELDOUT_ROWS = 50, 16
 MEASURE_EVERY, MEASURE_ROWS = 250, 128  # a forward pass costs a third of a step: some 2 % of training
 LONGEST_PROBE = 4096  # characters
+EARLIER = 4  # structures that a change back can return to
 
 Tensors = tuple[torch.Tensor, torch.Tensor]  # inputs and targets
 
@@ -81,6 +82,7 @@ class Trainer:
         self._measured: dict[str, dict[int, float]] = {name: {} for name in (*heldout, *data.measures)}
         self._unchecked = 0
         self._timer, self._snapshot_seconds = 0.0, 0.0
+        self._earlier: dict[Hashable, _Earlier] = {}  # what was changed since the last step, by its shape
         self.set_probe(probe)
         self.to(device)
 
@@ -101,8 +103,9 @@ class Trainer:
             self.optimiser.square = dict(checkpoint.square)
             self.optimiser.steps = dict(checkpoint.steps)
         self.step = checkpoint.step
-        self._counts_LE = checkpoint.counts_LE.numpy()
-        self._counts_are_of_this_step = self.step > 0
+        counts_LE = checkpoint.counts_LE.numpy()
+        self._counts_are_of_this_step = bool(self.step > 0 and (counts_LE >= 0).all())
+        self._counts_LE = counts_LE.clip(min=0)
 
     def _frequencies(self, settings: Settings) -> torch.Tensor | None:
         """How often each token comes in the training data, if the settings' router asks: reading it takes time."""
@@ -140,6 +143,7 @@ class Trainer:
         if self.twin is not None:
             self.twin.advance(inputs, targets, num_tokens, settings.train.lr)
         self.step += 1
+        self._earlier.clear()  # these have not seen the step
         self._news.append(news)
         self._unchecked += 1
         if self.step % HELDOUT_EVERY == 0 and self._heldout_rows is not None:
@@ -284,44 +288,73 @@ class Trainer:
         )
 
     def counts(self) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self._counts_LE))
+        """Assignments per expert (L, E) in the last training batch; -1 if it had other experts, or there was none."""
+        known = self._counts_LE if self._counts_are_of_this_step else np.full_like(self._counts_LE, -1)
+        return torch.from_numpy(np.ascontiguousarray(known))
 
     # ---- live changes
     def change(self, settings: Settings) -> None:
-        """Go on with other live settings. Flush first: the numbers of earlier steps have the old sizes."""
+        """Go on with other live settings. Flush first: the numbers of earlier steps have the old sizes.
+
+        All or nothing: if memory runs out half-way, everything is as it was. Whoever goes back to a structure before
+        another step is trained gets back the same experts and routers.
+        """
         check_router(settings)
+        old, before, after = self.settings, shape(self.settings), shape(settings)
+        now = _Earlier(structure(self.model, self.optimiser), self._counts_LE, self._counts_are_of_this_step)
+        try:
+            if after != before and after in self._earlier:
+                self._go_back(self._earlier[after])
+            elif after != before:
+                self._restructure(settings)
+            self._set_knobs(settings)
+            if after != before or terms_in_use(settings) != terms_in_use(old):
+                self._begin_anew()
+        except Exception:
+            self._go_back(now)
+            self._set_knobs(old)
+            self._follow_parameters()
+            raise
+        if after != before:
+            self._earlier[before] = now
+            while len(self._earlier) > EARLIER:
+                del self._earlier[next(iter(self._earlier))]
+
+    def _restructure(self, settings: Settings) -> None:
+        """Other experts, another kind of router or other shared experts."""
         old, model = self.settings, self.model
         generator = resize_generator(settings.seed, self.step, old.model.experts)
-        rebuilt = terms_in_use(settings) != terms_in_use(old)
         if settings.model.experts != old.model.experts:
             plans = resize_experts(model, self.optimiser, list(self._counts_LE), settings.model.experts, generator)
             ffn = [c[list(p.sources)] for c, p in zip(self._counts_LE, plans, strict=True)]
             self._counts_LE = np.concatenate([np.stack(ffn), self._counts_LE[:, old.model.experts :]], axis=1)
             self._counts_are_of_this_step = False
-            rebuilt = True
         options = router_options(settings)
         if settings.routing.router != old.routing.router or any(
             getattr(self._router, name) != options[name] for name in self._router.structure
         ):
             model.vocabulary["frequencies"] = self._frequencies(settings)
             switch_router(model, self.optimiser, settings, generator)
-            rebuilt = True
         shared_before, shared = ((s.model.shared_experts, s.model.shared_gate) for s in (old, settings))
         if shared != shared_before and (shared[0] or shared_before[0]):
             resize_shared(model, self.optimiser, settings, generator)
-            rebuilt = True
         if self._counts_LE.shape[1] != self._router.num_experts:  # null experts came or went
             spare = self._router.num_experts - settings.model.experts
             self._counts_LE = np.pad(self._counts_LE[:, : settings.model.experts], ((0, 0), (0, spare)))
             self._counts_are_of_this_step = False
+
+    def _set_knobs(self, settings: Settings) -> None:
         self.settings = settings
-        for layer in model.layers:
+        options = router_options(settings)
+        for layer in self.model.layers:
             layer.router.k = min(settings.routing.k, settings.model.experts)
             for name, value in options.items():
                 setattr(layer.router, name, value)
         self._fill_coefficients()
-        if rebuilt:
-            self._begin_anew()
+
+    def _go_back(self, earlier: "_Earlier") -> None:
+        put_back(earlier.structure, self.model, self.optimiser)
+        self._counts_LE, self._counts_are_of_this_step = earlier.counts_LE, earlier.counts_are_of_this_step
 
     def learn_from(self, data: Data) -> None:
         """Go on with other data of the same task and vocabulary. UserError if too little; then nothing changes."""
@@ -333,6 +366,7 @@ class Trainer:
     def to(self, device: str) -> None:
         """Move everything to another device."""
         check_device(device)
+        self._earlier.clear()
         try:
             self._put_on(device)
         except RuntimeError:  # out of memory half-way: all or nothing
@@ -362,14 +396,17 @@ class Trainer:
 
     def _begin_anew(self) -> None:
         """The parameters are other tensors now."""
+        self._follow_parameters()
+        self._good = [tensor.detach().clone() for tensor in self._state()]
+        self._good_step = self.step
+
+    def _follow_parameters(self) -> None:
         self._parameters = list(self.model.parameters())
         self.optimiser.follow(dict(self.model.named_parameters()))
         self._train.forget()
         self._look.forget()
         self._look.enabled = can_group(torch.device(self.device), torch.float32)
         self._train.enabled = self._look.enabled and self._router.traceable
-        self._good = [tensor.detach().clone() for tensor in self._state()]
-        self._good_step = self.step
 
     @property
     def _router(self) -> Router:
@@ -398,6 +435,14 @@ class Trainer:
     def _restore_good(self) -> None:
         torch._foreach_copy_(self._state(), self._good)
         self._good_step = self.step
+
+
+class _Earlier(NamedTuple):
+    """A structure, and the training batch's counts that belong to it."""
+
+    structure: Structure
+    counts_LE: Ints
+    counts_are_of_this_step: bool
 
 
 def check_device(name: str) -> None:

@@ -1,5 +1,6 @@
 """Opens a trace, finished or still being written, and reads one step at a time."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
@@ -14,6 +15,10 @@ import zarr
 from moeviz.domain.messages import StepLog, UserError
 from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.trace.layout import FORMAT, KINDS, OPTIONAL, RESERVED, SIZES, VERSION, axes
+
+MOST_BYTES = 4 << 30  # of one snapshot, of the log and of one chunk; a file can claim any size
+MOST_EXPERTS = 1 << 16
+COLUMN_CHUNK = 1 << 16  # entries; moeviz writes a chunk of a column for every 1024
 
 Array = npt.NDArray[Any]
 
@@ -38,8 +43,10 @@ class Trace:
         self.marks: list[tuple[int, str]] = [(int(step), str(label)) for step, label in attributes["marks"]]
         self.num_steps = int(attributes["num_steps"])
         self._root = root
-        self._array = cache(lambda name: root[name])
+        self._array = cache(lambda name: _checked(root[name]))
         self._log_steps = int(attributes["log_steps"])
+        for name, size in (("step", self.num_steps), ("log/step", self._log_steps)):
+            self._check_stored(name, size)
         columns = SIZES if attributes["version"] == 1 else (*SIZES, *KINDS)
         self._sizes = [
             {name: self._column(f"layers/{i}/{name}", self.num_steps) for name in columns}
@@ -52,6 +59,8 @@ class Trace:
             LayerInfo(str(name), int(sizes["num_experts"].max(initial=0)), int(sizes["k"].max(initial=0)))
             for name, sizes in zip(attributes["layers"], self._sizes, strict=True)
         )
+        if any(layer.num_experts > MOST_EXPERTS for layer in self.layers):
+            raise ValueError(f"a layer claims more than {MOST_EXPERTS:,} experts")
         self._read_probe = lru_cache(maxsize=16)(self._probe)
 
     def __len__(self) -> int:
@@ -64,6 +73,7 @@ class Trace:
         """The snapshot at a position, 0 to num_steps - 1; negative counts from the end."""
         at = range(self.num_steps)[index]  # IndexError as of any sequence
         with _Reading(self.path):
+            _refuse_above(sum(map(int, self._bytes(at))), f"step {at}")
             tokens, domains = self._read_probe(int(self._array("probe")[at]))
             layers = tuple(self._layer(i, at) for i in range(len(self.layers)))
             if any(texts is not None and len(texts) != r.num_tokens for texts in (tokens, domains) for r in layers):
@@ -85,10 +95,11 @@ class Trace:
             return None
         with _Reading(self.path):
             group, size = self._root["log"], self._log_steps
-            arrays = {name: array for name, array in group.arrays() if name not in RESERVED}
+            arrays = {name: _checked(array) for name, array in group.arrays() if name not in RESERVED}
             scalars = {array.attrs["name"]: _filled(array, size, np.nan) for array in arrays.values()}
-            counts = group.get("counts", {})
-            counts_SE = [_filled(counts[str(i)], size, -1) for i in range(len(list(counts)))]
+            counts = [_checked(group["counts"][str(i)]) for i in range(len(list(group.get("counts", {}))))]
+            _refuse_above(size * 8 * (len(arrays) + sum(array.shape[1] for array in counts)), "the log")
+            counts_SE = [_filled(array, size, -1) for array in counts]
             return StepLog(self._column("log/step", size), scalars, tuple(counts_SE))
 
     @property
@@ -155,12 +166,31 @@ class Trace:
                 raise ValueError("a probe holds something else than texts")
         return tokens if tokens is None else tuple(tokens), domains if domains is None else tuple(domains)
 
+    # ---- sizes, before memory is taken for them
+    def _check_stored(self, name: str, size: int) -> None:
+        """No step's number is the value that stands for one that was not written, so each chunk is a file."""
+        if size < 0:
+            raise ValueError(f"it claims {size} steps")
+        if not size:
+            return
+        array = self._array(name)
+        if array.chunks[0] > COLUMN_CHUNK or array.nchunks_initialized * array.chunks[0] < size:
+            raise ValueError(f"it claims {size:,} steps, but {name} holds fewer")
+
+    def _bytes(self, at: int) -> Iterator[int]:
+        """What the arrays of a snapshot claim to take, layer by layer."""
+        for sizes in self._sizes:
+            tokens, k, experts = (int(sizes[name][at]) for name in ("num_tokens", "k", "num_experts"))
+            if min(tokens, k, experts) < 0:
+                raise ValueError("a size is negative")
+            yield tokens * (8 + k * 13 + experts * 12)
+
     # ---- columns
     @cached_property
     def _scalars(self) -> Mapping[str, Array]:
         if "scalars" not in self._root:
             return {}
-        arrays = [array for _, array in self._root["scalars"].arrays()]
+        arrays = [_checked(array) for _, array in self._root["scalars"].arrays()]
         return {array.attrs["name"]: _filled(array, self.num_steps, np.nan) for array in arrays}
 
     def _column(self, name: str, size: int) -> Array:
@@ -187,6 +217,19 @@ def open_trace(path: str | Path) -> Trace:
                 "open it with the moeviz that wrote it."
             )
         return Trace(path, root)
+
+
+def _checked(array: Any) -> Any:
+    """An array whose single chunk fits into memory; reading any part of it takes whole chunks."""
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{array.name} holds something else than numbers")
+    _refuse_above(math.prod(array.shards or array.chunks) * array.dtype.itemsize, f"a chunk of {array.name}")
+    return array
+
+
+def _refuse_above(size: int, what: str) -> None:
+    if size > MOST_BYTES:
+        raise ValueError(f"{what} claims {size / 2**30:,.0f} GiB; at most {MOST_BYTES >> 30} can be opened")
 
 
 def _filled(array: Any, size: int, fill: Any) -> Array:

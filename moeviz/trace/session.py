@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from moeviz.domain.history import History
 from moeviz.domain.messages import Report, Session, Update, UserError
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings, SettingsError
@@ -34,6 +35,9 @@ def session(path: str | Path, report: Report = lambda done, total: None) -> Sess
     """Yield the whole trace, evenly thinned. Raises UserError if it cannot be read."""
     trace, film, stride = film_of(path, report)
     last = film[-1]
+    past = History()  # thinned here: of a million steps that takes a second, too long for the window's thread
+    for log in trace.log_parts:
+        past.extend(log)
     notice = f"{path}: {len(trace):,} steps"
     notice += f", of which every {stride}th is shown." if stride > 1 else "."
     update = Update(
@@ -44,7 +48,7 @@ def session(path: str | Path, report: Report = lambda done, total: None) -> Sess
         reset=True,
         notice=notice,
         film=film,
-        past=tuple(trace.log_parts),
+        past=past,
         marks=tuple((int(step), str(label)) for step, label in trace.marks),
     )
     while True:

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +12,7 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QFileDialog, QWidget
 
 from moeviz.domain import points
+from moeviz.domain.history import History
 from moeviz.domain.messages import OpenModel, Report, SaveModel, UserError
 from moeviz.domain.points import Points
 from moeviz.domain.routing import Ints
@@ -222,10 +222,15 @@ class Files:
         if not film:
             window.tell("There is nothing to save yet: open a model or a trace first.")
             return
-        save = partial(window.save_trace, path, window.settings, history.logs(), film, marks)
+        steps, settings = History(), window.settings
+        steps.begin_with(history)
         kept, seen = len(history.steps), history.seen
         less = f" The run has {seen:,} steps; of a long one the window keeps {kept:,}, evenly." if kept < seen else ""
-        self._errand(lambda report: save(report) + less, "Saving", path)
+
+        def save(report: Report) -> str:
+            return window.save_trace(path, settings, steps.logs(), film, marks, report) + less
+
+        self._errand(save, "Saving", path)
 
     def _errand(self, do: Callable[[Report], str], verb: str, path: str) -> None:
         if self.window.runner.errand(do, f"{verb} {Path(path).name}"):

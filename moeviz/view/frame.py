@@ -21,7 +21,7 @@ class Frame(QMainWindow):
     def __init__(self, memory: QSettings) -> None:
         super().__init__()
         self.memory = memory
-        self._painted = False
+        self.on_screen = False
         self._may_close: Callable[[], bool] = lambda: True
         self.setWindowTitle("moeviz")
         self.setPalette(palette(THEMES.get(str(memory.value("theme")), THEMES["dark"])))
@@ -41,8 +41,8 @@ class Frame(QMainWindow):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         super().paintEvent(event)
-        if not self._painted:
-            self._painted = True
+        if not self.on_screen:
+            self.on_screen = True
             self.painted.emit()
 
     def closeEvent(self, event: QCloseEvent) -> None:

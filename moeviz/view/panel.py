@@ -114,8 +114,9 @@ class Panel(QWidget):
         return ""
 
     def subtitle(self) -> str:
-        """Words after the title of an exported picture: what is selected in the header."""
-        return ""
+        """Words after the title of an exported picture: of which layer and step it is, and what is picked in the
+        header. A panel over all steps names none."""
+        return self.where()
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         """What lies under a point of the canvas; `rect` is the one that draw() was given."""
@@ -183,6 +184,12 @@ class Panel(QWidget):
         """The selected layer, or the last one where there are fewer."""
         layers = len(self.source.layers) if self.source else 1
         return max(0, min(self.selection.layer, layers - 1))
+
+    def where(self) -> str:
+        return f"layer {self.layer}, {self.when()}"
+
+    def when(self) -> str:
+        return f"step {self.source.step:,}" if self.source is not None else ""
 
     def routing(self) -> Routing | None:
         if self.source is None or not self.source.layers:

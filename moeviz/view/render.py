@@ -44,14 +44,9 @@ def render_plot(
         raise UserError(f"{out.name} must end in one of {', '.join('.' + e for e in ENDINGS)}.")
     if theme not in THEMES:
         raise UserError(f"{theme!r} is not a theme: choose one of {', '.join(THEMES)}.")
-    layers = len(snapshot.layers) if snapshot else 0
-    if snapshot and not 0 <= layer < layers:
-        raise UserError(f"There is no layer {layer}: choose one from 0 to {layers - 1}.")
-    if snapshot and token is not None and not 0 <= token < snapshot.num_tokens:
-        raise UserError(f"There is no token {token}: choose one from 0 to {snapshot.num_tokens - 1}.")
-    wide, high = (round(side * scale) for side in size)
-    if min(size) < 64 or max(wide, high) > 16_384:
-        raise UserError(f"A picture of {wide}x{high} is not possible: choose 64 to 16384 pixels a side.")
+    if snapshot:
+        check_place(snapshot, layer, token)
+    check_size(size, scale)
     app = QApplication.instance()
     if app is None:
         os.environ["QT_QPA_PLATFORM"] = "offscreen"
@@ -78,3 +73,19 @@ def render_plot(
         export(view, out, scale=scale)
     finally:
         view.deleteLater()
+
+
+def check_place(snapshot: RoutingSnapshot, layer: int, token: int | None) -> None:
+    """UserError if there is no such layer or token to show."""
+    layers = len(snapshot.layers)
+    if not 0 <= layer < layers:
+        raise UserError(f"There is no layer {layer}: choose one from 0 to {layers - 1}.")
+    if token is not None and not 0 <= token < snapshot.num_tokens:
+        raise UserError(f"There is no token {token}: choose one from 0 to {snapshot.num_tokens - 1}.")
+
+
+def check_size(size: tuple[int, int], scale: float) -> None:
+    """UserError if a picture cannot have so many pixels."""
+    wide, high = (round(side * scale) for side in size)
+    if min(size) < 64 or max(wide, high) > 16_384:
+        raise UserError(f"A picture of {wide}x{high} is not possible: choose 64 to 16384 pixels a side.")

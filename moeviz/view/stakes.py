@@ -25,6 +25,8 @@ class Keeper(Protocol):
 
     def left(self) -> list[Path]: ...
 
+    def tidy(self) -> None: ...
+
     def keep(
         self,
         run: int,
@@ -33,6 +35,8 @@ class Keeper(Protocol):
         logs: Sequence[StepLog],
         marks: Sequence[tuple[int, str]],
     ) -> None: ...
+
+    def end(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -61,7 +65,7 @@ class Stakes:
             self._safe_step = update.step
             self.run += 1
             self._unkept, self._kept_marks, self._kept_at = [], 0, 0.0
-        self._unkept += [*update.past, *([update.log] if update.log else [])]
+        self._unkept += [update.log] if update.log else []
         if update.saved:
             self._safe_step = update.step
             if self._close_when_saved:

@@ -235,6 +235,7 @@ class Window(QMainWindow):
         self.memory.setValue("more losses", "true" if self.controls.more.isChecked() else "false")
         self.memory.sync()
         self.timer.stop()
+        self.stakes.keeper.end()  # also where a long step does not end in time
         if self.runner.close(2.0):
             self.stakes.keeper.close()
         event.accept()
@@ -259,6 +260,7 @@ class Window(QMainWindow):
         says beside a settings file."""
         opening = sort_paths(paths)
         self.stakes.offer_kept()
+        self.runner.beside(self.stakes.keeper.tidy)
         self._left_out = opening.left_out
         if opening.shown and self.checkpoint is None:
             self._left_out += " Its own settings hold, not those of the command line."
@@ -443,8 +445,10 @@ class Window(QMainWindow):
             self._seen = (time.perf_counter(), update.step)
             self._failed = False
             self.survey = None
-        for log in (*update.past, *([update.log] if update.log else [])):
-            self.history.extend(log)
+        if update.past is not None:
+            self.history.begin_with(update.past)
+        if update.log is not None:
+            self.history.extend(update.log)
         if update.mark:
             self.history.add_mark(update.step, update.mark)
         if update.reset:

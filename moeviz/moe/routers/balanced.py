@@ -105,13 +105,7 @@ class BaseRouter(Router):
     fairseq mixes sigma * f(x) + (1 - sigma) * x with f(x) = x + FFN(x): in a block with a residual that is this weight.
     """
 
-    @property
-    def k(self) -> int:
-        return 1
-
-    @k.setter
-    def k(self, k: int) -> None:
-        """BASE uses one expert, whatever k says."""
+    fixed_k = 1
 
     @property
     def looks_ahead(self) -> bool:

@@ -1,5 +1,6 @@
 """What all routers share: scores, noise, padding and capacity."""
 
+import sys
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ from torch.nn import functional
 from moeviz.moe.routers.capacity import overflow
 
 INIT_STD = 0.02  # never zero: torch.topk breaks ties arbitrarily, an all-zero router sends every token to one pair
+
+ALL = sys.maxsize  # of the experts
 
 Option = int | float | str | Tensor | None
 
@@ -69,6 +72,7 @@ class Router(nn.Module):
     has_scores: ClassVar[bool] = True  # whether the logits are more than a filler
     soft: ClassVar[bool] = False
     from_counts: ClassVar[bool] = False  # whether `after_step` does anything
+    fixed_k: ClassVar[int | None] = None  # experts per token, or ALL, whatever k says
     may_skip: ClassVar[bool] = False  # whether ids of -1 or of null experts can occur without padding and capacity
 
     weight: nn.Parameter
@@ -114,10 +118,12 @@ class Router(nn.Module):
     @property
     def k(self) -> int:
         """Experts per token; where that varies, the mean to aim at."""
-        return self._k
+        return self._k if self.fixed_k is None else min(self.fixed_k, self.num_experts)
 
     @k.setter
     def k(self, k: int) -> None:
+        if self.fixed_k is not None:
+            return
         if not 1 <= k <= self.num_experts:
             raise ValueError(f"k is {k}; it must lie between 1 and the number of experts, {self.num_experts}")
         self._k = k

@@ -15,17 +15,9 @@ class TopPRouter(TokenChoiceRouter):
     probabilities. At 1 all experts."""
 
     options: ClassVar[dict[str, Option]] = {**TokenChoiceRouter.options, "top_p": 0.4}
+    fixed_k = 1  # at least: there is no number to aim at
     may_skip = True
     top_p: float
-
-    @property
-    def k(self) -> int:
-        """No number to aim at: at least one."""
-        return 1
-
-    @k.setter
-    def k(self, k: int) -> None:
-        """How many are chosen follows from top_p."""
 
     @property
     def width(self) -> int:

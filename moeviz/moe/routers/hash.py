@@ -26,6 +26,7 @@ class HashRouter(TokenChoiceRouter):
     }
     structure = frozenset({"hash_table"})
     has_scores = False
+    fixed_k = 1
     outside = TokenChoiceRouter.outside | {"frequencies"}
     table: Tensor
     vocabulary_size: int
@@ -43,14 +44,6 @@ class HashRouter(TokenChoiceRouter):
             raise ValueError(f"hash_table is {self.hash_table!r}; it must be random or balanced")
         self.register_buffer("table", table)
         self.frequencies = None
-
-    @property
-    def k(self) -> int:
-        return 1
-
-    @k.setter
-    def k(self, k: int) -> None:
-        """The table names one expert, whatever k says."""
 
     @property
     def num_draws(self) -> int:

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from moeviz.moe.routers.base import INIT_STD, Option, Router, RoutingTensors, best_first
+from moeviz.moe.routers.base import ALL, INIT_STD, Option, Router, RoutingTensors, best_first
 
 
 class SoftRouter(Router):
@@ -19,19 +19,12 @@ class SoftRouter(Router):
     options: ClassVar[dict[str, Option]] = {"slots": 1}
     structure = frozenset({"slots"})
     soft = True
+    fixed_k = ALL
     slots: int
 
     def _start(self, d_model: int, generator: torch.Generator | None) -> None:
         self.weight = nn.Parameter(torch.randn(self.num_experts * self.slots, d_model, generator=generator) * INIT_STD)
         self.scale = nn.Parameter(torch.ones(()))
-
-    @property
-    def k(self) -> int:
-        return self.num_experts
-
-    @k.setter
-    def k(self, k: int) -> None:
-        """Every token touches every expert, whatever k says."""
 
     @property
     def num_draws(self) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moeviz.moe.routers.base import INIT_STD, Batch, Option, Router, TokenChoiceRouter
+from moeviz.moe.routers.base import ALL, INIT_STD, Batch, Option, Router, TokenChoiceRouter
 
 
 class TopKRouter(TokenChoiceRouter):
@@ -23,13 +23,7 @@ class TopKRouter(TokenChoiceRouter):
 class DenseRouter(Router):
     """Every expert, weighted by its probability: the mixture that all sparse routers approximate. K = E."""
 
-    @property
-    def k(self) -> int:
-        return self.num_experts
-
-    @k.setter
-    def k(self, k: int) -> None:
-        """A dense router uses all experts, whatever k says."""
+    fixed_k = ALL
 
     def choose(self, scores_TE: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         best_TE, ids_TE = scores_TE.sort(-1, descending=True)
@@ -65,15 +59,8 @@ class SwitchRouter(TopKRawRouter):
     """
 
     options: ClassVar[dict[str, Option]] = {**TopKRawRouter.options, "jitter": 0.01}
+    fixed_k = 1
     jitter: float
-
-    @property
-    def k(self) -> int:
-        return 1
-
-    @k.setter
-    def k(self, k: int) -> None:
-        """Switch uses one expert, whatever k says."""
 
     @property
     def num_draws(self) -> int:
@@ -102,17 +89,10 @@ class GShardRouter(TokenChoiceRouter):
         "second_policy": "random",
         "second_threshold": 0.2,
     }
+    fixed_k = 2
     may_skip = True
     second_policy: str
     second_threshold: float
-
-    @property
-    def k(self) -> int:
-        return min(2, self.num_experts)
-
-    @k.setter
-    def k(self, k: int) -> None:
-        """GShard uses two experts, whatever k says."""
 
     @property
     def num_draws(self) -> int:

@@ -2,7 +2,7 @@
 
 TASKS: dict[str, str] = {
     "text": "next character of real text in four domains found on this computer: Python sources, English prose, "
-    "mathematics (SymPy sessions) and data files; or of your own text (data.path)",
+    "mathematics (SymPy sessions) and data files (JSON, XML, CSV, YAML, INI); or of your own text (data.path)",
     "translation": "interface strings from English into German, French, Spanish, Russian, Japanese and Chinese: the "
     "real work of Qt's translators, as it comes with PySide6",
     "search": "find a character of Unicode by some words of its name and the user's script; the names are real, the "

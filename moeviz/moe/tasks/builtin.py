@@ -96,6 +96,7 @@ def _licences() -> Iterator[str]:
 
 
 def _data_files() -> list[Path]:
+    """JSON, XML, CSV, YAML and INI of moeviz's dependencies; none of them brings a file of TOML."""
     files = [
         *_files("PySide6", "Qt/metatypes/*.json"),
         *_files("PySide6", "metatypes/*.json"),  # where it lies on Windows
@@ -103,7 +104,18 @@ def _data_files() -> list[Path]:
         *_files("pyqtgraph", "colors/maps/*[!s].csv"),  # "…s" are other maps, shifted
         *_files("torchgen", "packaged/**/*.yaml"),
     ]
-    return sorted(files, key=lambda path: _shuffled(path.name))
+    return [*_ini_files(), *sorted(files, key=lambda path: _shuffled(path.name))]
+
+
+def _ini_files() -> list[Path]:
+    """A few thousand characters, so they come first: none is left out because its domain is full."""
+    described = [
+        path
+        for root in packages("numpy")
+        for name in ("numpy", "pyside6_essentials", "setuptools", "torch")
+        for path in root.parent.glob(f"{name}-*.dist-info/entry_points.txt")
+    ]
+    return [*_files("numpy", "_core/lib/npy-pkg-config/*.ini"), *described]
 
 
 def _examples(source: str) -> str:

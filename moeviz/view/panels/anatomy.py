@@ -104,10 +104,6 @@ class Anatomy(Panel):
     def lines_of_words(self, width: float) -> int:
         return 2 if width >= NARROW else 4
 
-    def subtitle(self) -> str:
-        step = f", step {self.source.step}" if self.source is not None else ""
-        return f"layer {self.layer}{step}"
-
     # ---- where things lie
     def columns(self, width: float) -> list[tuple[Column, QRectF]]:
         """The columns that fit, from the left; the least needed go first. Room that is left widens all alike."""

@@ -63,7 +63,7 @@ class Flow(Sampled):
             self._widest += [(layer, int(i), int(j)) for i, j in widest if counts[i, j]]
 
     def subtitle(self) -> str:
-        return f"first choices, {self.whose()}"
+        return f"{self.when()}, first choices, {self.sample()}"
 
     # ---- where things lie
     def lay(self, rect: QRectF) -> None:

@@ -71,7 +71,7 @@ class GateWeights(Panel):
         return (3 if width >= NARROW else 4) + bool(routing is not None and _legend(routing))
 
     def subtitle(self) -> str:
-        return f"{self._who()}, layer {self.layer}"
+        return f"{self.where()}, {self._who()}"
 
     def _who(self) -> str:
         token = self.token

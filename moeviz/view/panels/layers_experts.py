@@ -41,8 +41,8 @@ class LayersExperts(Panel):
 
     def subtitle(self) -> str:
         if self._soft:
-            return "combine weights of the tokens shown"
-        return f"{'training batch' if self._training else 'the tokens shown'}, before drops"
+            return f"{self.when()}, combine weights of the tokens shown"
+        return f"{self.when()}, {'training batch' if self._training else 'the tokens shown'}, before drops"
 
     def prepare(self) -> None:
         key = (self.snapshot, self.theme)

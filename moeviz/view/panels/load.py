@@ -83,8 +83,8 @@ class Load(Panel):
 
     def subtitle(self) -> str:
         if self._mass is not None:
-            return f"layer {self.layer}, combine weights of the tokens shown"
-        return f"layer {self.layer}, {'training batch' if self._training else 'the tokens shown'}, before drops"
+            return f"{self.where()}, combine weights of the tokens shown"
+        return f"{self.where()}, {'training batch' if self._training else 'the tokens shown'}, before drops"
 
     def frame(self, rect: QRectF) -> Frame:
         return Frame(inside(rect), 0, self._counts.size, 0, self._top)

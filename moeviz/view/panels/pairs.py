@@ -191,7 +191,7 @@ class SimilarityOfExperts(ExpertPairs):
         self.take(values, Scale(0.0, 1.0) if self.choice() == "outputs" else Scale(-1.0, 1.0, 0.0))
 
     def subtitle(self) -> str:
-        return f"{self.choice()}, {super().subtitle()}"
+        return f"{super().subtitle()}, {self.choice()}"
 
     def footer(self) -> str:
         pair, ends, found = self.pointed_pair(), self.extremes(), self.found()

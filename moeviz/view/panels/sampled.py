@@ -52,19 +52,19 @@ class Sampled(Panel):
         raise NotImplementedError
 
     def whose(self) -> str:
-        """Which tokens these are."""
+        """Which tokens these are, and of which step, where that is not the one shown."""
+        return self.sample() if self.source is self.snapshot else f"{self.sample()}, {self.when()}"
+
+    def sample(self) -> str:
         if self.source is None:
             return ""
-        of = f"{self.source.num_tokens} "
-        if self.source is self.snapshot:
-            return of + "tokens shown"
-        return of + f"held-out tokens, step {self.source.step}"
+        return f"{self.source.num_tokens} {'tokens shown' if self.source is self.snapshot else 'held-out tokens'}"
 
     def lines_of_words(self, width: float) -> int:
         return next(lines for lines, wide in ((2, 620), (3, NARROW), (4, 300), (5, 0)) if width >= wide)
 
     def subtitle(self) -> str:
-        return f"layer {self.layer}, {self.whose()}"
+        return f"{self.where()}, {self.sample()}"
 
     def expert_at(self, num_experts: int) -> int | None:
         """The expert that is pointed at or selected, if this layer has it."""

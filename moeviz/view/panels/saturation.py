@@ -74,7 +74,7 @@ class Saturation(Panel):
         return 2 if width >= NARROW else 4
 
     def subtitle(self) -> str:
-        return f"layer {self.layer}, the tokens shown, against step {self._steps[self._at]}"
+        return f"layer {self.layer}, the tokens shown, against step {self._steps[self._at]:,}"
 
     def frame(self, rect: QRectF) -> Frame:
         return Frame(inside(rect), *step_range(self._steps), 0.0, 1.0)

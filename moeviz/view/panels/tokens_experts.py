@@ -59,7 +59,7 @@ class TokensExperts(Panel):
         self._dropped: list[tuple[int, int]] = []  # token and expert
 
     def subtitle(self) -> str:
-        return f"{KINDS[self.kind.currentText()]}, layer {self.layer}"
+        return f"{self.where()}, {KINDS[self.kind.currentText()]}"
 
     def values(self) -> Floats | None:
         """The chosen kind (T, E) of the selected layer, or None where the data lack it."""
