@@ -170,6 +170,11 @@ class Router(nn.Module):
         return False
 
     @property
+    def varies(self) -> bool:
+        """Whether some tokens run fewer experts than others, so that how many must be measured."""
+        return self.may_skip or self.drops
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether a token's routing depends, in this mode, on tokens that come after it in its sequence."""
         return False
