@@ -8,11 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from moeviz.moe import compiled
 from moeviz.moe import experts as module
 from moeviz.moe.experts import Experts
 from moeviz.moe.traced import trace
 
-D, F = 16, 8
+D, F = 32, 16
+
+
+@pytest.fixture(params=[*compiled.BUILDS, "torch"])
+def code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What computes the experts where both can: one of the compiled codes, or torch."""
+    name: str = request.param
+    library = None if name == "torch" else compiled.load(name)
+    if name != "torch" and library is None:
+        pytest.skip("not built, or not for this processor")
+    monkeypatch.setattr(compiled, "LIBRARY", library)
+    return name
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
@@ -53,8 +65,10 @@ def gradients(y: Tensor, *wanted: Tensor) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize(("t", "e", "k"), [(21, 4, 2), (40, 8, 1), (9, 8, 8), (5, 1, 1), (1, 64, 2), (300, 2, 1)])
-def test_equals_one_token_after_another(threads: int, dtype: torch.dtype, t: int, e: int, k: int) -> None:
+@pytest.mark.parametrize(
+    ("t", "e", "k"), [(21, 4, 2), (40, 8, 1), (9, 8, 8), (5, 1, 1), (1, 64, 2), (300, 2, 1), (97, 3, 2)]
+)
+def test_equals_one_token_after_another(code: str, threads: int, dtype: torch.dtype, t: int, e: int, k: int) -> None:
     experts, inputs = make(e, dtype), draw(t, e, k, dtype)
     y, expected = experts(*inputs), by_hand(experts, *inputs)
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 0.1}[dtype]
@@ -85,13 +99,14 @@ def test_any_ids_give_the_same_in_every_way(data: st.DataObject, t: int, e: int,
     experts = make(e)
     gate_up, down = experts.gate_up_proj.transpose(1, 2), experts.down_proj.transpose(1, 2)
     expected = by_hand(experts, x, ids, weights)
+    torch.testing.assert_close(experts(x, ids, weights), expected, atol=1e-5, rtol=1e-5)
     for group in (True, False):
         for pad in (True, False):
             y = module._mixture(x, ids, weights, gate_up, down, group, pad)
             torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_no_token_and_no_expert_at_all(threads: int) -> None:
+def test_no_token_and_no_expert_at_all(code: str, threads: int) -> None:
     experts = make(4)
     assert experts(torch.zeros(0, D), torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, 2)).shape == (0, D)
     x, ids, weights = draw(7, 4, 2, dropped=1.0)
@@ -113,7 +128,7 @@ def test_gradients_against_finite_differences(threads: int) -> None:
     assert torch.autograd.gradcheck(of_all, (x, w, *experts.parameters()))
 
 
-def test_what_is_dropped_gets_no_gradient(threads: int) -> None:
+def test_what_is_dropped_gets_no_gradient(code: str, threads: int) -> None:
     x, ids, weights = draw(30, 4, 2)
     ids[3] = -1
     dx, dw = gradients(make(4)(x, ids, weights), x, weights)
@@ -131,6 +146,7 @@ def test_rows_computed(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append((x.size(0), fullest))
         return outputs(x, gate_up, down, starts, fullest, group)
 
+    monkeypatch.setattr(compiled, "LIBRARY", None)
     monkeypatch.setattr(module, "_outputs", watched)
     even = torch.arange(800).view(400, 2) % 4
     half, one = even.clone(), torch.zeros_like(even)
@@ -143,7 +159,7 @@ def test_rows_computed(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_trace_follows_the_ids(threads: int, dtype: torch.dtype) -> None:
+def test_a_trace_follows_the_ids(code: str, threads: int, dtype: torch.dtype) -> None:
     """Traced with even ids and none dropped, called with others: the same bits as eager, gradients too."""
     experts = make(4, dtype)
     x, ids, weights = draw(60, 4, 2, dtype)
@@ -155,3 +171,94 @@ def test_a_trace_follows_the_ids(threads: int, dtype: torch.dtype) -> None:
         for ours, theirs in zip(gradients(y, *wanted), gradients(expected, *wanted), strict=True):
             assert torch.equal(ours, theirs)
     assert torch.equal(traced(x, torch.full_like(ids, -1), weights), torch.zeros_like(x))
+
+
+def ways(t: int, e: int, k: int, dropped: float) -> dict[str, tuple[Tensor, ...]]:
+    """Output and gradients by each code that is here."""
+    experts, inputs = make(e), draw(t, e, k, dropped=dropped)
+    inputs[1][0, 0] = 0  # torch's own output of no expert at all has no gradient
+    wanted, found, before = (inputs[0], inputs[2], *experts.parameters()), {}, compiled.LIBRARY
+    try:
+        for name in (*compiled.BUILDS, "torch"):
+            compiled.LIBRARY = None if name == "torch" else compiled.load(name)
+            if name == "torch" or compiled.LIBRARY:
+                y = experts(*inputs)
+                found[name] = (y.detach(), *gradients(y, *wanted))
+    finally:
+        compiled.LIBRARY = before
+    return found
+
+
+@settings(deadline=None, max_examples=30)
+@given(t=st.integers(1, 400), e=st.integers(1, 9), k=st.integers(1, 4), dropped=st.sampled_from([0.0, 0.4, 0.95]))
+def test_compiled_code_equals_torch(t: int, e: int, k: int, dropped: float) -> None:
+    """To 1e-6 of the largest, whatever part of a panel or tile the tokens of an expert fill."""
+    ways_found = ways(t, e, min(k, e), dropped)
+    for name, results in ways_found.items():
+        for ours, by_torch in zip(results, ways_found["torch"], strict=True):
+            assert (ours - by_torch).abs().max() <= 1e-6 * max(1.0, float(by_torch.abs().max())), name
+
+
+def test_same_bits_run_to_run_and_with_any_number_of_threads(code: str) -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 1, 2):
+            if code == "torch" and threads == 2:
+                continue  # torch pads for two threads
+            torch.set_num_threads(threads)
+            experts, inputs = make(5), draw(500, 5, 2)
+            y = experts(*inputs)
+            found.append((y, *gradients(y, inputs[0], inputs[2], *experts.parameters())))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(ours, first) for results in found for ours, first in zip(results, found[0], strict=True))
+
+
+def test_extreme_and_no_numbers(code: str) -> None:
+    """Gates far from 0 saturate as silu does; a token that is not a number spoils no other's output."""
+    experts, (x, ids, weights) = make(4), draw(40, 4, 2, dropped=0.0)
+    scale = torch.logspace(-10, 3, 40)[:, None]
+    with torch.no_grad():
+        y, expected = experts(x * scale, ids, weights), by_hand(experts, x * scale, ids, weights)
+        torch.testing.assert_close(y, expected, atol=1e-30, rtol=1e-4)
+        x[7, 3] = torch.nan
+        spoiled = experts(x * scale, ids, weights)
+    assert spoiled[7].isnan().all()
+    others = torch.arange(40) != 7
+    assert torch.equal(spoiled[others], y[others])
+
+
+def test_any_strides(code: str) -> None:
+    experts, (x, ids, weights) = make(4), draw(40, 4, 2)
+    laid_out = [tensor.detach().t().contiguous().t() for tensor in (x, ids, weights)]
+    assert not any(tensor.is_contiguous() for tensor in laid_out)
+    y = experts(laid_out[0].requires_grad_(), *laid_out[1:])
+    assert torch.equal(y, experts(x, ids, weights))
+    slope = torch.ones(D).expand(40, D)  # no memory of its own
+    (dx,) = torch.autograd.grad(y, [laid_out[0]], slope)
+    assert torch.equal(dx, torch.autograd.grad(experts(x, ids, weights), [x], torch.ones(40, D))[0])
+
+
+@pytest.mark.parametrize("name", compiled.BUILDS)
+def test_what_the_compiled_code_is_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = compiled.load(name)
+    if library is None:
+        pytest.skip("not built, or not for this processor")
+    monkeypatch.setattr(compiled, "LIBRARY", library)
+    width = library.width()
+
+    def fits(d: int, f: int, dtype: torch.dtype = torch.float32) -> bool:
+        experts = Experts(2, d, f).to(dtype)
+        return compiled.fits(torch.zeros(3, d, dtype=dtype), experts.gate_up_proj)
+
+    assert fits(width, 3 * width)
+    assert not fits(width + 1, width)
+    assert not fits(width, width // 2)
+    assert not fits(width, width, torch.float64)
+    assert not fits(width, width, torch.bfloat16)
+
+
+def test_without_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that is not there, or cannot be loaded, is passed over."""
+    assert compiled.load("moeviz.moe._absent") is None
+    assert compiled.load("moeviz.moe.experts") is None  # a file, but no library

@@ -510,6 +510,49 @@ def test_parameters_and_flops_of_other_routers() -> None:
     assert active_parameters(null) < total_parameters(null)
 
 
+@pytest.mark.parametrize(
+    ("router", "options"),
+    [
+        ("top_p", {"routing__top_p": 0.3}),
+        ("relu", {}),
+        ("null", {}),
+        ("topk", {"routing__capacity_factor": 0.5}),
+    ],
+)
+def test_what_is_active_is_measured_where_it_varies(router: str, options: dict[str, float]) -> None:
+    """By the mean number of experts that the snapshot shows: not dropped, not null."""
+    settings = small(router, **options)
+    update = advance(start(settings), 3)
+    facts, means = update.facts, []
+    for routing in update.snapshot.layers:
+        run = [
+            sum(0 <= e < settings.model.experts and not lost for e, lost in zip(ids, dropped, strict=True))
+            for ids, dropped in zip(
+                routing.expert_ids_TK,
+                np.zeros_like(routing.expert_ids_TK) if routing.dropped_TK is None else routing.dropped_TK,
+                strict=True,
+            )
+        ]
+        means.append(np.mean(run))
+    assert facts.executed_experts == pytest.approx(np.mean(means))
+    assert 0 < facts.executed_experts < settings.model.experts
+    per_expert = 3 * settings.model.width * settings.model.expert_width
+    unused = sum(settings.model.experts - mean for mean in means) * per_expert
+    assert facts.active_parameters == facts.total_parameters - round(unused)
+    model = make_model(settings)
+    assert facts.flops_per_token == flops_per_token(model, means)
+    all_run = flops_per_token(model, [settings.model.experts] * settings.model.layers)
+    assert all_run - facts.flops_per_token == pytest.approx(2 * unused, abs=1)
+
+
+def test_what_is_active_is_not_measured_where_it_is_fixed() -> None:
+    session = start(small("top_p"))
+    assert advance(session, 2).facts.executed_experts is not None
+    fixed = send(session, SetKnobs({"routing.router": "topk"}))
+    assert fixed.facts.executed_experts is None
+    assert fixed.facts.active_parameters == active_parameters(make_model(small("topk")))
+
+
 def test_coefficients_follow_the_terms() -> None:
     settings = small("topk", balance__batch_entropy_coefficient=0.5, balance__importance_coefficient=0.1)
     assert terms_in_use(settings).others == ("importance", "batch_entropy")

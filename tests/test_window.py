@@ -15,7 +15,7 @@ from pytestqt.qtbot import QtBot
 
 from moeviz.app import make_window
 from moeviz.domain.experiments import EXPERIMENTS, Experiment
-from moeviz.domain.messages import OpenModel, Report, SaveModel, Survey
+from moeviz.domain.messages import ModelFacts, OpenModel, Report, SaveModel, Survey
 from moeviz.domain.settings import KNOBS, ROUTERS, Settings
 from moeviz.trace.stats import stats
 from moeviz.trace.store import open_trace
@@ -930,3 +930,15 @@ def test_a_survey_is_made_only_for_a_panel_that_is_seen(
     if window.question.open:
         window.question.answer(True)
     qtbot.waitUntil(lambda: window.survey is None, timeout=WAIT)  # it was of another model
+
+
+def test_status_says_what_is_measured(window: Window) -> None:
+    facts = ModelFacts(1000, 350, 2000, "cpu", 1)
+    label = window.status.labels["parameters"]
+    window.status.show_facts(facts, 0.0, 0.0)
+    assert (label.text(), label.toolTip()) == ("350 of 1k parameters active (35%)", "")
+    window.status.show_facts(replace(facts, executed_experts=2.346), 0.0, 0.0)
+    assert label.text() == "350 of 1k parameters active (35%, measured)"
+    assert "runs 2.35 experts on average" in label.toolTip()
+    window.status.show_facts(None, 0.0, 0.0)
+    assert label.text() == label.toolTip() == ""

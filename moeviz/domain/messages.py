@@ -105,13 +105,18 @@ class StepLog:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the status bar tells: parameters, FLOPs of one token's forward pass, and where the model runs."""
+    """What the status bar tells: parameters, FLOPs of one token's forward pass, and where the model runs.
+
+    executed_experts  experts that a token of the probe ran on average over the layers, after drops and without null
+                      experts, where that varies by token; active parameters and FLOPs go by it. None: it is fixed.
+    """
 
     total_parameters: int
     active_parameters: int
     flops_per_token: int
     device: str
     tokens_per_step: int
+    executed_experts: float | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

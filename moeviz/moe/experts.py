@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from moeviz.moe import compiled
+
 
 def can_group(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether torch has a fast product of all experts in one call here (bfloat16 takes 39 times as long on a CPU)."""
@@ -39,6 +41,8 @@ class Experts(nn.Module):
         """Sum over the K chosen experts of weight times output, (T, D). An id of -1 stands for no expert: it adds
         nothing, takes no gradient and, but on CUDA, costs nothing."""
         weights_TK = gate_weights_TK.to(x_TD.dtype)
+        if compiled.fits(x_TD, self.gate_up_proj):
+            return compiled.mixture(x_TD, expert_ids_TK, weights_TK, self.gate_up_proj, self.down_proj)
         if x_TD.is_cuda:  # a count read from the device would have to be waited for
             weights_TK, expert_ids_TK = weights_TK.masked_fill(expert_ids_TK < 0, 0.0), expert_ids_TK.clamp(min=0)
         gate_up_EDF, down_EFD = self.gate_up_proj.transpose(1, 2), self.down_proj.transpose(1, 2)

@@ -1,5 +1,7 @@
 """A small causal character model: blocks of attention and an MoE layer. It returns its routing with its logits."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -157,12 +159,17 @@ def total_parameters(model: CharModel) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def active_parameters(model: CharModel) -> int:
-    """Parameters that one token uses: all but those of the experts it did not choose, in each layer. Where the number
-    of its experts varies it is what the router aims at; for top_p, which has no aim, all."""
+def active_parameters(model: CharModel, executed_L: Sequence[float] | None = None) -> int:
+    """Parameters that one token uses: all but those of the experts it did not run, in each layer.
+
+    executed_L: experts that a token ran on average in each layer, where that was measured; else it is what the router
+    aims at, for top_p, which has no aim, all.
+    """
+    if executed_L is None:
+        executed_L = [layer.router.active_experts for layer in model.layers]
     idle = 0.0
-    for layer in model.layers:
-        idle += (layer.router.num_ffn - layer.router.active_experts) * _per_expert(layer)
+    for layer, executed in zip(model.layers, executed_L, strict=True):
+        idle += (layer.router.num_ffn - executed) * _per_expert(layer)
     return total_parameters(model) - round(idle)
 
 
@@ -170,14 +177,16 @@ def _per_expert(layer: MoELayer) -> int:
     return sum(p[0].numel() for p in layer.experts.parameters())
 
 
-def flops_per_token(model: CharModel) -> int:
+def flops_per_token(model: CharModel, executed_L: Sequence[float] | None = None) -> int:
     """Floating-point operations of one token's forward pass, averaged over a full context C.
 
     Two for each active weight of a matrix (embedding and position are looked up, not multiplied), and the causal
     average of attention's two products, 2 L C D. Norms, softmax and other small terms are left out. Training takes
-    about three times as many.
+    about three times as many. `executed_L` as for `active_parameters`.
     """
-    runs = (layer.router.expert_runs(model.context) * flops_per_run(layer) for layer in model.layers)
+    if executed_L is None:  # an expert of Soft MoE runs on slots, which are not as many as tokens
+        executed_L = [layer.router.expert_runs(model.context) for layer in model.layers]
+    runs = (executed * flops_per_run(layer) for layer, executed in zip(model.layers, executed_L, strict=True))
     return flops_outside_experts(model) + round(sum(runs))
 
 

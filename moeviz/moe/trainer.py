@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from moeviz.domain.messages import ModelFacts, StepLog, UserError
+from moeviz.domain.metrics import executed_experts
 from moeviz.domain.routing import Ints, RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.moe.batches import noise_draws, resize_generator
@@ -83,6 +84,7 @@ class Trainer:
         self._unchecked = 0
         self._timer, self._snapshot_seconds = 0.0, 0.0
         self._earlier: dict[Hashable, _Earlier] = {}  # what was changed since the last step, by its shape
+        self._executed_L: list[float] | None = None  # in the last snapshot, where it varies by token
         self.set_probe(probe)
         self.to(device)
 
@@ -263,9 +265,13 @@ class Trainer:
         """The routing of the probe now, and the numbers of the last step that was flushed."""
         start = time.perf_counter()
         inputs = self.probe_inputs
-        packed = self._look((self._router.key(), inputs[0].shape, len(inputs)), *inputs).cpu().numpy()
+        router = self._router
+        packed = self._look((router.key(), inputs[0].shape, len(inputs)), *inputs).cpu().numpy()
         self.model.eval()  # a trace leaves it as it was
-        layers = unpack_look(packed, self._router, self.shown_T)
+        layers = unpack_look(packed, router, self.shown_T)
+        if router.varies:
+            null = range(router.num_ffn, router.num_experts)
+            self._executed_L = [executed_experts(layer, null) for layer in layers]
         counts = tuple(self._counts_LE) if self._counts_are_of_this_step else ()
         self._snapshot_seconds = time.perf_counter() - start
         shown = self.shown
@@ -281,10 +287,11 @@ class Trainer:
     def facts(self) -> ModelFacts:
         return ModelFacts(
             total_parameters(self.model),
-            active_parameters(self.model),
-            flops_per_token(self.model),
+            active_parameters(self.model, self._executed_L),
+            flops_per_token(self.model, self._executed_L),
             self.device,
             self.settings.train.batch * self.settings.model.context,
+            None if self._executed_L is None else float(np.mean(self._executed_L)),
         )
 
     def counts(self) -> torch.Tensor:
@@ -323,6 +330,7 @@ class Trainer:
     def _restructure(self, settings: Settings) -> None:
         """Other experts, another kind of router or other shared experts."""
         old, model = self.settings, self.model
+        self._executed_L = None
         generator = resize_generator(settings.seed, self.step, old.model.experts)
         if settings.model.experts != old.model.experts:
             plans = resize_experts(model, self.optimiser, list(self._counts_LE), settings.model.experts, generator)

@@ -54,13 +54,15 @@ class Status(QStatusBar):
         if facts is not None:
             share = facts.active_parameters / facts.total_parameters
             active, total = short(facts.active_parameters), short(facts.total_parameters)
-            words["parameters"] = f"{active} of {total} parameters active ({share:.0%})"
+            measured = "" if facts.executed_experts is None else ", measured"
+            words["parameters"] = f"{active} of {total} parameters active ({share:.0%}{measured})"
             words["flops"] = f"{short(facts.flops_per_token)} FLOP/token"
             words["device"] = facts.device
             if steps_a_second:
                 tokens = steps_a_second * facts.tokens_per_step
                 words["rate"] = f"{short(steps_a_second)} steps/s · {short(tokens)} tokens/s"
                 words["frames"] = f"{frames:.0f} frames/s"
+        self.labels["parameters"].setToolTip(_how_many(facts))
         for name, text in words.items():
             self.put(name, text)
 
@@ -87,6 +89,15 @@ class Status(QStatusBar):
             self.labels[name].setVisible(not shown)
         self.work.setVisible(shown)
         self.bar.setVisible(shown)
+
+
+def _how_many(facts: ModelFacts | None) -> str:
+    if facts is None or facts.executed_experts is None:
+        return ""
+    return (
+        f"A token of the probe runs {facts.executed_experts:.3g} experts on average: their number varies by token, "
+        "dropped assignments and null experts are not counted."
+    )
 
 
 def in_words(progress: Progress, seconds: float) -> str:

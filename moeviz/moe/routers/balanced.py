@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from moeviz.moe.routers.base import Batch, Option, Router, TokenChoiceRouter, best_first
+from moeviz.moe.routers.base import Batch, Option, Router, TokenChoiceRouter, best_first, softmax
 from moeviz.moe.routers.capacity import SLACK
 
 SINKHORN_TOLERANCE, SINKHORN_LONGEST = 1e-4, 1000
@@ -37,7 +37,7 @@ class ExpertChoiceRouter(Router):
 
     def choose(self, scores_TE: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         num_tokens, num_experts = scores_TE.shape
-        probs_TE = torch.softmax(scores_TE, -1)
+        probs_TE = softmax(scores_TE)
         if num_tokens == 0:
             return best_first(probs_TE, probs_TE > 0)
         groups = batch.sequences if self.scope == "sequence" else 1
@@ -75,7 +75,7 @@ class SinkhornRouter(TokenChoiceRouter):
             else:
                 wish_TE = torch.zeros_like(wish_TE).index_copy(0, valid_T.nonzero()[:, 0], sinkhorn(wish_TE[valid_T]))
         ids_TK = wish_TE.topk(self.k, dim=-1).indices
-        weights_TE = torch.sigmoid(scores_TE) if self.k == 1 else torch.softmax(scores_TE, -1)
+        weights_TE = torch.sigmoid(scores_TE) if self.k == 1 else softmax(scores_TE)
         weights_TK, order_TK = weights_TE.gather(1, ids_TK).sort(-1, descending=True)
         return ids_TK.gather(1, order_TK), weights_TK
 

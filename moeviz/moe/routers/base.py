@@ -176,6 +176,11 @@ class Router(nn.Module):
         return False
 
     @property
+    def varies(self) -> bool:
+        """Whether some tokens run fewer experts than others, so that how many must be measured."""
+        return self.may_skip or self.drops
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether a token's routing depends, in this mode, on tokens that come after it in its sequence."""
         return False
@@ -265,7 +270,7 @@ class Router(nn.Module):
 
     def probabilities(self, clean_TE: Tensor) -> Tensor:
         """The router's probabilities (T, E) from scores after temperature."""
-        return torch.softmax(clean_TE, -1)
+        return softmax(clean_TE)
 
     def selection_scores(self, clean_TE: Tensor) -> Tensor | None:
         """What the choice goes by, where that is not the probabilities."""
@@ -339,6 +344,13 @@ class TokenChoiceRouter(Router):
             None if self.width > self.k else self.k,
             batch.valid_T,
         )
+
+
+def softmax(scores_TE: Tensor) -> Tensor:
+    """Over the experts. torch takes a last axis that is shorter than a register number by number, a first one not."""
+    if scores_TE.shape[1] < 16:
+        return torch.softmax(scores_TE.t(), 0).t().contiguous()
+    return torch.softmax(scores_TE, -1)
 
 
 def best_first(weights_TE: Tensor, chosen_TE: Tensor) -> tuple[Tensor, Tensor]:

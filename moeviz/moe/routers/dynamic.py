@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moeviz.moe.routers.base import Batch, Option, TokenChoiceRouter, best_first
+from moeviz.moe.routers.base import Batch, Option, TokenChoiceRouter, best_first, softmax
 
 L1_START = 1e-8
 
@@ -28,7 +28,7 @@ class TopPRouter(TokenChoiceRouter):
         return self.num_experts
 
     def choose(self, scores_TE: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        weights_TE, ids_TE = torch.softmax(scores_TE, -1).sort(-1, descending=True)
+        weights_TE, ids_TE = softmax(scores_TE).sort(-1, descending=True)
         if self.top_p >= 1:
             return ids_TE, weights_TE
         mass_TE = weights_TE.detach().cumsum(-1)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from moeviz.moe.routers.base import Batch, Option, TokenChoiceRouter
+from moeviz.moe.routers.base import Batch, Option, TokenChoiceRouter, softmax
 
 
 class NullRouter(TokenChoiceRouter):
@@ -49,7 +49,7 @@ class NullRouter(TokenChoiceRouter):
         return [self.tau / total] * self.num_ffn + [1 / total] * self.num_null
 
     def choose(self, scores_TE: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        weights_TK, ids_TK = torch.softmax(scores_TE, -1).topk(self.k, dim=-1)
+        weights_TK, ids_TK = softmax(scores_TE).topk(self.k, dim=-1)
         weights_TK = weights_TK.masked_fill(ids_TK >= self.num_experts - self.zero_experts, 0)
         # a token that chose zero experts alone keeps 0
         return ids_TK, weights_TK / weights_TK.sum(-1, keepdim=True).clamp_min(torch.finfo(weights_TK.dtype).tiny)

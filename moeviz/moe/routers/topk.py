@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moeviz.moe.routers.base import ALL, INIT_STD, Batch, Option, Router, TokenChoiceRouter
+from moeviz.moe.routers.base import ALL, INIT_STD, Batch, Option, Router, TokenChoiceRouter, softmax
 
 
 class TopKRouter(TokenChoiceRouter):
@@ -17,7 +17,7 @@ class TopKRouter(TokenChoiceRouter):
 
     def choose(self, scores_TE: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         best_TK, ids_TK = scores_TE.topk(self.k, dim=-1)
-        return ids_TK, torch.softmax(best_TK, -1)
+        return ids_TK, softmax(best_TK)
 
 
 class DenseRouter(Router):
@@ -27,14 +27,14 @@ class DenseRouter(Router):
 
     def choose(self, scores_TE: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         best_TE, ids_TE = scores_TE.sort(-1, descending=True)
-        return ids_TE, torch.softmax(best_TE, -1)
+        return ids_TE, softmax(best_TE)
 
 
 class TopKRawRouter(TokenChoiceRouter):
     """The k best; weights are their plain probabilities, they sum to less than 1 (OLMoE, Switch)."""
 
     def choose(self, scores_TE: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        weights_TK, ids_TK = torch.softmax(scores_TE, -1).topk(self.k, dim=-1)
+        weights_TK, ids_TK = softmax(scores_TE).topk(self.k, dim=-1)
         return ids_TK, weights_TK
 
 
@@ -100,7 +100,7 @@ class GShardRouter(TokenChoiceRouter):
 
     def choose(self, scores_TE: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         best_TK, ids_TK = scores_TE.topk(self.k, dim=-1)
-        weights_TK = torch.softmax(best_TK, -1)
+        weights_TK = softmax(best_TK)
         second_T = weights_TK[:, -1].detach()
         if self.k == 1 or self.second_policy == "all":
             return ids_TK, weights_TK
