@@ -615,6 +615,7 @@ def test_what_is_painted_is_trained_on_and_undone(qtbot: QtBot, window: Window, 
     (path,) = (tmp_path / "state" / "points").iterdir()
     assert window.settings.data.path == str(path)
     np.testing.assert_array_equal(points.read(path)[0], panel.painting.xy)
+    assert window.knobs.undo.undoText() == f"Own data {path.name}"
     step = window.history.marks[0][0]
     assert step >= 5
     assert panel.paints  # the regions move under the painted points

@@ -1,6 +1,7 @@
 """The window's knobs: what the running model has, what it was asked for since, and undo."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtGui import QUndoCommand, QUndoStack
@@ -163,7 +164,9 @@ class KnobChange(QUndoCommand):
 
 
 def _named(values: Mapping[str, Value]) -> str:
-    return ", ".join(f"{KNOBS[key].title} {value}" for key, value in values.items())
+    """For the Edit menu; of a path its name."""
+    shown = {key: Path(str(value)).name if key == "data.path" else value for key, value in values.items()}
+    return ", ".join(f"{KNOBS[key].title} {value}".rstrip() for key, value in shown.items())
 
 
 def changes(flat: Mapping[str, Value], values: Mapping[str, Value]) -> str:
