@@ -112,7 +112,7 @@ class MoeDense(Panel):
         return "gap over steps" if view == GAP else f"over {view}"
 
     def lines_of_words(self, width: float) -> int:
-        return 2 if width >= 560 else 4
+        return 2 if width >= 800 else 3 if width >= 600 else 4
 
     def frame(self, rect: QRectF) -> Frame:
         if self.view.currentText() != FLOPS:
