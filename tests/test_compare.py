@@ -12,6 +12,7 @@ import pytest
 from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtWidgets import QFileDialog
 from pytestqt.qtbot import QtBot
+from test_all_routers import CASES, trained
 from test_cli import SMALL as SMALL_SET
 from test_cli import fails
 from test_panels import make_snapshot, routing, show
@@ -136,6 +137,26 @@ def test_one_expert_and_many(qtbot: QtBot, experts: int, k: int) -> None:
     if experts == 1:
         assert "JSD 0 nats" in panel.footer()
         assert "no load changed" in panel.footer()
+
+
+@pytest.mark.parametrize(("router", "capacity"), CASES)
+def test_layers_of_every_router_are_compared(qtbot: QtBot, router: str, capacity: float) -> None:
+    snapshot, history = trained(router, capacity)
+    for reference in (
+        Reference("the same moment", snapshot, layer=1, kin=True),
+        Reference("step 3", history.snapshots[0], kin=True, shown=other_snapshot(snapshot.layers[0].num_experts)),
+    ):
+        panel = comparing(qtbot, reference, snapshot)
+        assert panel.lack() == ""
+        for size in ((200, 96), (277, 278), (900, 500)):
+            panel.resize(*size)
+            panel.show_selection(Selection(0, 5, snapshot.layers[0].num_experts - 1))
+            paint(panel)
+        loads = np.array([row[:2] for row in rows_of(panel, "load_share").values()], float)
+        np.testing.assert_allclose(loads.sum(axis=0), 1, rtol=1e-5)
+        measures = {name: float(row[-1]) for name, row in rows_of(panel, "measure").items()}
+        assert 0 <= measures["jsd_nats"] <= np.log(2)
+        assert 0 <= measures.get("changed_first", 0) <= 1
 
 
 @pytest.mark.parametrize(("layer", "experts", "kin"), [(None, 8, False), (1, 8, True), (None, 12, False)])
