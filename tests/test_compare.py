@@ -28,8 +28,9 @@ from moeviz.domain.reference import Reference
 from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.moe import training
+from moeviz.moe.tasks import TASKS
 from moeviz.view.panel import wrapped
-from moeviz.view.panels.compare import Compare
+from moeviz.view.panels.compare import Compare, same_tokens
 from moeviz.view.reference import KINDS
 from moeviz.view.theme import DARK
 from moeviz.view.window import Window
@@ -582,6 +583,17 @@ def test_a_hidden_comparison_asks_for_nothing(
     assert begun == []
     assert not any(isinstance(command, Read) for command in sent)
     assert compare(window).draws == draws
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_of_every_task_reads_back_what_is_shown(task: str) -> None:
+    path = app.bundled_model(task)
+    assert path is not None
+    (own,) = app.read_file(path, "", lambda done, total: None)
+    (again,) = app.read_file(path, text_of(own), lambda done, total: None)
+    assert same_tokens(own, again) == (True, "")
+    for a, b in zip(own.layers, again.layers, strict=True):
+        np.testing.assert_array_equal(a.expert_ids_TK, b.expert_ids_TK)
 
 
 # ---- the command line
