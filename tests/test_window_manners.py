@@ -325,6 +325,30 @@ def test_closing_by_hand_asks_if_trained_steps_would_be_lost(
     assert (tmp_path / "model.safetensors").stat().st_size > 1000
 
 
+def test_a_saved_trace_is_no_saved_model_and_the_question_says_so(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    trained(qtbot, window)
+    window.files.save_run_to("/proc/none.zarr")
+    qtbot.waitUntil(lambda: "cannot be written" in window.notices.words.text(), timeout=WAIT)
+    assert not window.stakes.may_close()
+    assert window.question.words.text() == "Closing loses 3 steps that are not saved."
+    window.files.save_run_to(str(tmp_path / "run.zarr"))
+    qtbot.waitUntil(lambda: "Saved" in window.notices.words.text(), timeout=WAIT)
+    assert not window.stakes.may_close()
+    words = "that are not saved: the trace holds the routing{}, not the model's weights."
+    assert window.question.words.text() == f"Closing loses 3 steps {words.format('')}"
+    window.one_step()
+    qtbot.waitUntil(lambda: window.stakes.steps == 4, timeout=WAIT)
+    assert not window.stakes.may_close()
+    assert window.question.words.text() == f"Closing loses 4 steps {words.format(' up to step 3')}"
+    window.restart()
+    window.question.yes.click()
+    qtbot.waitUntil(lambda: window.stakes.steps == 0, timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    trained(qtbot, window)
+    assert not window.stakes.may_close()
+    assert window.question.words.text() == "Closing loses 3 steps that are not saved."
+
+
 def test_closing_without_saving(qtbot: QtBot, window: Window) -> None:
     trained(qtbot, window)
     window.quit()
