@@ -76,7 +76,7 @@ class Stakes:
 
     def trace_of_now(self) -> Callable[[], None]:
         """To be called when the routing so far lies in a trace. That saves no model, but is told."""
-        run, step = self._run, self.window.snapshot.step if self.window.snapshot is not None else 0
+        run, step = self.run, self.window.snapshot.step if self.window.snapshot is not None else 0
 
         def saved() -> None:
             self._traced = run, step
@@ -129,7 +129,7 @@ class Stakes:
     def _not_saved(self) -> str:
         words = f"{steps_in_words(self.steps)} that {'is' if self.steps == 1 else 'are'} not saved"
         run, step = self._traced
-        if run != self._run or self.window.snapshot is None:
+        if run != self.run or self.window.snapshot is None:
             return words
         end = f" up to step {step:,}" if step < self.window.snapshot.step else ""
         return f"{words}: the trace holds the routing{end}, not the model's weights"
