@@ -34,7 +34,7 @@ def make_session(settings: Settings, device: str, checkpoint: str | None) -> Mak
         import_torch()
         from moeviz.moe.training import session
 
-        return session(settings, device=device, checkpoint=checkpoint)
+        return session(settings, device=device, checkpoint=checkpoint, report=report)
 
     return make
 

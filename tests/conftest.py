@@ -43,4 +43,4 @@ def built_in_text() -> Callable[[str], object]:
     from moeviz.moe.tasks.text import load_text
 
     built_in = cache(load_text)
-    return lambda path="": load_text(path) if path else built_in("")
+    return lambda path="", *report: load_text(path, *report) if path else built_in("")

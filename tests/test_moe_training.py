@@ -66,7 +66,7 @@ def tiny_text(notes: tuple[str, ...] = ()) -> TextData:
     return TextData(vocabulary, "123 abc 456 ?", read, notes)
 
 
-def load_tiny(path: str = "") -> TextData:
+def load_tiny(path: str = "", report: object = None) -> TextData:
     if path:
         raise UserError(f"{path} cannot be read.")
     return tiny_text()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import numpy as np
@@ -21,9 +22,10 @@ from moeviz.view.panel import Panel, wrapped
 from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number, visible
 from moeviz.view.panels.gate_weights import confidence_in_words, expert_in_words, margin_in_words
 from moeviz.view.panels.layers_experts import change_in_words
-from moeviz.view.panels.marks import bin_edges, binned_mean, place_labels
+from moeviz.view.panels.marks import bin_edges, binned_mean, place_labels, unnamed_in_words
 from moeviz.view.panels.tokens import TokenStrip, describe
 from moeviz.view.panels.tokens_experts import gate_matrix
+from moeviz.view.render import render_plot
 from moeviz.view.theme import DARK, LIGHT, apply
 
 TEXT = "To be, or not to be:\nthat is the question"
@@ -429,6 +431,27 @@ def test_labels_of_marks_never_overlap():
     assert len(spans) >= 4
     for i, (row, a, b) in enumerate(spans):
         assert all(other != row or b <= c or d <= a for other, c, d in spans[:i] + spans[i + 1 :])
+
+
+def test_what_a_time_axis_has_no_room_to_name_is_counted(qapp, tmp_path):
+    """Every changed knob has its words or is counted, and so has every expert at the end of its curve."""
+    history, experts = make_history(experts=40), 40
+    names = [label for _, label in history.marks] + [f"Balance coefficient 0.0{at} → 0.1" for at in range(20, 80, 3)]
+    for at, label in zip(range(20, 80, 3), names[-20:], strict=True):
+        history.add_mark(at, label)
+    for plot in ("losses", "load_over_time"):
+        out = tmp_path / f"{plot}.svg"
+        render_plot(out, plot=plot, snapshot=make_snapshot(experts=experts), history=history, size=(520, 260))
+        written = ["".join(node.itertext()).strip() for node in ET.parse(out).iter("{http://www.w3.org/2000/svg}text")]
+        named = sum(written.count(name) for name in names)
+        assert 0 < named < len(names)
+        assert f"+{len(names) - named} more changes" in written
+        if plot == "load_over_time":
+            [more] = [int(text) for text in written if text.startswith("+") and "more" not in text]
+            last = written.index(f"+{more}")
+            assert more + sum(text.isdigit() for text in written[last:]) == experts
+    assert unnamed_in_words([True, False]) == "+1 more change"
+    assert unnamed_in_words([True]) == unnamed_in_words([]) == ""
 
 
 def test_curves_are_cut_at_unknown_values_and_binned_by_their_mean():

@@ -122,6 +122,22 @@ def test_with_vocabulary(data):
     assert np.array_equal(kept.train[1], data.train[1])
 
 
+def test_how_far_reading_a_folder_is_gets_told_and_it_can_be_cancelled(tmp_path):
+    for i in range(6):
+        (tmp_path / f"{'ab'[i % 2]}").mkdir(exist_ok=True)
+        (tmp_path / f"{'ab'[i % 2]}" / f"{i}.txt").write_text(f"{i}" + LINES)
+    told = []
+    load_text(str(tmp_path), lambda done, total: told.append((done, total)))
+    assert told == [(done, 6) for done in range(6)]
+
+    def cancel(done: int, total: int) -> None:
+        if done == 3:
+            raise UserError("Reading texts: cancelled.")
+
+    with pytest.raises(UserError, match="cancelled"):
+        load_text(str(tmp_path), cancel)
+
+
 def test_huge_files_are_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(own, "MAX_BYTES", 3_001)
     (tmp_path / "a.txt").write_text("ä" * 4_000, encoding="utf-8")

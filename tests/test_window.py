@@ -394,6 +394,7 @@ def test_what_must_change_along_with_a_knob() -> None:
     base = Settings()
     deep = base.with_values({"routing.router": "sigmoid_bias", "routing.groups": 4, "routing.topk_groups": 2})
     assert together(base, "routing.k", 3) == {"routing.k": 3}
+    assert together(base, "routing.k", 9) == {"routing.k": 9}  # refused by the settings, which say why
     assert together(base, "model.experts", 1) == {"model.experts": 1, "routing.k": 1}
     assert together(base, "routing.router", "noisy_topk") == {"routing.router": "noisy_topk", "routing.noise": 1.0}
     assert together(deep, "routing.k", 5) == {"routing.k": 5, "routing.topk_groups": 3}
@@ -510,6 +511,22 @@ def test_a_defect_in_the_session_reaches_the_window_and_restart_mends_it(
     assert "ZeroDivisionError" in QGuiApplication.clipboard().text()
     window.restart_action.trigger()
     train(qtbot, window, 2)
+
+
+def test_k_above_the_experts_is_explained_at_the_knob(qtbot: QtBot, window: Window) -> None:
+    row, controls = window.controls.rows["routing.k"], window.controls
+    row.field.setFocus()
+    row.field.selectAll()  # type: ignore[attr-defined]
+    qtbot.keyClicks(row.field, "12")
+    qtbot.keyClick(row.field, Qt.Key.Key_Return)
+    assert "a token cannot choose more experts than there are" in controls.hint.text()
+    assert controls.hint.isVisible()
+    assert row.field.value() == window.settings.routing.k == 2  # type: ignore[attr-defined]
+    row.field.selectAll()  # type: ignore[attr-defined]
+    qtbot.keyClicks(row.field, "3")
+    qtbot.keyClick(row.field, Qt.Key.Key_Return)
+    assert window.settings.routing.k == 3
+    assert "more experts than there are" not in controls.hint.text()
 
 
 def test_divergence_pauses_with_the_last_good_state_and_a_reason(

@@ -478,6 +478,31 @@ def test_a_folder_of_texts_tells_what_it_leaves_out(
     train(qtbot, window, 2)
 
 
+def test_reading_a_folder_of_texts_tells_how_far_it_is(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moeviz.moe.tasks import own
+
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for i in range(4):
+        (texts / f"{i}.txt").write_text(f"{i} {ENOUGH}")
+    go, read = threading.Event(), own.read_text
+
+    def slow(path: Path, *limit: int) -> tuple[str, bool]:
+        if path.name == "3.txt":
+            go.wait(20)
+        return read(path, *limit)
+
+    monkeypatch.setattr(own, "read_text", slow)
+    window.files.open_text(str(texts))
+    qtbot.waitUntil(lambda: (window.status.bar.value(), window.status.bar.maximum()) == (3, 4), timeout=WAIT)
+    assert window.status.bar.isVisible()
+    go.set()
+    qtbot.waitUntil(lambda: window.settings.data.path == str(texts) and window.runner.idle, timeout=WAIT)
+    qtbot.waitUntil(lambda: not window.status.bar.isVisible(), timeout=WAIT)
+
+
 def test_a_folder_without_text_is_told(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     drop(window, tmp_path / "nothing")

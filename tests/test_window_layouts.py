@@ -147,6 +147,23 @@ def test_playing_goes_on_from_where_the_handle_stands_and_pauses(qtbot: QtBot, w
     assert timeline.following
 
 
+def test_each_of_several_snapshots_at_one_step_can_be_scrubbed_to(qtbot: QtBot, window: Window) -> None:
+    trained(qtbot, window, 2)
+    for k in (1, 3, 4):
+        window.knobs.change({"routing.k": k})
+        qtbot.waitUntil(lambda k=k: window.snapshot is not None and window.snapshot.layers[0].k == k, timeout=WAIT)
+    film = window.history.snapshots
+    assert len({snapshot.step for snapshot in film[-4:]}) == 1
+    for at, snapshot in enumerate(film):
+        window.timeline.slider.setValue(at)
+        assert window.shown is snapshot
+        window.show_all()  # as with every update
+        assert window.shown is snapshot
+    while window.timeline.slider.value() > 0:
+        window.timeline.slider.setValue(window.timeline.slider.value() - 1)
+    assert window.shown is film[0]
+
+
 def test_a_single_step_is_not_played(qtbot: QtBot, window: Window) -> None:
     window.timeline.play_button.click()
     assert not window.timeline.playing

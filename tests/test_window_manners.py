@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, QPointF, QSettings, QSize, Qt
 from PySide6.QtGui import QCloseEvent, QColor
@@ -323,6 +324,52 @@ def test_closing_by_hand_asks_if_trained_steps_would_be_lost(
     qtbot.waitUntil(lambda: not frame.isVisible(), timeout=WAIT)
     assert not window.runner.alive
     assert (tmp_path / "model.safetensors").stat().st_size > 1000
+
+
+def test_a_saved_trace_is_no_saved_model_and_the_question_says_so(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    trained(qtbot, window)
+    window.files.save_run_to("/proc/none.zarr")
+    qtbot.waitUntil(lambda: "cannot be written" in window.notices.words.text(), timeout=WAIT)
+    assert not window.stakes.may_close()
+    assert window.question.words.text() == "Closing loses 3 steps that are not saved."
+    window.files.save_run_to(str(tmp_path / "run.zarr"))
+    qtbot.waitUntil(lambda: "Saved" in window.notices.words.text(), timeout=WAIT)
+    assert not window.stakes.may_close()
+    words = "that are not saved: the trace holds the routing{}, not the model's weights."
+    assert window.question.words.text() == f"Closing loses 3 steps {words.format('')}"
+    window.one_step()
+    qtbot.waitUntil(lambda: window.stakes.steps == 4, timeout=WAIT)
+    assert not window.stakes.may_close()
+    assert window.question.words.text() == f"Closing loses 4 steps {words.format(' up to step 3')}"
+    window.restart()
+    window.question.yes.click()
+    qtbot.waitUntil(lambda: window.stakes.steps == 0, timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    trained(qtbot, window)
+    assert not window.stakes.may_close()
+    assert window.question.words.text() == "Closing loses 3 steps that are not saved."
+
+
+def test_undo_brings_experts_back_or_says_that_it_cannot(qtbot: QtBot, window: Window) -> None:
+    trained(qtbot, window)
+    assert window.snapshot is not None
+    before = [layer.router_logits_TE for layer in window.snapshot.layers]
+
+    def shrink_and(train: int) -> None:
+        window.knobs.change({"model.experts": 5})
+        qtbot.waitUntil(lambda: window.snapshot.layers[0].num_experts == 5, timeout=WAIT)  # type: ignore[union-attr]
+        for _ in range(train):
+            window.one_step()
+        qtbot.waitUntil(settled(window), timeout=WAIT)
+        window.knobs.undo_change(forward=False)
+        qtbot.waitUntil(lambda: window.snapshot.layers[0].num_experts == 8, timeout=WAIT)  # type: ignore[union-attr]
+
+    shrink_and(0)
+    for layer, logits in zip(window.snapshot.layers, before, strict=True):
+        assert np.array_equal(layer.router_logits_TE, logits)
+    assert not window.notices.isVisible()
+    shrink_and(1)
+    assert "the 3 new are copies of the most loaded ones" in window.notices.words.text()
 
 
 def test_closing_without_saving(qtbot: QtBot, window: Window) -> None:

@@ -156,4 +156,10 @@ class Update:
 
 Session = Generator[Update | None, Command, None]
 Report = Callable[[int, int], None]  # how much is done, and of how much; UserError once the user has cancelled
+
+
+def unreported(done: int, total: int) -> None:
+    """The Report of whoever does not want to know."""
+
+
 MakeSession = Callable[[Report], Session]

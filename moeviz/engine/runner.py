@@ -166,6 +166,11 @@ class Runner:
         return None
 
     @property
+    def asked_work(self) -> Work | None:
+        """How far the session is with what it was asked for."""
+        return self._job.work if self._job is not None and self.pending else None
+
+    @property
     def errand_work(self) -> Work | None:
         """The errand that is under way: none any more once the window has been told how it ended."""
         with self._swap:
@@ -186,6 +191,7 @@ class Runner:
         """Have the command carried out between two steps."""
         with self._swap:  # what is sent before the session is replaced is before its end in the inbox
             if self._job is not None:
+                self._job.work.done = self._job.work.total = 0
                 self._job.put(command)
 
     def errand(self, do: Callable[[Report], str], title: str = "") -> bool:

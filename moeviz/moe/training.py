@@ -1,7 +1,8 @@
 """A training run as a session: a plain generator that is sent commands and yields updates (domain/messages.py)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from moeviz.domain.messages import (
     OpenModel,
     Prepare,
     Read,
+    Report,
     Restart,
     SaveModel,
     Session,
@@ -23,6 +25,7 @@ from moeviz.domain.messages import (
     Survey,
     Update,
     UserError,
+    unreported,
 )
 from moeviz.domain.routing import Floats, RoutingSnapshot
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
@@ -35,49 +38,65 @@ from moeviz.moe.tasks.loading import load_task
 from moeviz.moe.tasks.text import load_text
 from moeviz.moe.trainer import Trainer
 
+Reader = Callable[[Settings], Data]  # the data of the settings' task
+
 
 def session(
-    settings: Settings, *, device: str = "cpu", probe: str | None = None, checkpoint: str | None = None
+    settings: Settings,
+    *,
+    device: str = "cpu",
+    probe: str | None = None,
+    checkpoint: str | None = None,
+    report: Report = unreported,
 ) -> Session:
-    """Start a run, or go on with a checkpoint (whose settings then hold). The first `next` trains nothing.
+    """Start a run, or go on with a checkpoint (whose settings then hold). The first `next` trains nothing. `report`
+    hears how far it is with reading the user's own text, now and whenever another is asked for.
 
     Raises UserError if it cannot start; afterwards no mistake of the user ends it.
     """
     torch.set_num_threads(1)  # more are slower on matrices this small, and far slower beside a window
-    trainer, notice = _opened(checkpoint, device, probe) if checkpoint else _started(settings, device, probe)
-    run = _Run(trainer, probe)
+    data_of = partial(_data, report=report)
+    if checkpoint:
+        trainer, notice = _opened(checkpoint, device, probe, data_of=data_of)
+    else:
+        trainer, notice = _started(settings, device, probe, data_of=data_of)
+    run = _Run(trainer, probe, data_of)
     update: Update | None = replace(run.update(notice=notice, reset=True), devices=devices())
     while True:
         command = yield update
         update = _carry_out(run, command)
 
 
-def _started(settings: Settings, device: str, probe: str | None, last: Trainer | None = None) -> tuple[Trainer, str]:
+def _started(
+    settings: Settings, device: str, probe: str | None, last: Trainer | None = None, *, data_of: Reader
+) -> tuple[Trainer, str]:
     """A new model, and what the user should know. The data of the last one is used again where it is the same."""
     if last is not None and (last.settings.task, last.settings.data) == (settings.task, settings.data):
         data, notice = last.data, ""
     else:
-        data = _data(settings)
+        data = data_of(settings)
         notice = " ".join(data.notes)
     trainer = Trainer(settings, data, device, probe or data.probe)
     trainer.prepare()
     return trainer, notice
 
 
-def _opened(path: str, device: str, probe: str | None, task: str | None = None) -> tuple[Trainer, str]:
+def _opened(
+    path: str, device: str, probe: str | None, task: str | None = None, *, data_of: Reader
+) -> tuple[Trainer, str]:
     """The run that a checkpoint holds, and what the user should know. A probe is for a task, for any without one."""
     saved, notice = load(path), ""
     settings = saved.settings
     if task not in (None, settings.task):
         probe = None
     try:
-        data = _data(settings)
+        data = data_of(settings)
     except UserError as error:
         # a model from elsewhere can still be looked at
         if not settings.data.path:
             raise
         settings = settings.with_values({"data.path": ""})
-        data = _data(settings)
+        data = data_of(settings)
         notice = f"The model's own data is not here, so training would go on with the built-in data: {error}"
     data = data.with_vocabulary(saved.vocabulary)
     trainer = Trainer(settings, data, device, probe or data.probe, saved)
@@ -86,15 +105,17 @@ def _opened(path: str, device: str, probe: str | None, task: str | None = None) 
     return trainer, notice
 
 
-def _data(settings: Settings) -> Data:
+def _data(settings: Settings, report: Report = unreported) -> Data:
     """The data of the settings' task. UserError if it cannot be used."""
     path = settings.data.path
-    return load_text(path) if settings.task == "text" else load_task(settings.task, path)
+    if settings.task != "text":
+        return load_task(settings.task, path)
+    return load_text(path, report) if path else load_text(path)
 
 
 def measure(checkpoint: str, device: str = "cpu") -> tuple[dict[str, float], dict[str, float]]:
     """A model's held-out measures on all rows that its context holds, and those of the most frequent answer."""
-    trainer, _ = _opened(checkpoint, device, None)
+    trainer, _ = _opened(checkpoint, device, None, data_of=_data)
     data = trainer.data
     return trainer.measure(), data.baseline(trainer.settings.model.context) if data.measures else {}
 
@@ -102,7 +123,7 @@ def measure(checkpoint: str, device: str = "cpu") -> tuple[dict[str, float], dic
 def read_checkpoint(path: str, text: str) -> RoutingSnapshot:
     """What the model of a checkpoint does with a text, or without one with its task's own. UserError if it cannot."""
     torch.set_num_threads(1)
-    trainer, _ = _opened(path, "cpu", text or None)
+    trainer, _ = _opened(path, "cpu", text or None, data_of=_data)
     return trainer.snapshot()
 
 
@@ -123,8 +144,8 @@ def _carry_out(run: "_Run", command: Command) -> Update | None:
 class _Run:
     """The trainer of the moment, and what the next update has to tell."""
 
-    def __init__(self, trainer: Trainer, probe: str | None) -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: Trainer, probe: str | None, data_of: Reader) -> None:
+        self.trainer, self.data_of = trainer, data_of
         self.probe = probe  # as the user gave it; without one the data's own is shown
         self._axes: tuple[Floats, ...] = ()  # of the last survey of routers' inputs: the next one's are like them
         self._log: StepLog | None = None
@@ -155,12 +176,12 @@ class _Run:
                 self.trainer.to(device)
                 return self.update(mark=f"device {device}")
             case Restart():
-                return self.replace(*_started(self.trainer.settings, self.trainer.device, self.probe, self.trainer))
+                return self.replace(*self.started(self.trainer.settings))
             case SaveModel(path):
                 return self.save(path)
             case OpenModel(path):
                 task = self.trainer.settings.task
-                trainer, notice = _opened(path, self.trainer.device, self.probe, task)
+                trainer, notice = _opened(path, self.trainer.device, self.probe, task, data_of=self.data_of)
                 if trainer.settings.task != task:
                     self.probe = None
                 return self.replace(trainer, notice)
@@ -193,8 +214,8 @@ class _Run:
         if new.task != old.task:
             self.probe = None  # it says nothing to another task
         if not all(new.live(key) for key in changed):
-            return self.replace(*_started(new, self.trainer.device, self.probe, self.trainer), mark)
-        data = _data(new) if new.data != old.data else None
+            return self.replace(*self.started(new), mark)
+        data = self.data_of(new) if new.data != old.data else None
         self.settle()
         self.trainer.change(new)
         if data is not None:
@@ -211,6 +232,9 @@ class _Run:
             path, trainer.settings, trainer.data.vocabulary, trainer.step, trainer.model, moments, counts_LE, twin
         )
         return self.update(saved=str(saved))
+
+    def started(self, settings: Settings) -> tuple[Trainer, str]:
+        return _started(settings, self.trainer.device, self.probe, self.trainer, data_of=self.data_of)
 
     def replace(self, trainer: Trainer, notice: str, mark: str = "") -> Update:
         """Show another run from now on; steps of the old one that nobody saw are of no interest any more."""

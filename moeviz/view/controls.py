@@ -119,7 +119,7 @@ class Controls(QScrollArea):
                 seen = (applies and not useless(settings, key)) or key == "routing.k"
             row.show_row(seen, idle(settings, key))
         k, (title, instead) = self.rows["routing.k"], k_in_words(settings)
-        k.set_high(settings.model.experts)
+        k.end_slider_at(settings.model.experts)
         k.label.setText(title)
         if instead:
             k.replace_by(instead)
@@ -282,12 +282,11 @@ class Row(QObject):
             with QSignalBlocker(self.slider):
                 self.slider.setValue(self._position_of(float(value)))
 
-    def set_high(self, high: int) -> None:
-        """Narrow the range: k ends at the number of experts."""
-        for widget in (self.field, self.slider):
-            if isinstance(widget, QSpinBox | QSlider):
-                with QSignalBlocker(widget):
-                    widget.setMaximum(high)
+    def end_slider_at(self, high: int) -> None:
+        """k ends at the number of experts. The box takes more, so that whoever types it is told why it cannot be."""
+        assert self.slider is not None
+        with QSignalBlocker(self.slider):
+            self.slider.setMaximum(high)
 
     def show_row(self, seen: bool, idle: str) -> None:
         """`idle`: why the value does nothing now; empty if it does."""

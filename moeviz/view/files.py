@@ -100,6 +100,7 @@ class Files:
         self.window = window
         self.memory = window.memory
         self._writing = ""  # the file that an errand writes
+        self._written: Callable[[], object] = bool  # what follows when it is there
 
     # ---- dialogs
     def _ask_open(self, title: str, filters: str) -> str:
@@ -125,6 +126,9 @@ class Files:
         """A file has been written, without a path the one of the errand: the next dialog begins there."""
         if path or self._writing:
             remember_folder(self.memory, path or self._writing)
+        if not path:
+            written, self._written = self._written, bool
+            written()
 
     # ---- opening
     def open_paths(self, paths: list[str]) -> None:
@@ -230,11 +234,11 @@ class Files:
         def save(report: Report) -> str:
             return window.save_trace(path, settings, steps.logs(), film, marks, report) + less
 
-        self._errand(save, "Saving", path)
+        self._errand(save, "Saving", path, window.stakes.trace_of_now())
 
-    def _errand(self, do: Callable[[Report], str], verb: str, path: str) -> None:
+    def _errand(self, do: Callable[[Report], str], verb: str, path: str, written: Callable[[], object] = bool) -> None:
         if self.window.runner.errand(do, f"{verb} {Path(path).name}"):
-            self._writing = path
+            self._writing, self._written = path, written
         else:
             self.window.tell(BUSY)
         self.window.watch()

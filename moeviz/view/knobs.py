@@ -139,13 +139,25 @@ class KnobChange(QUndoCommand):
         self._knobs.send(self.new)
 
     def undo(self) -> None:
+        window, back = self._knobs.window, self._experts_back()
         self._knobs.send(self.old)
+        if back and (window.runner.training or (window.snapshot is not None and window.snapshot.step > self._step)):
+            window.tell(
+                "Training has gone on since, so the experts that left cannot come back: "
+                f"the {back} new are copies of the most loaded ones.",
+                passing=True,
+            )
         if self._lost:
             titles = ", ".join(KNOBS[key].title for key in self.old)
             self._knobs.window.tell(
                 f"{titles}: as before. The model starts anew; the {steps_in_words(self._lost)} that the change cost "
                 "do not come back."
             )
+
+    def _experts_back(self) -> int:
+        """How many experts left with the change. Before another step is trained the model brings back the same ones."""
+        key = "model.experts"
+        return max(0, int(self.old[key]) - self._knobs.settings.model.experts) if key in self.old else 0
 
     def id(self) -> int:
         return 1

@@ -47,6 +47,7 @@ class Stakes:
     def __init__(self, window: "Window", keeper: Keeper) -> None:
         self.window, self.keeper = window, keeper
         self._safe_step = 0  # what was trained up to here lies in a file
+        self._traced = (-1, 0)  # the run whose routing lies in a trace that the user saved, and its last step there
         self._close_when_saved = False
         self.run = 0  # which of the runs so far
         self._keeping = -1  # the run that is kept while it trains
@@ -72,6 +73,15 @@ class Stakes:
                 QTimer.singleShot(0, self.window.window().close)  # not amid the news
         if update.notice or update.saved:
             self._close_when_saved = False
+
+    def trace_of_now(self) -> Callable[[], None]:
+        """To be called when the routing so far lies in a trace. That saves no model, but is told."""
+        run, step = self.run, self.window.snapshot.step if self.window.snapshot is not None else 0
+
+        def saved() -> None:
+            self._traced = run, step
+
+        return saved
 
     # ---- asking
     def if_not_lost(self, what: str, yes: str, then: Callable[[], object]) -> None:
@@ -117,7 +127,12 @@ class Stakes:
         self._close_when_saved = self.window.files.save_model()
 
     def _not_saved(self) -> str:
-        return f"{steps_in_words(self.steps)} that {'is' if self.steps == 1 else 'are'} not saved"
+        words = f"{steps_in_words(self.steps)} that {'is' if self.steps == 1 else 'are'} not saved"
+        run, step = self._traced
+        if run != self.run or self.window.snapshot is None:
+            return words
+        end = f" up to step {step:,}" if step < self.window.snapshot.step else ""
+        return f"{words}: the trace holds the routing{end}, not the model's weights"
 
     # ---- keeping
     def offer_kept(self) -> None:

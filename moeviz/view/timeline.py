@@ -60,7 +60,9 @@ class Timeline(QToolBar):
             if following or shown is None:
                 self.slider.setValue(len(film))
             else:
-                self.slider.setValue(max(bisect_right([s.step for s in film], shown.step) - 1, 0))
+                # several may be of one step: after a change of a knob while it rests
+                same = (at for at, snapshot in enumerate(film) if snapshot is shown)
+                self.slider.setValue(next(same, max(bisect_right([s.step for s in film], shown.step) - 1, 0)))
         steps = [snapshot.step for snapshot in film]
         self.slider.show_marks([(bisect_right(steps, step), label) for step, label in self._history.marks])
         here = self.shown

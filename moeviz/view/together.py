@@ -12,7 +12,7 @@ def together(settings: Settings, key: str, value: Value) -> dict[str, Value]:
     values: dict[str, Value] = {key: value}
     flat = {**settings.flat(), key: value}
     router, experts, k = flat["routing.router"], int(flat["model.experts"]), int(flat["routing.k"])
-    if k > experts:
+    if k > experts and key != "routing.k":  # that is refused, with the reason
         values["routing.k"] = k = experts  # k cannot stay above the number of experts
     if key == "routing.router" and router == "noisy_topk" and flat["routing.noise"] == 0:
         values["routing.noise"] = 1.0  # its own noise at its customary strength

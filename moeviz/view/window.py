@@ -553,8 +553,8 @@ class Window(QMainWindow):
                 cancel = work.cancelled.set if work is errand or work.total else None
                 return Progress(work.title, work.done, work.total, work.began, cancel)
         title, began = self._asked
-        if self.runner.pending and title:
-            return Progress(title, 0, 0, began, None)
+        if (asked := self.runner.asked_work) is not None and title:
+            return Progress(title, asked.done, asked.total, began, None)
         if left is not None:
             steps, began = self._goal
             return Progress("Training steps", steps - left, steps, began, self.pause)

@@ -2,11 +2,11 @@
 
 import codecs
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moeviz.domain.messages import UserError
+from moeviz.domain.messages import Report, UserError, unreported
 
 MAX_BYTES = 50_000_000  # of everything that is read
 MAX_DOMAINS = 16
@@ -33,14 +33,14 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-def documents(path: str) -> Found:
-    """Everything usable at the path, at most MAX_BYTES. UserError if that is nothing."""
+def documents(path: str, report: Report = unreported) -> Found:
+    """Everything usable at the path, at most MAX_BYTES. UserError if that is nothing. `report` hears of each file."""
     place = Path(path).expanduser()
     try:
         if place.is_file():
             return _one_file(place)
         if place.is_dir():
-            return _folder(place)
+            return _folder(place, report)
         exists = place.exists()
     except (OSError, ValueError) as error:
         raise UserError(f"The text {path!r} cannot be read: {_reason(error)}.") from None
@@ -63,7 +63,7 @@ def _one_file(path: Path) -> Found:
     return found
 
 
-def _folder(path: Path) -> Found:
+def _folder(path: Path, report: Report) -> Found:
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     folders = [entry for entry in entries if entry.is_dir()]
     files = [entry for entry in entries if entry.is_file()]
@@ -79,8 +79,11 @@ def _folder(path: Path) -> Found:
         )
     places = places[:MAX_DOMAINS]
     seen: set[str] = set()
-    for place in places:
-        texts = _domain(place, MAX_BYTES // len(places), seen, found.notes)
+    files_of = {place: list(_files_below(place)) for place in places}
+    done, total = 0, sum(map(len, files_of.values()))
+    for place, below in files_of.items():
+        texts = _domain(place, _counted(below, done, total, report), MAX_BYTES // len(places), seen, found.notes)
+        done += len(below)
         size = sum(map(len, texts))
         if size >= MIN_CHARS:
             name = place.name if folders or place.stem in found.domains else place.stem
@@ -93,12 +96,18 @@ def _folder(path: Path) -> Found:
     return found
 
 
-def _domain(place: Path, room: int, seen: set[str], notes: list[str]) -> list[str]:
+def _counted(files: list[Path], done: int, total: int, report: Report) -> Iterator[Path]:
+    for number, file in enumerate(files):
+        report(done + number, total)
+        yield file
+
+
+def _domain(place: Path, files: Iterable[Path], room: int, seen: set[str], notes: list[str]) -> list[str]:
     """The distinct texts of a file, or of all files below a folder, within `room` bytes."""
     texts: list[str] = []
     left_out: list[str] = []
     cut = False
-    for file in _files_below(place):
+    for file in files:
         if room <= 0:
             cut = True
             break

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moeviz.domain.messages import UserError
+from moeviz.domain.messages import Report, UserError, unreported
 from moeviz.domain.routing import Ints
 from moeviz.moe.tasks import builtin, own
 from moeviz.moe.tasks.data import PADDING, Probe, Rows, Vocabulary
@@ -146,11 +146,11 @@ def encode(text: str, vocabulary: str) -> Ints:
     return ids
 
 
-def load_text(path: str = "") -> TextData:
+def load_text(path: str = "", report: Report = unreported) -> TextData:
     """The built-in text, which is not read yet, or the user's own file or folder. UserError if that cannot be used."""
     if not path:
         return TextData(VOCABULARY, builtin.PROBE, lambda: _parts(VOCABULARY, *_split_all(builtin.documents())))
-    found = own.documents(path)
+    found = own.documents(path, report)
     domains, train, heldout = _split_all(found.domains)
     vocabulary = _vocabulary(train)
     parts = _parts(vocabulary, domains, train, heldout)

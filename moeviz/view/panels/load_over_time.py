@@ -115,15 +115,20 @@ class LoadOverTime(Panel):
         self._label_ends(painter, frame, means, strong)
 
     def _label_ends(self, painter: QPainter, frame: Frame, means: Array, strong: int | None) -> None:
-        """The experts' numbers at the right, from the highest down, as many as there is room for."""
+        """The experts' numbers at the right, from the highest down, as many as there is room for, and how many more
+        there are."""
         last = means[-1]
         known = [e for e in np.argsort(-np.nan_to_num(last, nan=-1.0)).tolist() if np.isfinite(last[e])]
         if strong in known:
             known.remove(strong)
             known.insert(0, strong)
-        room = int(frame.rect.height() / GAP)
+        room, low = int(frame.rect.height() / GAP), frame.rect.bottom() - 2
+        if len(known) > room:
+            room, low = room - 1, low - GAP
+            painter.setPen(QColor(self.theme.muted))
+            put(painter, frame.rect.right() + 4, low + GAP + 4, f"+{len(known) - room}")
         shown = sorted(known[:room], key=lambda e: -float(last[e]))
-        spots = spread_out([frame.y(float(last[e])) for e in shown], frame.rect.top() + 4, frame.rect.bottom() - 2)
+        spots = spread_out([frame.y(float(last[e])) for e in shown], frame.rect.top() + 4, low)
         x, null = frame.rect.right() + 4, self._null()
         for e, y in zip(shown, spots, strict=True):
             painter.fillRect(QRectF(x, y - 3, 6, 6), expert_colour(e, self.theme))

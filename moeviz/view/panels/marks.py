@@ -30,7 +30,7 @@ def place_labels(lefts: Sequence[float], widths: Sequence[float], right: float, 
 
 
 def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[float, str]], theme: Theme) -> None:
-    """A thin line at each mark, and its label at the top where there is room."""
+    """A thin line at each mark, and its label at the top where there is room; below them, how many have none."""
     seen = [(frame.x(step), label) for step, label in marks if frame.x0 <= step <= frame.x1]
     if not seen:
         return
@@ -44,12 +44,25 @@ def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[float, str
     rows = place_labels(lefts, widths, rect.right(), min(ROWS, max(1, int(rect.height() / 3 / ROW))))
     ground = QColor(theme.panel)
     ground.setAlpha(200)
-    for (_, label), left, width, row in zip(seen, lefts, widths, rows, strict=True):
-        if row >= 0 and width < rect.width():
-            start, base = min(left, rect.right() - width), rect.top() + 11 + row * ROW
-            painter.fillRect(int(start) - 1, int(base) - 10, int(width) + 3, 13, ground)
-            painter.setPen(QColor(theme.text))
-            put(painter, start, base, label)
+
+    def write(start: float, row: int, label: str, width: float, ink: str) -> None:
+        base = rect.top() + 11 + row * ROW
+        painter.fillRect(int(start) - 1, int(base) - 10, int(width) + 3, 13, ground)
+        painter.setPen(QColor(ink))
+        put(painter, start, base, label)
+
+    shown = [row >= 0 and width < rect.width() for row, width in zip(rows, widths, strict=True)]
+    for (_, label), left, width, row, fits in zip(seen, lefts, widths, rows, shown, strict=True):
+        if fits:
+            write(min(left, rect.right() - width), row, label, width, theme.text)
+    if words := unnamed_in_words(shown):
+        write(rect.left() + 4, max(rows) + 1, words, width_of(words), theme.muted)
+
+
+def unnamed_in_words(shown: Sequence[bool]) -> str:
+    """`+3 more changes`; their words are on the timeline."""
+    more = len(shown) - sum(shown)
+    return f"+{more} more change{'s' if more > 1 else ''}" if more else ""
 
 
 def earlier_step(snapshot: RoutingSnapshot | None, steps: npt.NDArray[np.int64]) -> int | None:
