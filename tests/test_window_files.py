@@ -414,7 +414,7 @@ def test_the_first_record_comes_after_five_seconds_of_training(
     pass_by(2, False)
     pass_by(40, True)
     assert kept[3:] == [1200]
-    window.stakes._kept_at, window.stakes._run = 0.0, window.stakes._run + 1  # the model started anew
+    window.stakes._kept_at, window.stakes.run = 0.0, window.stakes.run + 1  # the model started anew
     pass_by(10, True)
     assert kept[4:] == [1219]
 
