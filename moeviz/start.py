@@ -69,6 +69,7 @@ def run_window(
         # closed amid something that cannot be interrupted, as the import of torch or a long step; the window has waited
         # for the files that were to be written, unless it was closed twice. An interpreter that ends under such a
         # thread aborts
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code
