@@ -138,7 +138,7 @@ DOES: dict[str, list[Callable[[Learner], Iterator[None]]]] = {
         knob(routing__router="top_p"),
         knob(routing__top_p=0.7),
         walk,
-        then_train(120, balance__token_entropy_coefficient=0.1),
+        then_train(200, balance__token_entropy_coefficient=0.1),
         knob(routing__router="relu"),
     ],
 }
@@ -255,6 +255,12 @@ CASES: list[tuple[str, dict[str, object], dict[str, object], dict[str, object]]]
         {},
         {"ids": ((0,), (0,)), "probs": [FLAT, SURE], "token": 1},
         {"ids": ((0,), (0,)), "probs": [FLAT, SURE], "token": 0},
+    ),
+    (
+        "found_an_edge",
+        {"token": 1},
+        {"ids": ((0,), (0,)), "probs": [FLAT, FLAT], "token": 1},
+        {"ids": ((0,), (0,)), "probs": [FLAT, FLAT], "token": 0},
     ),
     ("changed_layer", {"layers": 2}, {"layers": 2, "token": 0}, {"layers": 2, "token": 0, "layer": 1}),
     ("changed_layer", {"layers": 2}, {"layers": 2, "layer": 1}, {"layers": 2, "token": 0, "layer": 1}),

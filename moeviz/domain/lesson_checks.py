@@ -172,7 +172,10 @@ def found_an_edge(now: Moment, then: Moment) -> Check:
     if probs is None:
         return _selected(now)
     margin = boundary_margin(probs[None], now.routing.expert_ids_TK[now.token][None])
-    return _goal(f"{_named(now)}: margin", float(margin[0]), below=0.01)
+    return _all(
+        Check(now.token != then.token, f"{_named(now)} is selected, as before; wanted: another."),
+        _goal(f"{_named(now)}: margin", float(margin[0]), below=0.01),
+    )
 
 
 def changed_layer(now: Moment, then: Moment) -> Check:

@@ -89,8 +89,8 @@ _ALL = (
                 ("gate_weights",),
             ),
             Step(
-                "The margin is the smallest chosen probability less the largest one not chosen. Find a token with a "
-                "margin below 0.01. A little training, or noise, would change its experts.",
+                "The margin is the smallest chosen probability less the largest one not chosen. Find another token "
+                "with a margin below 0.01. A little training, or noise, would change its experts.",
                 checks.found_an_edge,
                 ("gate_weights",),
             ),
