@@ -36,15 +36,18 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found = kernel.cell(8, 4, 2, 16, 32, seconds=0.0)
     assert "st-moe" in found["missing"]
     assert "st-moe" not in found["ratios"]
-    assert "left out, its package is not installed: st-moe" in kernel.table({"threads": {"1": [found]}})
+    assert "left out, its package is not installed: st-moe" in kernel.table(
+        {"threads": {"1": [found]}, "compiled": True}
+    )
 
 
 def test_table_marks_where_moeviz_is_not_the_fastest() -> None:
     ratios = {"moeviz": [1.2, 1.1], "OLMoE eager": [1.5, 1.3]}
     won = {"T": 8, "E": 4, "k": 2, "bound_ms": [1.0, 3.0], "ratios": ratios, "missing": []}
     lost = won | {"T": 9, "ratios": ratios | {"OLMoE eager": [1.5, 1.0]}}
-    lines = kernel.table({"threads": {"1": [won, lost]}}).splitlines()
+    lines = kernel.table({"threads": {"1": [won, lost]}, "compiled": False}).splitlines()
     assert "1.20/1.10" in lines[2]
     assert not lines[2].endswith("*")
     assert lines[3].endswith("*")
     assert lines[4] == "moeviz is the fastest in 3 of 4"
+    assert lines[5].startswith("moeviz computed by torch")

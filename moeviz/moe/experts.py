@@ -1,4 +1,7 @@
-"""E SwiGLU experts with packed weights, as transformers packs them. Only the chosen experts of a token are computed."""
+"""E SwiGLU experts with packed weights, as transformers packs them. Only the chosen experts of a token are computed.
+
+By the compiled code where that fits, else by torch as follows.
+"""
 
 import torch
 from torch import Tensor, nn
