@@ -88,6 +88,7 @@ def test_every_layout_shows_its_panels_and_cuts_no_knob(qtbot: QtBot, window: Wi
         assert window.controls.widget().width() == window.controls.viewport().width()
         for panel in seen(window):
             assert window.panels[panel].canvas.height() >= 80, (name, panel)
+        assert window.minimumSizeHint().width() <= 1264  # with a frame on a screen of 1280
 
 
 def test_a_layout_is_found_again_as_it_was_left(qtbot: QtBot, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ LINE = 16  # px, one line of words under a plot
 LOWEST = 80  # px, of a plot and its axes beside one line of words
 NARROW = 380  # px, a panel below it needs more lines for its words
 HEADER = 3 * GRID
+LEAST_TITLE = 9 * GRID
 NO_ROUTING = "No routing yet: start training, or open a model or a trace."
 ENDINGS = ("png", "svg", "pdf", "csv")
 
@@ -63,9 +64,7 @@ class Panel(QWidget):
         self.setAccessibleDescription(self.plot.reading)
         self.setAutoFillBackground(True)
 
-        self._title = QLabel(self.plot.title)
-        self._title.setFont(sans(BODY, bold=True))
-        self._title.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
+        self._title = Title(self.plot.title)
         self._help = QToolButton()
         self._help.setText("?")
         self._help.setToolTip(f"<p>{self.plot.reading}</p><p><i>{self.plot.formula}</i></p>")
@@ -313,6 +312,25 @@ WRAPPED = Qt.TextFlag.TextWordWrap
 
 def _shared(pointed: Pointed) -> Pointed:
     return {part: at for part, at in pointed.items() if part in SHARED}
+
+
+class Title(QLabel):
+    """Shortened where the header has no room for it: a layout's panels must fit beside each other."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.setFont(sans(BODY, bold=True))
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
+
+    def minimumSizeHint(self) -> QSize:
+        return QSize(min(LEAST_TITLE, super().minimumSizeHint().width()), super().minimumSizeHint().height())
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.setPen(self.palette().color(self.foregroundRole()))
+        text = self.fontMetrics().elidedText(self.text(), Qt.TextElideMode.ElideRight, self.width())
+        painter.drawText(self.rect(), Qt.AlignmentFlag.AlignVCenter, text)
+        painter.end()
 
 
 class Canvas(QWidget):
