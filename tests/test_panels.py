@@ -506,3 +506,34 @@ print(sorted(set(said)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "['ZeroDivisionError']\n"
+
+
+def test_a_tasks_own_measures_are_offered_once_they_are_measured(qtbot) -> None:
+    panel = PANELS["losses"](DARK)
+    qtbot.addWidget(panel)
+    at = np.arange(1, 501)
+    due = at % 250 == 0
+    measured = {"hit_at_10": np.where(due, at / 1000, np.nan), "mrr": np.where(due, 0.125, np.nan)}
+    history = History()
+    history.extend(StepLog(at[:10], {"cross_entropy": np.ones(10)}, ()))
+    panel.show_history(history)
+    panel.lack()
+    assert panel.kind.findText("hit@10 and MRR") < 0
+    history.extend(StepLog(at[10:], {"cross_entropy": np.ones(490), **{k: v[10:] for k, v in measured.items()}}, ()))
+    panel.show_history(history)
+    panel.lack()
+    panel.kind.setCurrentText("hit@10 and MRR")
+    assert panel.lack() == ""
+    assert "hit@10 0.5 (of step 500)  MRR 0.125 (of step 500)" in panel.footer()
+    assert panel.unit() == "held out"
+    assert panel.kind.findText("accuracy") < 0
+
+
+@pytest.mark.parametrize("task", ["plane", "recommendation", "search", "translation"])
+def test_the_measures_of_every_task_have_a_name_in_losses(task: str) -> None:
+    from moeviz.moe.tasks.loading import load_task
+    from moeviz.view.panels.losses import MEASURES, NAMES
+
+    names = load_task(task).measures
+    assert tuple(names) in MEASURES.values()
+    assert all(name in NAMES for name in names)

@@ -20,6 +20,13 @@ from moeviz.view.panels.marks import (
 )
 from moeviz.view.theme import Theme, put, width_of
 
+# a task's own measures of held-out data
+MEASURES = {
+    "accuracy": ("accuracy",),
+    "hit@10 and MRR": ("hit_at_10", "mrr"),
+    "hit@1": ("hit_at_1", "hit_at_1_no_context"),
+    "exact match": ("exact_match", "character_accuracy"),
+}
 # what the box offers: always the first four, the others once the history has them
 KINDS = {
     "cross-entropy": ("cross_entropy", "heldout"),
@@ -39,8 +46,10 @@ KINDS = {
     "L1 of relu": ("relu_l1",),
     "λ of relu": ("lambda",),
     "bias": ("bias_low", "bias_high"),
+    **MEASURES,
 }
 ALWAYS = 4
+NO_TERMS = {"cross-entropy", "total loss", "λ of relu", "bias", *MEASURES}  # of the total loss
 NAMES = {
     **{name: kind for kind, names in KINDS.items() for name in names},
     "cross_entropy": "training",
@@ -48,6 +57,12 @@ NAMES = {
     "loss": "total",
     "bias_low": "least bias",
     "bias_high": "greatest bias",
+    "hit_at_10": "hit@10",
+    "mrr": "MRR",
+    "hit_at_1": "hit@1 with context",
+    "hit_at_1_no_context": "without",
+    "exact_match": "exact match",
+    "character_accuracy": "characters right",
 }
 UNITS = {
     "total loss": "total loss (nats + penalties)",
@@ -66,8 +81,13 @@ UNITS = {
     "L1 of relu": "L1 (even: mean Σ of weights)",
     "λ of relu": "λ, weight of L1",
     "bias": "bias on the selection",
+    "accuracy": "share right, held out",
+    "hit@10 and MRR": "held out",
+    "hit@1": "share right, held out",
+    "exact match": "share right, held out",
 }
-SECOND = ("heldout", "bias_high")  # drawn in the second colour
+SECOND = ("heldout", "bias_high", *(names[1] for names in MEASURES.values() if len(names) > 1))  # in the second colour
+SPARSE = ("heldout", *(name for names in MEASURES.values() for name in names))  # measured at few steps: dots
 NO_HISTORY = "No history of losses yet: it grows while a model trains."
 PIXELS_A_POINT = 4
 
@@ -170,7 +190,7 @@ class Losses(Panel):
         painter.save()
         painter.setClipRect(frame.rect.adjusted(0, -1, 1, 1))
         for name, (xs, means, low, high) in self.binned(frame.rect.width()).items():
-            held = name == "heldout"
+            held = name in SPARSE
             colour = QColor(theme.second if name in SECOND else theme.accent)
             if not held:  # from the least to the greatest raw value behind their mean
                 painter.setPen(Qt.PenStyle.NoPen)
@@ -202,7 +222,7 @@ class Losses(Panel):
             colour = QColor(self.theme.second if name in SECOND else self.theme.accent)
             painter.setPen(QPen(colour, 2))
             painter.drawLine(QLineF(x, y - 4, x + 14, y - 4))
-            if name == "heldout":
+            if name in SPARSE:
                 painter.fillRect(QRectF(x + 5, y - 6, 5, 5), colour)
             painter.setPen(QColor(self.theme.muted))
             put(painter, x + 18, y, NAMES[name])
@@ -217,17 +237,18 @@ class Losses(Panel):
             upto = np.flatnonzero(np.isfinite(values[: at + 1 if at is not None else None]))
             if upto.size:
                 when = int(self._steps[upto[-1]])
-                late = f" (of step {when})" if name == "heldout" else ""
+                late = f" (of step {when})" if name in SPARSE else ""
                 words.append(f"{NAMES[name]} {number(float(values[upto[-1]]))}{late}")
         if self.kind.currentText() == "total loss":
             words += self._terms(at)
-        return "  ".join([*words, "line: mean, band: all values"])
+        drawn = "line: mean, band: all values" if self._curves.keys() - set(SPARSE) else "dots: measured now and then"
+        return "  ".join([*words, drawn])
 
     def _terms(self, at: int | None) -> list[str]:
         """The terms of the total at one point, before their coefficients, without those that are off."""
         assert self.history is not None
         words = []
-        for kind in list(KINDS)[2:-2]:
+        for kind in (kind for kind in KINDS if kind not in NO_TERMS):
             value = self.history.scalar(KINDS[kind][0])[at if at is not None else -1]
             if np.isfinite(value):
                 words.append(f"{kind} {number(float(value))}")
