@@ -188,3 +188,11 @@ def test_light_and_fast():
     start = time.perf_counter()
     load_text()
     assert time.perf_counter() - start < 5  # about 0.5 s here; a limit that a busy machine keeps too
+
+
+def test_a_home_that_is_not_there_is_told_in_one_sentence() -> None:
+    from moeviz.moe.tasks.loading import load_task
+
+    for load in (load_text, lambda path: load_task("recommendation", path)):
+        with pytest.raises(UserError, match="nobody_there"):
+            load("~nobody_there/x")

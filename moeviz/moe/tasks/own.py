@@ -35,7 +35,7 @@ class Found:
 
 def documents(path: str, report: Report = unreported) -> Found:
     """Everything usable at the path, at most MAX_BYTES. UserError if that is nothing. `report` hears of each file."""
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))  # the one of Path raises for a user that is not there
     try:
         if place.is_file():
             return _one_file(place)

@@ -6,6 +6,7 @@ ratings.csv and movies.csv as MovieLens has them.
 """
 
 import csv
+import os
 import re
 import sysconfig
 from collections import Counter
@@ -54,7 +55,7 @@ def load(path: str = "") -> RowData:
     """The import histories of this installation, or the ratings in a folder. UserError if these cannot be used."""
     if not path:
         return _data(lambda: split(_files()), _family, PROBE)
-    users, genre_of = read_ratings(Path(path).expanduser())
+    users, genre_of = read_ratings(Path(os.path.expanduser(path)))
     parts = split(users)
     shown = [SEPARATOR.join(row.tokens[:8]) for row in parts.heldout[:4]]
     return _data(lambda: parts, lambda item: genre_of.get(item, "unknown"), "\n".join(shown) + "\n")
