@@ -239,6 +239,11 @@ def test_any_strides(code: str) -> None:
     assert torch.equal(dx, torch.autograd.grad(experts(x, ids, weights), [x], torch.ones(40, D))[0])
 
 
+def test_ids_of_any_whole_type(code: str) -> None:
+    experts, (x, ids, weights) = make(4), draw(40, 4, 2)
+    assert torch.equal(experts(x, ids.int(), weights), experts(x, ids, weights))
+
+
 @pytest.mark.parametrize("name", compiled.BUILDS)
 def test_what_the_compiled_code_is_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     library = compiled.load(name)

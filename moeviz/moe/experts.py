@@ -43,7 +43,7 @@ class Experts(nn.Module):
     def forward(self, x_TD: Tensor, expert_ids_TK: Tensor, gate_weights_TK: Tensor) -> Tensor:
         """Sum over the K chosen experts of weight times output, (T, D). An id of -1 stands for no expert: it adds
         nothing, takes no gradient and, but on CUDA, costs nothing."""
-        weights_TK = gate_weights_TK.to(x_TD.dtype)
+        weights_TK, expert_ids_TK = gate_weights_TK.to(x_TD.dtype), expert_ids_TK.long()
         if compiled.fits(x_TD, self.gate_up_proj):
             return compiled.mixture(x_TD, expert_ids_TK, weights_TK, self.gate_up_proj, self.down_proj)
         if x_TD.is_cuda:  # a count read from the device would have to be waited for
