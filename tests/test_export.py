@@ -199,3 +199,15 @@ def test_render_needs_no_display_and_neither_torch_nor_pyqtgraph(tmp_path):
     catalogue = "import sys, moeviz.view.catalogue; print('PySide6' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", catalogue], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.qt_log_ignore("QPainter::end: Painter ended with", extend=True)
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_a_panel_that_fails_while_it_is_drawn_ends_no_program(board, tmp_path, ending, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(board.panels["load"], "draw", fail)
+    with pytest.raises(ZeroDivisionError):
+        export(board.panels["load"], tmp_path / f"load.{ending}")
+    assert not list(tmp_path.iterdir())

@@ -110,6 +110,14 @@ def test_a_cell_is_what_the_model_does_with_that_point(trainer: Trainer) -> None
     np.testing.assert_array_equal(p.probe_T2, trainer.shown.inputs[0])
 
 
+@pytest.mark.parametrize("x", [30_000.0, -1e6])
+def test_a_grid_far_out_has_cells_that_can_be_told_apart(x: float) -> None:
+    at = np.array([[x, 0.0], [x, 1.0]])
+    columns, rows, _ = grid(at, at.astype(np.float32))
+    assert (np.diff(columns) > 0).all()
+    assert (np.diff(rows) > 0).all()
+
+
 def test_the_grid_is_the_same_at_every_survey_and_holds_the_probe(trainer: Trainer) -> None:
     first, second = survey(trainer).plane, survey(trainer).plane
     assert first is not None
@@ -581,6 +589,17 @@ def test_a_panel_that_is_open_from_the_start_is_surveyed(
     qtbot.waitUntil(lambda: window.survey is None, timeout=WAIT)
     let.release(99)
     qtbot.waitUntil(lambda: window.survey is not None, timeout=WAIT)
+
+
+def test_it_is_painted_again_only_for_another_survey(qtbot: QtBot, window: Window) -> None:
+    panel = opened(qtbot, window)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    panel.canvas.repaint()
+    drawn = panel.draws
+    for _ in range(3):
+        panel.show_survey(window.survey)
+        QApplication.processEvents()
+    assert panel.draws == drawn
 
 
 def opened(qtbot: QtBot, window: Window) -> InputMap:

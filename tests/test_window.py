@@ -959,3 +959,28 @@ def test_status_says_what_is_measured(window: Window) -> None:
     assert "runs 2.35 experts on average" in label.toolTip()
     window.status.show_facts(None, 0.0, 0.0)
     assert label.text() == label.toolTip() == ""
+
+
+def test_settings_pasted_while_a_question_is_open_take_the_place_of_the_first(qtbot: QtBot, window: Window) -> None:
+    train(qtbot, window, 3)
+    window.train_action.trigger()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    first = window.settings.with_values({"seed": 5, "train.lr": 0.05})
+    second = window.settings.with_values({"seed": 6})
+    window.files.use_settings(lambda: first)
+    assert window.question.open
+    window.files.use_settings(lambda: second)
+    assert window.knobs.wanted == {"seed": 6}
+    window.question.answer(True)
+    qtbot.waitUntil(lambda: window.settings.seed == 6 and settled(window)(), timeout=WAIT)
+    assert window.settings.train.lr == SMALL.train.lr
+
+
+def test_wishes_that_do_not_go_together_are_told_and_nothing_is_asked(qtbot: QtBot, window: Window) -> None:
+    train(qtbot, window, 3)
+    window.train_action.trigger()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    window.knobs.change({"routing.k": 4, "seed": 5})
+    window.knobs.change({"model.experts": 3, "seed": 6})
+    assert "routing.k" in window.notices.words.text()
+    assert window.knobs.wanted == {"routing.k": 4, "seed": 5}  # the question that is open still stands

@@ -45,6 +45,9 @@ def grid(corners: npt.NDArray[np.float64], shown: Floats) -> tuple[Floats, Float
     """Centres of the columns (C,) and rows (R,) of about CELLS cells, as square as can be, over the corners (2, 2) and
     the points (T, 2) that are shown; and the cells as points (R * C, 2), row by row."""
     low, high = np.minimum(corners[0], shown.min(0)), np.maximum(corners[1], shown.max(0))
+    middle = (low + high) / 2
+    half = np.maximum((high - low) / 2, 1e-3 * np.abs(middle))  # far out, float32 tells no nearer cells apart
+    low, high = middle - half, middle + half
     wide, high_ = (high - low).tolist()
     columns = int(np.clip(round((CELLS * wide / high_) ** 0.5), FEWEST, MOST))
     rows = int(np.clip(round(CELLS / columns), FEWEST, MOST))

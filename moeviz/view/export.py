@@ -155,8 +155,10 @@ def _write_pdf(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | 
     painter = QPainter()
     if not painter.begin(writer):
         raise OSError("the file cannot be written")
-    _paint(painter, widget, panels, theme)
-    painter.end()
+    try:
+        _paint(painter, widget, panels, theme)
+    finally:
+        painter.end()  # a painter left open by a defect would take the whole program down
 
 
 def _write_svg(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | None) -> None:
@@ -170,8 +172,10 @@ def _write_svg(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | 
     painter = QPainter()
     if not painter.begin(generator):
         raise OSError("the file cannot be written")
-    _paint(painter, widget, panels, theme)
-    painter.end()
+    try:
+        _paint(painter, widget, panels, theme)
+    finally:
+        painter.end()
 
 
 def _rasterise(draft: Path, size: QSize, scale: float) -> None:

@@ -270,6 +270,7 @@ class Files:
         except SettingsError as error:
             self.window.tell(str(error))
             return
+        self.window.knobs.keep()  # what an open question is about is not a part of these settings
         have = self.window.settings.flat()
         changed = {key: value for key, value in wanted.items() if value != have[key]}
         if changed:

@@ -43,6 +43,12 @@ class Knobs:
         if not wanted:
             self.keep()
             return
+        try:
+            self.settings.with_values(wanted)
+        except SettingsError as error:
+            self.window.tell(str(error))
+            self.show()
+            return
         self.wanted = wanted
         self.show()
         window.stakes.if_not_replaced(changes(flat, wanted), self._take_wanted, self.keep)

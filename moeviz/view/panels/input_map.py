@@ -73,6 +73,8 @@ class InputMap(Panel):
         self.snapshot = snapshot
 
     def show_survey(self, survey: SurveyResult | None) -> None:
+        if survey is self.survey:
+            return
         super().show_survey(survey)
         if survey is not None:
             for widget in (self.kind, self.paint):
