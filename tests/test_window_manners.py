@@ -225,7 +225,8 @@ def test_reset_layout_is_the_first_layout_and_cuts_no_knob(qtbot: QtBot, tmp_pat
 
     def places() -> list[tuple[int, int, int, int]]:
         QApplication.processEvents()
-        return [dock.geometry().getRect() for dock in docks.values()]  # type: ignore[misc]
+        boxes = [dock.geometry().getRect() for dock in docks.values() if dock.isVisible()]
+        return [box for box in boxes if box[0] >= 0]  # type: ignore[misc] # a dock behind another tab lies outside
 
     first = places()
     window.layouts.fresh = False

@@ -145,9 +145,9 @@ class Layouts(QWidget):
         """All panels in their first places."""
         window, docks, layout = self._window, self._docks, LAYOUTS[self.name]
         shown = {"controls", *layout.names()}
-        for name, dock in docks.items():
+        for dock in docks.values():  # else what is still on its old place would make the window higher
             dock.setFloating(False)
-            dock.setVisible(name in shown)
+            window.removeDockWidget(dock)
         window.addDockWidget(LEFT, docks["controls"])
         heads = [[docks[cell.tabs[0]] for cell in row.cells] for row in layout.rows]
         window.addDockWidget(RIGHT, heads[0][0])
@@ -159,11 +159,14 @@ class Layouts(QWidget):
         for cell in (cell for row in layout.rows for cell in row.cells):
             for name in cell.tabs[1:]:
                 window.tabifyDockWidget(docks[cell.tabs[0]], docks[name])
-            docks[cell.tabs[0]].raise_()
         for name in docks.keys() - shown:
             window.tabifyDockWidget(docks[layout.rest], docks[name])
-            docks[name].hide()
         window.splitDockWidget(docks["controls"], self._guide, DOWN)
+        for name, dock in docks.items():
+            dock.setVisible(name in shown)
+        for row in heads:
+            for dock in row:
+                dock.raise_()
         self._share_out(layout, heads)
 
     def _share_out(self, layout: Layout, heads: list[list[QDockWidget]]) -> None:

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QEvent, QPointF, QSignalBlocker, Qt, QTimer, Signal
-from PySide6.QtGui import QAction, QColor, QHelpEvent, QPainter, QPaintEvent
+from PySide6.QtGui import QAction, QColor, QHelpEvent, QMouseEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QComboBox, QLabel, QSlider, QStyle, QStyleOptionSlider, QToolBar, QToolButton, QToolTip
 
 from moeviz.view.theme import GRID, THEMES, Theme
@@ -38,6 +38,7 @@ class Timeline(QToolBar):
         self.when = QLabel("live")
         self.when.setMinimumWidth(120)
         self.play_button = QToolButton()
+        self.play_button.setFixedWidth(4 * GRID)  # nothing must move when it becomes a pause button
         self.speed = QComboBox()
         for speed in SPEEDS:
             self.speed.addItem(f"{speed}/s", speed)
@@ -64,7 +65,7 @@ class Timeline(QToolBar):
                 same = (at for at, snapshot in enumerate(film) if snapshot is shown)
                 self.slider.setValue(next(same, max(bisect_right([s.step for s in film], shown.step) - 1, 0)))
         steps = [snapshot.step for snapshot in film]
-        self.slider.show_marks([(bisect_right(steps, step), label) for step, label in self._history.marks])
+        self.slider.show_marks([(_first_after(steps, step), label) for step, label in self._history.marks])
         here = self.shown
         self.when.setText(f"step {here.step:,}" + (" (newest)" if following else "") if here else "")
 
@@ -145,11 +146,30 @@ class MarkedSlider(QSlider):
 
     def _x(self, at: int) -> float:
         """Of a place, as the style puts the handle's middle there."""
-        option = QStyleOptionSlider()
-        self.initStyleOption(option)
-        handle = self.style().pixelMetric(QStyle.PixelMetric.PM_SliderLength, option, self)
+        handle = self._handle()
         room = self.width() - handle
         return handle / 2 + QStyle.sliderPositionFromValue(0, self.maximum(), min(at, self.maximum()), room)
+
+    def _handle(self) -> int:
+        """Its width."""
+        option = QStyleOptionSlider()
+        self.initStyleOption(option)
+        return self.style().pixelMetric(QStyle.PixelMetric.PM_SliderLength, option, self)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """The handle goes to where the mouse is, and with it; Qt's own would go a page towards it."""
+        if event.button() == Qt.MouseButton.LeftButton:
+            self.setSliderDown(True)
+            self.mouseMoveEvent(event)
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        if self.isSliderDown():
+            handle = self._handle()
+            left = round(event.position().x() - handle / 2)
+            self.setValue(QStyle.sliderValueFromPosition(0, self.maximum(), left, self.width() - handle))
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        self.setSliderDown(False)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         super().paintEvent(event)
@@ -168,3 +188,9 @@ class MarkedSlider(QSlider):
                 QToolTip.showText(event.globalPos(), words, self)
                 return True
         return super().event(event)
+
+
+def _first_after(steps: list[int], step: int) -> int:
+    """The place of the first snapshot that a change at this step has touched: the last one of that step, if any."""
+    at = bisect_right(steps, step)
+    return at - (at > 0 and steps[at - 1] == step)

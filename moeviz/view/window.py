@@ -464,8 +464,10 @@ class Window(QMainWindow):
         for past in update.film[:-1]:
             self.history.add_snapshot(past)
         if update.snapshot is not None:
-            self.snapshot = update.snapshot
-            self.history.add_snapshot(update.snapshot)
+            self.snapshot, film = update.snapshot, self.history.snapshots
+            looked = isinstance(update.answers, Read | Survey | Show)  # which has changed nothing
+            if not (looked and film and film[-1].step == update.snapshot.step):
+                self.history.add_snapshot(update.snapshot)
             self._frames.append(time.perf_counter())
             if not isinstance(update.answers, Read):  # reading another text has changed nothing
                 self._survey_due = update.survey is None or not self._parts <= self._surveyed

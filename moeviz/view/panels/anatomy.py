@@ -124,11 +124,11 @@ class Anatomy(Panel):
         return any(line.values[column.key] == line.values[column.key] for line in self._rows)
 
     def shown_lines(self, rect: QRectF) -> tuple[list[Line], list[str]]:
-        """As many experts as have room, the chosen first, and the rows below them; in a low panel experts go before."""
+        """As many experts as have room, the chosen first, and the rows below them, so that the columns add up."""
         room, below = int((rect.height() - HEAD) / ROW), ["others"] * self._has_rest + ["sum"]
         if room - len(below) < len(self._rows):
             below.insert(0, "more")
-        while below and room - len(below) < min(2, len(self._rows)):
+        while below and room - len(below) < 1:
             below.pop(0)
         return self._rows[: max(room - len(below), 1)], below
 

@@ -187,8 +187,8 @@ def dead_in_words(summary: LoadSummary) -> str:
     if not summary.can_tell_dead:
         return f"dead experts: {TOO_FEW}"
     nearly = summary.soft_dead_experts - summary.dead_experts
-    more = f", {nearly} nearly" if nearly else ""
-    return f"{'⚠ ' if summary.dead_experts else ''}dead experts {summary.dead_experts}{more}"
+    more = f", {nearly} more nearly" if nearly else ""
+    return f"{'⚠ ' if summary.dead_experts else ''}{summary.dead_experts or 'no'} dead experts{more}"
 
 
 def _thin(colour: str, alpha: int) -> QColor:
