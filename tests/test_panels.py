@@ -537,3 +537,13 @@ def test_the_measures_of_every_task_have_a_name_in_losses(task: str) -> None:
     names = load_task(task).measures
     assert tuple(names) in MEASURES.values()
     assert all(name in NAMES for name in names)
+
+
+def test_the_words_of_losses_are_of_the_step_that_is_shown(qtbot, history) -> None:
+    panel = PANELS["losses"](DARK)
+    qtbot.addWidget(panel)
+    panel.show_history(history)
+    for step, words in ((99, "step 99"), (40, "step 40"), (41, "held-out 2.01 (of step 40)")):
+        panel.show_snapshot(make_snapshot(step=step))
+        panel.lack()
+        assert words in panel.footer().replace(f"held-out {number(history.scalar('heldout')[40])}", "held-out 2.01")

@@ -173,10 +173,10 @@ def test_dead_experts_and_uncovered_domains_are_told():
     assert dead_in_words(np.array([5, 5])) == []
     tokens = np.array([200, 200, 200])
     shares = np.array([[0.9, 0.1], [0.1, 0.9], [0.5, 0.5]])
-    assert uncovered_in_words(["a", "b", "c"], shares, shares.mean(axis=0), tokens) == ["⚠ no expert favours c"]
+    assert uncovered_in_words(["a", "b", "c"], shares, shares.mean(axis=0), tokens) == ["⚠ no sure favourite: c"]
     assert uncovered_in_words(["a"], shares[:1], shares[0], tokens[:1]) == []
     few = uncovered_in_words(["a", "b"], shares[:2], np.array([0.5, 0.5]), np.array([2, 2]))
-    assert few == ["⚠ no expert favours a, b"]
+    assert few == ["⚠ no sure favourite: a, b"]
 
 
 def test_information_below_the_shuffles_is_told_as_chance():

@@ -27,6 +27,7 @@ from moeviz.view.panels.sampled import NO_DOMAINS, Sampled, named
 from moeviz.view.theme import Theme
 
 SHUFFLES = 20  # of the domains over the tokens: the 95 % quantile is the second highest
+MOST_NAMED = 4  # domains in a sentence
 
 
 class ExpertsDomains(Sampled):
@@ -148,4 +149,5 @@ def uncovered_in_words(names: list[str], shares_DE: Array, of_all_E: Array, toke
     bare = [name for name, row in zip(names, favoured_DE, strict=True) if not row.any()]
     if len(names) < 2 or not bare:
         return []
-    return [f"⚠ no expert favours {', '.join(bare)}"]
+    named = ", ".join(bare[:MOST_NAMED]) + (f" and {len(bare) - MOST_NAMED} more" if len(bare) > MOST_NAMED else "")
+    return [f"⚠ no sure favourite: {named}"]

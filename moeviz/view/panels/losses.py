@@ -15,6 +15,7 @@ from moeviz.view.panels.marks import (
     binned_range,
     draw_marks,
     draw_now,
+    earlier_place,
     earlier_step,
     step_range,
 )
@@ -231,7 +232,8 @@ class Losses(Panel):
     def footer(self) -> str:
         if not self._steps.size:
             return ""
-        at = self._at if self._at is not None and self._at < self._steps.size else None
+        pointed = self._at is not None and self._at < self._steps.size
+        at = self._at if pointed else earlier_place(self.snapshot, self._steps)
         words = [f"step {self._steps[at if at is not None else -1]}"]
         for name, values in self._curves.items():
             upto = np.flatnonzero(np.isfinite(values[: at + 1 if at is not None else None]))

@@ -70,6 +70,12 @@ def earlier_step(snapshot: RoutingSnapshot | None, steps: npt.NDArray[np.int64])
     return snapshot.step if snapshot is not None and steps.size and steps[0] <= snapshot.step < steps[-1] else None
 
 
+def earlier_place(snapshot: RoutingSnapshot | None, steps: npt.NDArray[np.int64]) -> int | None:
+    """Of that step among the kept ones: the last that is not later."""
+    step = earlier_step(snapshot, steps)
+    return None if step is None else int(np.searchsorted(steps, step, side="right")) - 1
+
+
 def draw_now(painter: QPainter, frame: Frame, step: float | None, theme: Theme) -> None:
     if step is not None:
         painter.setPen(QPen(QColor(theme.accent), 1, Qt.PenStyle.SolidLine))

@@ -10,7 +10,15 @@ from moeviz.domain.settings import Settings
 from moeviz.view.panel import Panel, Pointed, Table
 from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, number
 from moeviz.view.panels.losses import PIXELS_A_POINT, loss_range
-from moeviz.view.panels.marks import bin_edges, binned_mean, draw_marks, draw_now, earlier_step, step_range
+from moeviz.view.panels.marks import (
+    bin_edges,
+    binned_mean,
+    draw_marks,
+    draw_now,
+    earlier_place,
+    earlier_step,
+    step_range,
+)
 from moeviz.view.theme import Theme, put, width_of
 
 STEPS, FLOPS, GAP = VIEWS = ("steps", "FLOPs", "gap")
@@ -197,7 +205,9 @@ class MoeDense(Panel):
 
     def footer(self) -> str:
         of, at, pointed = self._of, self.pointed.get("at", -1), "at" in self.pointed
-        at = at if at < self._steps.size else -1
+        if not pointed or at >= self._steps.size:
+            earlier = earlier_place(self.snapshot, self._steps)
+            at = -1 if earlier is None else earlier
         measured = np.flatnonzero(np.isfinite(of["heldout"] - of["dense_heldout"]))
         measured = measured[measured <= at] if at >= 0 else measured
         if measured.size:
