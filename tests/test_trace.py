@@ -157,6 +157,12 @@ def test_plain_zarr_reads_it(tmp_path):
     assert root["layers/0/router_probs_TE"].metadata.dimension_names == ("S", "T", "E")
 
 
+def test_the_folder_of_a_run_opens_as_its_trace(tmp_path):
+    with TraceWriter.create(tmp_path / "run" / "trace.zarr", "{}", "test") as writer:
+        writer.append(make_snapshot(np.random.default_rng(0)))
+    assert len(open_trace(tmp_path / "run")) == 1
+
+
 def test_a_trace_of_version_1_still_opens(tmp_path):
     """It had no selection scores and nothing to say of null experts, of looking ahead and of soft dispatch."""
     path, plain = tmp_path / "t.zarr", make_snapshot(1, step=3, present=(True, True, True, True, False))

@@ -18,6 +18,7 @@ from moeviz.trace.layout import FORMAT, KINDS, OPTIONAL, RESERVED, SIZES, VERSIO
 
 MOST_BYTES = 4 << 30  # of one snapshot, of the log and of one chunk; a file can claim any size
 MOST_EXPERTS = 1 << 16
+OF_A_RUN = "trace.zarr"  # in the folder that `moeviz train` writes
 COLUMN_CHUNK = 1 << 16  # entries; moeviz writes a chunk of a column for every 1024
 
 Array = npt.NDArray[Any]
@@ -201,8 +202,11 @@ class Trace:
 
 
 def open_trace(path: str | Path) -> Trace:
-    """Open a trace. UserError with one sentence if it is missing, of another kind, or damaged."""
+    """Open a trace, or the one in a run's folder. UserError with one sentence if it is missing, of another kind, or
+    damaged."""
     path = Path(path)
+    if (path / OF_A_RUN / "zarr.json").is_file() and not (path / "zarr.json").exists():
+        path = path / OF_A_RUN
     if not path.exists():
         raise UserError(f"There is no trace {path}; check the path.")
     if not (path / "zarr.json").is_file():

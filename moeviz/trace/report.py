@@ -28,7 +28,8 @@ TABLES = (
 def report(result: dict[str, Any]) -> list[str]:
     """The lines of what `stats` found: a table a family of measures, without those that no layer has."""
     lines = [
-        f"{result['steps']} steps recorded; this is training step {result['step']}. A dash: not known or undefined."
+        f"{result['steps']} step{'s' if result['steps'] != 1 else ''} recorded; this is training step "
+        f"{result['step']}. A dash: not known or undefined."
     ]
     layers = result["layers"]
     if len(layers) > 1:
