@@ -73,7 +73,7 @@ from moeviz.view.timeline import Timeline
 
 FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
-DRAWING_SHARE = 0.06  # of the time, at most: drawing holds the interpreter, and training waits for it
+DRAWING_SHARE = 0.04  # of the time, at most: drawing holds the interpreter, and training waits for it
 SURVEY_SECONDS = 2.0  # between two surveys while training, at least
 MOST_STEPS = 10_000_000
 SaveTrace = Callable[
