@@ -72,6 +72,7 @@ from moeviz.view.theme import THEMES
 from moeviz.view.timeline import Timeline
 
 FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
+SLOWEST_MS = 250  # four are the fewest that look alive
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
 DRAWING_SHARE = 0.04  # of the time, at most: drawing holds the interpreter, and training waits for it
 SURVEY_SECONDS = 2.0  # between two surveys while training, at least
@@ -373,7 +374,7 @@ class Window(QMainWindow):
     # ---- showing what came
     def collect(self) -> None:
         """One tick: take the news, show them, and ask for more."""
-        began = time.perf_counter()
+        began = time.thread_time()  # its own work: what other programs take is no reason to draw less
         idle = self.runner.idle  # before the news are taken: what comes after is for the next tick
         idle_files = not (self.runner.errand_work or self.runner.saving)
         news = self.runner.mailbox.take()
@@ -396,12 +397,12 @@ class Window(QMainWindow):
         self._show_state()
         self.lessons.look()
         self.stakes.keep_run()
-        spent = (time.perf_counter() - began) * 1000
+        spent = (time.thread_time() - began) * 1000
         # an answer may have come while this tick was drawing: it is not to wait for the next frame
         if self.runner.pending or self.runner.starting or self.runner.mailbox.waiting():
             self.timer.setInterval(ANSWER_MS)
         elif news:
-            self.timer.setInterval(max(FRAME_MS, round(spent / DRAWING_SHARE)))
+            self.timer.setInterval(min(max(FRAME_MS, round(spent / DRAWING_SHARE)), SLOWEST_MS))
         if idle and self.runner.idle and not self.runner.mailbox.waiting():  # taking the news may have asked for more
             self.timer.stop()
         self._ask_survey()  # these start the timer again
