@@ -1,6 +1,8 @@
 """The experts: every way of computing them against one token after another, -1 for no expert, and in a trace."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -244,13 +246,101 @@ def test_ids_of_any_whole_type(code: str) -> None:
     assert torch.equal(experts(x, ids.int(), weights), experts(x, ids, weights))
 
 
+def narrower(x: Tensor) -> Tensor:
+    return x[:, : D // 2].detach()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("x", narrower),
+        ("x", lambda x: x[:-1].detach()),
+        ("x", lambda x: x.detach()[0]),
+        ("x", Tensor.double),
+        ("ids", Tensor.int),
+        ("ids", lambda ids: ids[:-1]),
+        ("ids", lambda ids: ids.flatten()),
+        ("weights", lambda weights: weights[:, :1]),
+        ("weights", lambda weights: weights[:-1]),
+        ("weights", Tensor.double),
+        ("gate_up", lambda gate_up: gate_up[:, :-1]),
+        ("gate_up", lambda gate_up: gate_up[0]),
+        ("gate_up", lambda gate_up: gate_up[:, : F // 2]),
+        ("gate_up", Tensor.bfloat16),
+        ("down", lambda down: down[:-1]),
+        ("down", lambda down: down[:, :-1]),
+        ("down", lambda down: down[..., : F // 2]),
+        ("down", Tensor.double),
+        ("down", lambda down: down.to("meta")),
+    ],
+)
+def test_the_compiled_code_gets_no_other_tensors(code: str, name: str, change: Callable[[Tensor], Tensor]) -> None:
+    """It would read beyond their ends."""
+    if code == "torch":
+        pytest.skip("checks for itself")
+    experts, (x, ids, weights) = make(4), draw(20, 4, 2)
+    packed = {"gate_up": experts.gate_up_proj, "down": experts.down_proj}
+    given = {"x": x, "ids": ids, "weights": weights, **packed}
+    compiled.mixture(*given.values())
+    given[name] = change(given[name])
+    with pytest.raises(ValueError, match=r"^The compiled experts take x \(T, D\), .*\.$"):
+        compiled.mixture(*given.values())
+
+
+def test_a_trace_checks_too(code: str) -> None:
+    if code == "torch":
+        pytest.skip("checks for itself")
+    experts, (x, ids, weights) = make(4), draw(20, 4, 2)
+    traced = trace(experts, (x, ids, weights))
+    with pytest.raises(Exception, match="The compiled experts take"):
+        traced(x, ids, weights[:, :1])
+
+
+def test_an_expert_of_other_precision_is_told(code: str) -> None:
+    if code == "torch":
+        pytest.skip("checks for itself")
+    experts = make(4)
+    experts.down_proj.data = experts.down_proj.data.double()
+    with pytest.raises(ValueError, match=r"down_proj \(4, 32, 16\) float64"):
+        experts(*draw(20, 4, 2))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells a process's memory on Linux only")
+def test_a_thread_that_ends_leaves_no_memory(code: str) -> None:
+    """Each training runs in a thread of its own."""
+    before, wide = torch.get_num_threads(), 256
+    experts = Experts(1, wide, wide)
+    x, ids, weights = torch.randn(8, wide), torch.zeros(8, 1, dtype=torch.int64), torch.ones(8, 1)
+
+    def train() -> None:
+        experts(x, ids, weights).sum().backward()
+
+    def memory() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    def threads(count: int) -> None:
+        for _ in range(count):
+            thread = threading.Thread(target=train)
+            thread.start()
+            thread.join()
+
+    try:
+        torch.set_num_threads(1)
+        threads(10)
+        settled = memory()
+        threads(60)
+        assert memory() - settled < 10e6  # of 0.9 MB that a thread works in
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("name", compiled.BUILDS)
 def test_what_the_compiled_code_is_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     library = compiled.load(name)
     if library is None:
         pytest.skip("not built, or not for this processor")
     monkeypatch.setattr(compiled, "LIBRARY", library)
-    width = library.width()
+    width = library.width
 
     def fits(d: int, f: int, dtype: torch.dtype = torch.float32) -> bool:
         experts = Experts(2, d, f).to(dtype)

@@ -2,10 +2,12 @@
 
    The tokens of an expert go through it in panels of at most PANEL, a token a column: then every product reads the
    weights once, as they are stored, and what lies between two products stays in the cache. Shapes: T tokens, K experts
-   a token, E experts, width D, hidden width F; D and F are multiples of V. A pair is t K + k. */
+   a token, E experts, width D, hidden width F; D and F are multiples of V. A pair is t K + k; N = T K pairs.
 
+   All memory is Python's, so that none is lost with a thread and too little of it is Python's error. */
+
+#include <omp.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #if defined(__AVX512F__)
@@ -32,7 +34,7 @@ typedef int32_t Bits __attribute__((vector_size(4 * V), aligned(4), may_alias));
 #define UNROLL _Pragma("GCC unroll 16") for
 
 int runs_here(void) { return __builtin_cpu_supports(LEVEL) != 0; }
-int width(void) { return V; }
+const int WIDTH = V, TILE_TOKENS = TILE;
 
 typedef struct {
     const float *at; /* element (row, column) is at[row * of_row + column * of_column] */
@@ -168,19 +170,6 @@ static void combine(int threads, Int T, Int K, Int E, Int D, const Int *ids, con
         }
 }
 
-/* Each thread's own, kept from call to call. */
-static float *scratch(Int floats) {
-    static _Thread_local float *memory;
-    static _Thread_local Int size;
-    if (size < floats) {
-        free(memory);
-        size = (floats + 15) / 16 * 16;
-        memory = aligned_alloc(64, size * sizeof(float));
-        if (!memory) abort();
-    }
-    return memory;
-}
-
 static Int padded(Int count) { return (count + V - 1) / V * V; }
 
 /* The pairs by expert, in order: pairs[starts[e]] to pairs[starts[e + 1]]; and where e's panels begin in hidden. */
@@ -195,19 +184,23 @@ static void sort(Int N, Int E, const Int *ids, Int *starts, Int *panels, Int *pa
     }
     for (Int i = 0; i < N; i++)
         if (ids[i] >= 0 && ids[i] < E) pairs[next[ids[i]]++] = i;
-    panels[0] = 0;
-    for (Int e = 0; e + 1 < E; e++) panels[e + 1] = panels[e] + padded(starts[e + 1] - starts[e]);
+    for (Int e = 0, begin = 0; e < E; e++) {
+        panels[e] = begin;
+        begin += padded(starts[e + 1] - starts[e]);
+    }
 }
 
-/* y (T, D). Keeps for backward: starts (E + 1), panels (E), pairs (N), hidden (N + E (V - 1), 2F) unless it is null.
-   terms (N, D) is memory to work in. */
+/* y (T, D). Keeps for backward: runs, that is starts (E + 1), panels (E), pairs (N); and hidden (N + E (V - 1), 2F)
+   unless it is null. Works in: for each thread (2D + 3F, TILE), then terms (N, D). */
 void forward(int threads, Int T, Int K, Int E, Int D, Int F, const float *x, const Int *ids, const float *w,
-             const float *gate_up, const float *down, Int *starts, Int *panels, Int *pairs, float *hidden, float *terms,
-             float *y) {
+             const float *gate_up, const float *down, Int *runs, float *hidden, float *work, float *y) {
+    const Int own_size = (2 * D + 3 * F) * TILE;
+    Int *starts = runs, *panels = starts + E + 1, *pairs = panels + E;
+    float *terms = work + threads * own_size;
     sort(T * K, E, ids, starts, panels, pairs);
 #pragma omp parallel for schedule(dynamic) if (threads > 1) num_threads(threads)
     for (Int e = 0; e < E; e++) {
-        float *in = scratch((2 * D + 3 * F) * TILE), *out = in + D * TILE, *act = out + D * TILE, *own = act + F * TILE;
+        float *in = work + omp_get_thread_num() * own_size, *out = in + D * TILE, *act = out + D * TILE, *own = act + F * TILE;
         for (Int from = starts[e]; from < starts[e + 1]; from += TILE) {
             Tile tile = tile_of(starts[e + 1] - from);
             float *h = hidden ? hidden + (panels[e] + from - starts[e]) * 2 * F : own;
@@ -226,14 +219,18 @@ void forward(int threads, Int T, Int K, Int E, Int D, Int F, const float *x, con
     combine(threads, T, K, E, D, ids, w, terms, y);
 }
 
-/* The gradients dx, dw, dgate_up, ddown of dy (T, D), from what forward was given and kept. */
+/* The gradients dx, dw, dgate_up, ddown of dy (T, D), from what forward was given and kept. Works in: for each thread
+   (3D + 4F, TILE), then terms (N, D). */
 void backward(int threads, Int T, Int K, Int E, Int D, Int F, const float *x, const Int *ids, const float *w,
-              const float *gate_up, const float *down, const Int *starts, const Int *panels, const Int *pairs,
-              const float *hidden, const float *dy, float *terms, float *dx, float *dw, float *dgate_up, float *ddown) {
+              const float *gate_up, const float *down, const Int *runs, const float *hidden, const float *dy, float *work,
+              float *dx, float *dw, float *dgate_up, float *ddown) {
+    const Int own_size = (3 * D + 4 * F) * TILE;
+    const Int *starts = runs, *panels = starts + E + 1, *pairs = panels + E;
+    float *terms = work + threads * own_size;
     memset(dw, 0, T * K * sizeof(float));
 #pragma omp parallel for schedule(dynamic) if (threads > 1) num_threads(threads)
     for (Int e = 0; e < E; e++) {
-        float *in = scratch((3 * D + 4 * F) * TILE), *x_rows = in + D * TILE, *dact = x_rows + D * TILE;
+        float *in = work + omp_get_thread_num() * own_size, *x_rows = in + D * TILE, *dact = x_rows + D * TILE;
         float *act_rows = dact + F * TILE, *dh = act_rows + F * TILE, *out = dh + 2 * F * TILE;
         float *dgu = dgate_up + e * 2 * F * D, *dd = ddown + e * D * F;
         if (starts[e] == starts[e + 1]) {

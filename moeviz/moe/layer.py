@@ -37,6 +37,8 @@ class MoELayer(nn.Module):
 
     y is the sum of gate weight times output over each token's experts (Soft MoE: over the slots), plus what the shared
     experts give. Shared experts are no part of the routing.
+
+    The layer differentiates once: gradients that compiled code computed have no graph, even with create_graph.
     """
 
     def __init__(
