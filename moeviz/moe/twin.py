@@ -144,7 +144,8 @@ class Twin:
             np.int64
         )
         dense_S = flops_outside_experts(self.model) * tokens_S
-        spent_S2 = self.flops + TRAINING * np.stack([moe_S, dense_S], 1).cumsum(0)
+        trained_S = np.where(np.isfinite(losses_S), dense_S, 0)  # a twin that has stopped costs nothing
+        spent_S2 = self.flops + TRAINING * np.stack([moe_S, trained_S], 1).cumsum(0)
         self.flops = spent_S2[-1]
         known = {
             "dense_cross_entropy": np.where(np.isfinite(losses_S), losses_S, np.nan),
