@@ -29,6 +29,7 @@ from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.moe import training
 from moeviz.moe.tasks import TASKS
+from moeviz.moe.trainer import Trainer
 from moeviz.view.panel import wrapped
 from moeviz.view.panels.compare import Compare, same_tokens
 from moeviz.view.reference import KINDS
@@ -650,6 +651,34 @@ def test_render_tells_mistakes_of_a_comparison_in_one_sentence(
     assert "There is no file" in fails(capsys, *of_trace, *compared, "--against", str(tmp_path / "no"))
     assert "Give one of" in fails(capsys, *of_model, *compared, "--against", str(run), "--against-text", "a")
     assert "one step only" in fails(capsys, *of_model, *compared, "--against", str(run), "--against-step", "0")
-    small = ("--task", "text", "--steps", "2", *SMALL_SET)
-    assert main(["render", "--out", str(tmp_path / "c.png"), *small, *compared, "--against-step", "50"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith("the nearest one is --against-step 2.")
+
+
+def test_render_tells_what_cannot_be_compared_before_it_trains(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(trainer: Trainer) -> None:
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr(Trainer, "advance", train)
+    broken, own = tmp_path / "broken.safetensors", tmp_path / "broken.zarr"
+    broken.write_bytes((run / "model.safetensors").read_bytes()[:-100])
+    own.mkdir()
+    (own / "zarr.json").write_text("{")
+    small = ("render", "--out", str(tmp_path / "c.png"), "--task", "text", "--steps", "500", *SMALL_SET)
+    other = ("--against", str(run))
+    for said, arguments in (
+        ("the nearest one is --against-step 500.", ("--against-step", "9999")),
+        ("the nearest one is --against-step 3.", ("--against-step", "4")),
+        ("the nearest one is --against-step 0.", ("--against-step", "-1")),
+        ("no --against-layer 9", ("--against-layer", "9")),
+        ("no --against-layer 9", ("--against-text", "a", "--against-layer", "9")),
+        ("no --against-layer 9", (*other, "--against-layer", "9")),
+        ("one step only", (*other, "--against-step", "0")),
+        ("no --against-step 99", ("--against", str(run / "trace.zarr"), "--against-step", "99")),
+        ("broken.safetensors", ("--against", str(broken))),
+        ("broken.zarr", ("--against", str(own))),
+        ("has 5000 characters", ("--against-text", "x" * 5000)),
+        ("no list of points", ("--task", "plane", "--against-text", "no point")),
+    ):
+        assert said in fails(capsys, *small, "--plot", "compare", *arguments), arguments
+    assert not (tmp_path / "c.png").exists()
