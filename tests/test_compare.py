@@ -107,7 +107,7 @@ def test_other_tokens_leave_the_loads(qtbot: QtBot) -> None:
         assert not rows_of(panel, "first_expert")
         assert set(rows_of(panel, "measure")) == {"jsd_nats"}
         assert panel.parts(QRectF(0, 0, 640, 400)).strip is None
-        assert "experts of two runs share only their numbers" in panel.footer()
+        assert "experts of A and B share only their numbers" in panel.footer()
     assert comparing(qtbot, Reference("x", replace(a, tokens=tuple(a.tokens))), a).parts(QRectF(0, 0, 640, 400)).strip
 
 
@@ -344,9 +344,42 @@ def test_a_pinned_moment_outlives_training_restart_and_another_model(qtbot: QtBo
     window.files.open_model(model)
     qtbot.waitUntil(lambda: window.snapshot is not None and window.snapshot.step == 3, timeout=WAIT)
     assert second(window).snapshot is pinned
-    assert "experts of two runs share only their numbers" in words(window)
+    assert "experts of A and B share only their numbers" in words(window)
     action(window, "Pin this moment").trigger()
     assert second(window).snapshot is window.snapshot
+
+
+def test_experts_that_went_and_came_back_are_strangers(qtbot: QtBot, window: Window) -> None:
+    def experts(count: int) -> None:
+        window.knobs.change({"model.experts": count})
+        qtbot.waitUntil(lambda: window.snapshot.layers[0].num_experts == count, timeout=WAIT)
+        rest(qtbot, window)
+
+    step(qtbot, window, 2)
+    action(window, "Pin this moment").trigger()
+    experts(4)
+    experts(8)  # nothing was trained between: the same ones
+    assert second(window).kin
+    step(qtbot, window, 1)
+    assert second(window).kin
+    window.knobs.change({"routing.router": "switch"})  # which keeps the experts
+    qtbot.waitUntil(lambda: window.snapshot.layers[0].k == 1, timeout=WAIT)
+    assert second(window).kin
+    experts(4)
+    step(qtbot, window, 1)
+    experts(8)
+    assert second(window).snapshot.step == 2
+    assert not second(window).kin
+    assert "experts of A and B share only their numbers" in words(window)
+    pick(window, "step")
+    assert not second(window).kin
+    window.timeline.slider.setValue(1)  # A is of then, too
+    assert second(window).kin
+    window.timeline.slider.setValue(window.timeline.slider.maximum())
+    step(qtbot, window, 1)
+    slider = window.references.choice.step
+    slider.setValue(slider.maximum() - 1)
+    assert second(window).kin
 
 
 def test_the_model_reads_another_text_once_and_rests(qtbot: QtBot, window: Window, sent: list[Command]) -> None:

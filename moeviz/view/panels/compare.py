@@ -168,7 +168,7 @@ class Compare(Panel):
             return [f"{a.num_experts} and {b.num_experts} experts: none of B's is one of A's"]
         if self.layer != self.other_layer:
             return ["experts of two layers share only their numbers"]
-        return [] if self.reference.kin else ["experts of two runs share only their numbers"]
+        return [] if self.reference.kin else ["experts of A and B share only their numbers"]
 
     def _loads_in_words(self, a: Routing, b: Routing, sizes: tuple[int, int]) -> list[str]:
         if self._delta is None:
