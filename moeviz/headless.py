@@ -25,6 +25,7 @@ from moeviz.domain.reference import Reference
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.domain.survey import SurveyResult
+from moeviz.domain.writing import write_whole
 from moeviz.trace.store import Trace, TraceWriter, open_trace
 
 MODEL, TRACE, SETTINGS, METRICS = "model.safetensors", "trace.zarr", "settings.json", "metrics.csv"
@@ -141,7 +142,7 @@ def train(settings: Settings, steps: int, out: Path, *, device: str, force: bool
     _tell(update.notice)
     with stop_on_interrupt() as stopped:
         _make_room(out)
-        _write(out / SETTINGS, settings.to_json())
+        write_whole(out / SETTINGS, settings.to_json())
         progress, saved_at = Progress(steps), time.monotonic()
         scalars, step, notice = dict[str, float](), 0, ""
         try:
@@ -239,12 +240,6 @@ def _save(run: Session, out: Path) -> None:
     update = run.send(SaveModel(str(out / MODEL)))
     if update is None or not update.saved:
         raise UserError(update.notice if update else "The model could not be saved.")
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def _last(log: StepLog) -> dict[str, float]:

@@ -17,6 +17,7 @@ from moeviz.domain.messages import OpenModel, Report, SaveModel, UserError
 from moeviz.domain.points import Points
 from moeviz.domain.routing import Ints
 from moeviz.domain.settings import Settings, SettingsError
+from moeviz.domain.writing import write_whole
 from moeviz.view.export import painted, picture_size
 from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.memory import last_folder, remember_folder
@@ -251,9 +252,9 @@ class Files:
     def save_settings(self) -> None:
         if path := self._ask_save("Save settings", "settings.json", "Settings (*.json)"):
             try:
-                Path(path).write_text(self.window.settings.to_json(), encoding="utf-8")
+                write_whole(Path(path), self.window.settings.to_json())
             except OSError as error:
-                self.window.tell(f"Cannot write the settings to {path}: {error.strerror}; choose another folder.")
+                self.window.tell(f"Cannot write the settings to {path}: {error.strerror or error}; choose another folder.")
             else:
                 self.wrote(path)
                 self.window.tell(f"Saved to {path}.", passing=True)
