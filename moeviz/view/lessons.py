@@ -149,7 +149,7 @@ class Lessons(QWidget):
             window.snapshot,
             window.pinned,
             window.survey,
-            recent(window.history, window.snapshot.step, len(window.snapshot.layers)),
+            recent(window.history, len(window.snapshot.layers)),
         )
         if self._then is None or self._then.run != run:
             self._then = now
