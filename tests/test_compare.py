@@ -574,6 +574,26 @@ def test_a_file_that_is_wanted_no_more_is_given_up(
     let.set()
     qtbot.waitUntil(lambda: second(window).snapshot is not None, timeout=WAIT)
     assert second(window).name.startswith("small.safetensors")
+    rest(qtbot, window)
+    assert not window.notices.isVisible(), window.notices.words.text()
+
+
+def test_reading_a_model_can_be_cancelled(
+    qtbot: QtBot, window: Window, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let, opened = threading.Event(), training._opened
+
+    def slow(*given: object, **more: object) -> object:
+        assert let.wait(20)
+        return opened(*given, **more)
+
+    monkeypatch.setattr(training, "_opened", slow)
+    window.references.open(model)
+    qtbot.waitUntil(lambda: "Reading small.safetensors" in window.status.work.text(), timeout=WAIT)
+    window.status.cancel.click()
+    let.set()
+    qtbot.waitUntil(lambda: window.notices.words.text() == "Reading small.safetensors: cancelled.", timeout=WAIT)
+    qtbot.waitUntil(lambda: "could not be read" in compare(window).lack(), timeout=WAIT)
 
 
 def test_closing_does_not_wait_for_a_file_to_compare_with(

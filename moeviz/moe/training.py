@@ -120,10 +120,12 @@ def measure(checkpoint: str, device: str = "cpu") -> tuple[dict[str, float], dic
     return trainer.measure(), data.baseline(trainer.settings.model.context) if data.measures else {}
 
 
-def read_checkpoint(path: str, text: str) -> RoutingSnapshot:
+def read_checkpoint(path: str, text: str, report: Report = unreported) -> RoutingSnapshot:
     """What the model of a checkpoint does with a text, or without one with its task's own. UserError if it cannot."""
     torch.set_num_threads(1)
-    trainer, _ = _opened(path, "cpu", text or None, data_of=_data)
+    report(0, 0)  # how far it is nobody knows, but it may be cancelled
+    trainer, _ = _opened(path, "cpu", text or None, data_of=partial(_data, report=report))
+    report(0, 0)
     return trainer.snapshot()
 
 

@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from moeviz.domain.messages import Read, Report, Update
+from moeviz.domain.messages import Read, Report, Update, UserError
 from moeviz.domain.reference import Reference
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.files import kind_of
@@ -251,6 +251,7 @@ class References:
                 self._reading = reading
                 self.window.watch()
         elif self._reading.wanted != wanted and runner.errand_work is not None:
+            self._reading.dropped = True
             runner.errand_work.cancelled.set()
 
 
@@ -260,16 +261,20 @@ def _experts(snapshot: RoutingSnapshot) -> int:
 
 
 class _Reading:
-    """An errand: reads a file on a thread; the window's thread takes `film` once it has `ended`, empty if it failed."""
+    """An errand: reads a file on a thread; the window's thread takes `film` once it has `ended`, empty if it failed.
+    Once it is `dropped` for another, nobody wants to know how it ends."""
 
     def __init__(self, wanted: tuple[str, str], read: Callable[[Report], tuple[RoutingSnapshot, ...]]) -> None:
         self.wanted, self._read = wanted, read
         self.film: tuple[RoutingSnapshot, ...] = ()
-        self.ended = False
+        self.ended = self.dropped = False
 
     def __call__(self, report: Report) -> str:
         try:
             self.film = self._read(report)
+        except UserError:
+            if not self.dropped:
+                raise
         finally:
             self.ended = True
         return ""
