@@ -140,7 +140,8 @@ def _carry_out(run: "_Run", command: Command) -> Update | None:
             raise
         notice = ""
     # after the except block, so that the exception no longer holds the tensors of what failed
-    return run.update(notice=notice, paused=isinstance(command, Advance)) if notice else run.out_of_memory()
+    paused = isinstance(command, Advance)  # else no step failed
+    return run.update(notice=notice, paused=paused) if notice else run.out_of_memory(paused)
 
 
 class _Run:
@@ -267,13 +268,13 @@ class _Run:
         snapshot = self.trainer.snapshot()
         return self._tell(snapshot, notice, mark, saved, reset, paused)
 
-    def out_of_memory(self) -> Update:
+    def out_of_memory(self, paused: bool) -> Update:
         """Nothing is computed for this one; the model is as it was before the command."""
         notice = (
             f"There is not enough memory on {self.trainer.device} for this; "
             "lower the batch, context, width or number of experts."
         )
-        return self._tell(None, notice, "", "", False, True)
+        return self._tell(None, notice, "", "", False, paused)
 
     def _tell(
         self, snapshot: RoutingSnapshot | None, notice: str, mark: str, saved: str, reset: bool, paused: bool
