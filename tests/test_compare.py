@@ -31,7 +31,8 @@ from moeviz.moe import training
 from moeviz.moe.tasks import TASKS
 from moeviz.moe.trainer import Trainer
 from moeviz.view.panel import wrapped
-from moeviz.view.panels.compare import Compare, same_tokens
+from moeviz.view.panels.axes import number
+from moeviz.view.panels.compare import SAMPLE, Compare, same_tokens
 from moeviz.view.reference import KINDS
 from moeviz.view.theme import DARK
 from moeviz.view.window import Window
@@ -648,6 +649,20 @@ def test_a_model_of_every_task_reads_back_what_is_shown(task: str) -> None:
     assert same_tokens(own, again) == (True, "")
     for a, b in zip(own.layers, again.layers, strict=True):
         np.testing.assert_array_equal(a.expert_ids_TK, b.expert_ids_TK)
+
+
+def test_of_many_tokens_a_sample_is_compared_and_said(qtbot: QtBot) -> None:
+    rng, tokens = np.random.default_rng(0), 3 * SAMPLE
+    ids = rng.integers(0, 8, (tokens, 1))
+    other = np.where(rng.random((tokens, 1)) < 0.5, (ids + 1) % 8, rng.integers(0, 8, (tokens, 1)))
+    a, b = (RoutingSnapshot(0, (Routing("layer", 8, choice),), ["a"] * tokens) for choice in (ids, other))
+    panel = comparing(qtbot, Reference("x", b), a)
+    of_all = metrics.agreement(ids, other, 8, 20)
+    told = rows_of(panel, "measure")
+    assert told["nmi_tokens"][-1] == SAMPLE
+    assert told["nmi"][-1] == pytest.approx(of_all.symmetric, abs=0.05)
+    assert 0.1 < of_all.symmetric < 0.4
+    assert f"first experts of {SAMPLE} tokens: NMI {number(told['nmi'][-1])}" in panel.footer()
 
 
 # ---- the command line
