@@ -90,7 +90,7 @@ def read_file(path: str, text: str, report: Report) -> tuple[RoutingSnapshot, ..
     import_torch()
     from moeviz.moe.training import read_checkpoint
 
-    return (read_checkpoint(path, text),)
+    return (read_checkpoint(path, text, report),)
 
 
 def make_window(

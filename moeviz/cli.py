@@ -15,6 +15,7 @@ from moeviz.bench import BENCHES
 from moeviz.domain.errors import SettingsError, UserError
 
 if TYPE_CHECKING:
+    from moeviz.domain.routing import RoutingSnapshot
     from moeviz.domain.settings import Settings
 
 PROGRAM = "moeviz"
@@ -258,6 +259,15 @@ def _render(args: argparse.Namespace) -> int:
     from moeviz import headless
 
     plot = BY_NAME[args.plot]
+    side: dict[str, Any] = {"path": args.against, "step": args.against_step, "layer": args.against_layer}
+    steps = args.steps or 100
+
+    def check(first: "RoutingSnapshot") -> None:
+        """What is not there is told before anything is trained."""
+        check_place(first, args.layer, args.token)
+        if compared:
+            headless.check_reference(first, steps, **side)
+
     with _Files():
         if args.trace:
             seen = headless.of_trace(args.trace, -1 if args.step is None else args.step, film=FILM in plot.needs)
@@ -265,13 +275,9 @@ def _render(args: argparse.Namespace) -> int:
             of_model: dict[str, Any] = {"changes": _changes(args), "device": args.device, "survey": plot.surveys}
             seen = headless.of_checkpoint(args.model, _text(args), **of_model, read=args.against_text)
         else:
-            of_run: dict[str, Any] = {"survey": plot.surveys, "read": args.against_text}
-            of_run["check"] = lambda first: check_place(first, args.layer, args.token)
-            seen = headless.of_training(_settings(args), args.steps or 100, args.device, **of_run)
-        other = None
-        if compared:
-            side: dict[str, Any] = {"path": args.against, "step": args.against_step, "layer": args.against_layer}
-            other = headless.reference(seen, **side, trace=args.trace or "")
+            of_run: dict[str, Any] = {"survey": plot.surveys, "read": args.against_text, "check": check}
+            seen = headless.of_training(_settings(args), steps, args.device, **of_run)
+        other = headless.reference(seen, **side, trace=args.trace or "") if compared else None
         data: dict[str, Any] = {"snapshot": seen.snapshot, "history": seen.history, "survey": seen.survey}
         render_plot(args.out, plot=args.plot, **data, reference=other, **look)
     print(args.out)

@@ -25,6 +25,7 @@ from moeviz.domain.reference import Reference
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.domain.survey import SurveyResult
+from moeviz.domain.writing import write_whole
 from moeviz.trace.store import Trace, TraceWriter, open_trace
 
 MODEL, TRACE, SETTINGS, METRICS = "model.safetensors", "trace.zarr", "settings.json", "metrics.csv"
@@ -63,15 +64,20 @@ def read_text(run: Session, text: str) -> RoutingSnapshot:
     return update.read
 
 
+def kept_steps(steps: int) -> list[int]:
+    """Of a training of so many steps those whose snapshots are kept: about SNAPSHOTS, evenly, and the last."""
+    return [*range(0, steps, math.ceil(steps / SNAPSHOTS)), steps]
+
+
 def train_steps(
     run: Session, steps: int, progress: "Progress", stop: Callable[[], bool]
 ) -> Iterator[tuple[Update, bool]]:
     """Train, and yield the news every UPDATE_SECONDS at least, with whether their snapshot is one of the about
     SNAPSHOTS to keep. Ends early if `stop` says so or the session asks to pause."""
-    every, told_at = math.ceil(steps / SNAPSHOTS), time.monotonic()
+    kept, told_at = set(kept_steps(steps)), time.monotonic()
     for step in range(1, steps + 1):
         last = step == steps or stop()
-        keep = last or step % every == 0
+        keep = last or step in kept
         update = run.send(Advance(snapshot=keep or time.monotonic() - told_at > UPDATE_SECONDS))
         progress.show(step, update)
         if update is not None:
@@ -136,7 +142,7 @@ def train(settings: Settings, steps: int, out: Path, *, device: str, force: bool
     _tell(update.notice)
     with stop_on_interrupt() as stopped:
         _make_room(out)
-        _write(out / SETTINGS, settings.to_json())
+        write_whole(out / SETTINGS, settings.to_json())
         progress, saved_at = Progress(steps), time.monotonic()
         scalars, step, notice = dict[str, float](), 0, ""
         try:
@@ -234,12 +240,6 @@ def _save(run: Session, out: Path) -> None:
     update = run.send(SaveModel(str(out / MODEL)))
     if update is None or not update.saved:
         raise UserError(update.notice if update else "The model could not be saved.")
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def _last(log: StepLog) -> dict[str, float]:
@@ -364,6 +364,8 @@ def of_training(
     run, history, progress = start(settings, device=device), History(), Progress(steps)
     snapshot = snapshot_of(next(run))
     check(snapshot)
+    if read:
+        read_text(run, read)  # a text that the task refuses is told now
     history.add_snapshot(snapshot)
     for update, keep in train_steps(run, steps, progress, lambda: False):
         _tell(update.notice)
@@ -411,6 +413,16 @@ def reference(
     return Reference(name, snapshot, layer, kin)
 
 
+def check_reference(
+    first: RoutingSnapshot, steps: int, *, path: str = "", step: int | None = None, layer: int | None = None
+) -> None:
+    """UserError for what `reference` would refuse once a model that begins like this is trained so many steps."""
+    if step is not None and not path:
+        _check_kept(step, kept_steps(steps))
+        step = None
+    reference(Shown(first, History()), path=path, step=step, layer=layer)
+
+
 def _other_side(shown: Shown, path: str, step: int | None, trace: str) -> tuple[str, RoutingSnapshot, bool]:
     """Its name, its routing, and whether its experts are those of the run that is shown."""
     if shown.read is not None:
@@ -437,12 +449,14 @@ def _is_trace(path: str) -> bool:
 
 def _kept(history: History, step: int) -> RoutingSnapshot:
     """The snapshot of a step of training. Of a long run not every one is kept."""
-    kept = min(history.snapshots, key=lambda snapshot: abs(snapshot.step - step))
-    if kept.step != step:
-        raise UserError(
-            f"Step {step} is not among those kept of this run; the nearest one is --against-step {kept.step}."
-        )
-    return kept
+    _check_kept(step, [snapshot.step for snapshot in history.snapshots])
+    return next(snapshot for snapshot in history.snapshots if snapshot.step == step)
+
+
+def _check_kept(step: int, kept: list[int]) -> None:
+    nearest = min(kept, key=lambda other: abs(other - step))
+    if nearest != step:
+        raise UserError(f"Step {step} is not among those kept of this run; the nearest one is --against-step {nearest}.")
 
 
 def _tell(sentence: str) -> None:

@@ -29,8 +29,10 @@ from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
 from moeviz.moe import training
 from moeviz.moe.tasks import TASKS
+from moeviz.moe.trainer import Trainer
 from moeviz.view.panel import wrapped
-from moeviz.view.panels.compare import Compare, same_tokens
+from moeviz.view.panels.axes import number
+from moeviz.view.panels.compare import SAMPLE, Compare, same_tokens
 from moeviz.view.reference import KINDS
 from moeviz.view.theme import DARK
 from moeviz.view.window import Window
@@ -106,7 +108,7 @@ def test_other_tokens_leave_the_loads(qtbot: QtBot) -> None:
         assert not rows_of(panel, "first_expert")
         assert set(rows_of(panel, "measure")) == {"jsd_nats"}
         assert panel.parts(QRectF(0, 0, 640, 400)).strip is None
-        assert "experts of two runs share only their numbers" in panel.footer()
+        assert "experts of A and B share only their numbers" in panel.footer()
     assert comparing(qtbot, Reference("x", replace(a, tokens=tuple(a.tokens))), a).parts(QRectF(0, 0, 640, 400)).strip
 
 
@@ -343,9 +345,42 @@ def test_a_pinned_moment_outlives_training_restart_and_another_model(qtbot: QtBo
     window.files.open_model(model)
     qtbot.waitUntil(lambda: window.snapshot is not None and window.snapshot.step == 3, timeout=WAIT)
     assert second(window).snapshot is pinned
-    assert "experts of two runs share only their numbers" in words(window)
+    assert "experts of A and B share only their numbers" in words(window)
     action(window, "Pin this moment").trigger()
     assert second(window).snapshot is window.snapshot
+
+
+def test_experts_that_went_and_came_back_are_strangers(qtbot: QtBot, window: Window) -> None:
+    def experts(count: int) -> None:
+        window.knobs.change({"model.experts": count})
+        qtbot.waitUntil(lambda: window.snapshot.layers[0].num_experts == count, timeout=WAIT)
+        rest(qtbot, window)
+
+    step(qtbot, window, 2)
+    action(window, "Pin this moment").trigger()
+    experts(4)
+    experts(8)  # nothing was trained between: the same ones
+    assert second(window).kin
+    step(qtbot, window, 1)
+    assert second(window).kin
+    window.knobs.change({"routing.router": "switch"})  # which keeps the experts
+    qtbot.waitUntil(lambda: window.snapshot.layers[0].k == 1, timeout=WAIT)
+    assert second(window).kin
+    experts(4)
+    step(qtbot, window, 1)
+    experts(8)
+    assert second(window).snapshot.step == 2
+    assert not second(window).kin
+    assert "experts of A and B share only their numbers" in words(window)
+    pick(window, "step")
+    assert not second(window).kin
+    window.timeline.slider.setValue(1)  # A is of then, too
+    assert second(window).kin
+    window.timeline.slider.setValue(window.timeline.slider.maximum())
+    step(qtbot, window, 1)
+    slider = window.references.choice.step
+    slider.setValue(slider.maximum() - 1)
+    assert second(window).kin
 
 
 def test_the_model_reads_another_text_once_and_rests(qtbot: QtBot, window: Window, sent: list[Command]) -> None:
@@ -540,6 +575,26 @@ def test_a_file_that_is_wanted_no_more_is_given_up(
     let.set()
     qtbot.waitUntil(lambda: second(window).snapshot is not None, timeout=WAIT)
     assert second(window).name.startswith("small.safetensors")
+    rest(qtbot, window)
+    assert not window.notices.isVisible(), window.notices.words.text()
+
+
+def test_reading_a_model_can_be_cancelled(
+    qtbot: QtBot, window: Window, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let, opened = threading.Event(), training._opened
+
+    def slow(*given: object, **more: object) -> object:
+        assert let.wait(20)
+        return opened(*given, **more)
+
+    monkeypatch.setattr(training, "_opened", slow)
+    window.references.open(model)
+    qtbot.waitUntil(lambda: "Reading small.safetensors" in window.status.work.text(), timeout=WAIT)
+    window.status.cancel.click()
+    let.set()
+    qtbot.waitUntil(lambda: window.notices.words.text() == "Reading small.safetensors: cancelled.", timeout=WAIT)
+    qtbot.waitUntil(lambda: "could not be read" in compare(window).lack(), timeout=WAIT)
 
 
 def test_closing_does_not_wait_for_a_file_to_compare_with(
@@ -596,6 +651,20 @@ def test_a_model_of_every_task_reads_back_what_is_shown(task: str) -> None:
         np.testing.assert_array_equal(a.expert_ids_TK, b.expert_ids_TK)
 
 
+def test_of_many_tokens_a_sample_is_compared_and_said(qtbot: QtBot) -> None:
+    rng, tokens = np.random.default_rng(0), 3 * SAMPLE
+    ids = rng.integers(0, 8, (tokens, 1))
+    other = np.where(rng.random((tokens, 1)) < 0.5, (ids + 1) % 8, rng.integers(0, 8, (tokens, 1)))
+    a, b = (RoutingSnapshot(0, (Routing("layer", 8, choice),), ["a"] * tokens) for choice in (ids, other))
+    panel = comparing(qtbot, Reference("x", b), a)
+    of_all = metrics.agreement(ids, other, 8, 20)
+    told = rows_of(panel, "measure")
+    assert told["nmi_tokens"][-1] == SAMPLE
+    assert told["nmi"][-1] == pytest.approx(of_all.symmetric, abs=0.05)
+    assert 0.1 < of_all.symmetric < 0.4
+    assert f"first experts of {SAMPLE} tokens: NMI {number(told['nmi'][-1])}" in panel.footer()
+
+
 # ---- the command line
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -650,6 +719,34 @@ def test_render_tells_mistakes_of_a_comparison_in_one_sentence(
     assert "There is no file" in fails(capsys, *of_trace, *compared, "--against", str(tmp_path / "no"))
     assert "Give one of" in fails(capsys, *of_model, *compared, "--against", str(run), "--against-text", "a")
     assert "one step only" in fails(capsys, *of_model, *compared, "--against", str(run), "--against-step", "0")
-    small = ("--task", "text", "--steps", "2", *SMALL_SET)
-    assert main(["render", "--out", str(tmp_path / "c.png"), *small, *compared, "--against-step", "50"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith("the nearest one is --against-step 2.")
+
+
+def test_render_tells_what_cannot_be_compared_before_it_trains(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(trainer: Trainer) -> None:
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr(Trainer, "advance", train)
+    broken, own = tmp_path / "broken.safetensors", tmp_path / "broken.zarr"
+    broken.write_bytes((run / "model.safetensors").read_bytes()[:-100])
+    own.mkdir()
+    (own / "zarr.json").write_text("{")
+    small = ("render", "--out", str(tmp_path / "c.png"), "--task", "text", "--steps", "500", *SMALL_SET)
+    other = ("--against", str(run))
+    for said, arguments in (
+        ("the nearest one is --against-step 500.", ("--against-step", "9999")),
+        ("the nearest one is --against-step 3.", ("--against-step", "4")),
+        ("the nearest one is --against-step 0.", ("--against-step", "-1")),
+        ("no --against-layer 9", ("--against-layer", "9")),
+        ("no --against-layer 9", ("--against-text", "a", "--against-layer", "9")),
+        ("no --against-layer 9", (*other, "--against-layer", "9")),
+        ("one step only", (*other, "--against-step", "0")),
+        ("no --against-step 99", ("--against", str(run / "trace.zarr"), "--against-step", "99")),
+        ("broken.safetensors", ("--against", str(broken))),
+        ("broken.zarr", ("--against", str(own))),
+        ("has 5000 characters", ("--against-text", "x" * 5000)),
+        ("no list of points", ("--task", "plane", "--against-text", "no point")),
+    ):
+        assert said in fails(capsys, *small, "--plot", "compare", *arguments), arguments
+    assert not (tmp_path / "c.png").exists()

@@ -1,6 +1,7 @@
 """Settings, measures and the history against exact values and properties."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from moeviz.domain.history import MAX_POINTS, History
 from moeviz.domain.messages import StepLog
 from moeviz.domain.routing import Routing
 from moeviz.domain.settings import KNOBS, Settings, SettingsError
+from moeviz.domain.writing import write_whole
 
 COUNTS = st.lists(st.integers(0, 10_000), min_size=1, max_size=64).filter(lambda c: sum(c) > 0)
 
@@ -164,3 +166,16 @@ def test_logs_give_back_what_was_kept_in_stretches_of_one_size() -> None:
         again.extend(log)
     assert np.array_equal(again.load_share(1), history.load_share(1), equal_nan=True)
     assert History().logs() == []
+
+
+# ---- files
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    write_whole(path, "old α")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "new" * 100_000 + "\ud800")  # no text in UTF-8: it fails half-way
+    assert path.read_text(encoding="utf-8") == "old α"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        write_whole(tmp_path / "folder", "new")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "folder", path]

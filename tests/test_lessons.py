@@ -9,7 +9,7 @@ import pytest
 
 import moeviz
 from moeviz.domain import lesson_checks as checks
-from moeviz.domain.history import History
+from moeviz.domain.history import MAX_POINTS, History
 from moeviz.domain.lesson_checks import BATCHES, Check, Moment, recent
 from moeviz.domain.lessons import LESSONS, Lesson, following
 from moeviz.domain.messages import Advance, Command, ModelFacts, SetKnobs, SetProbe, StepLog, Survey, Update
@@ -62,7 +62,7 @@ class Learner:
 
     @property
     def moment(self) -> Moment:
-        counts = recent(self.history, self.snapshot.step, len(self.snapshot.layers))
+        counts = recent(self.history, len(self.snapshot.layers))
         return Moment(0, self.settings, self.facts, self.snapshot, self.selection, self.survey, counts)
 
     def select(self, **parts: int) -> None:
@@ -437,14 +437,26 @@ def test_the_load_is_of_batches_that_all_had_the_knobs_of_now() -> None:
     history = History()
     log = lambda first, steps: StepLog(np.arange(first, first + steps), {}, (np.tile([3, 1], (steps, 1)),))  # noqa: E731
     history.extend(log(1, BATCHES - 1))
-    assert recent(history, BATCHES - 1, 1) == ()
+    assert recent(history, 1) == ()
     history.extend(log(BATCHES, 1))
-    assert recent(history, BATCHES, 1)[0].tolist() == [3 * BATCHES, BATCHES]
+    assert recent(history, 1)[0].tolist() == [3 * BATCHES, BATCHES]
     history.add_mark(BATCHES, "k 1 → 2")
     history.extend(log(BATCHES + 1, BATCHES - 1))
-    assert recent(history, 2 * BATCHES - 1, 1) == ()
+    assert recent(history, 1) == ()
     history.extend(log(2 * BATCHES, 1))
-    assert recent(history, 2 * BATCHES, 1)[0].tolist() == [3 * BATCHES, BATCHES]
+    assert recent(history, 1)[0].tolist() == [3 * BATCHES, BATCHES]
+
+
+def test_the_load_in_a_long_run_is_of_as_many_batches_and_of_none_before_the_change() -> None:
+    history, mark = History(), 3 * MAX_POINTS  # by then every fourth step is kept
+    history.extend(StepLog(np.arange(1, mark + 1), {}, (np.tile([9, 0], (mark, 1)),)))
+    history.add_mark(mark, "k 1 → 2")
+    steps = 0
+    while not (found := recent(history, 1)):
+        steps += 1
+        history.extend(StepLog(np.array([mark + steps]), {}, (np.array([[3, 1]]),)))
+    assert found[0].tolist() == [3 * BATCHES, BATCHES]
+    assert 3 * BATCHES < steps <= 4 * BATCHES
 
 
 def test_recent_counts_leave_out_other_numbers_of_experts() -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from moeviz.domain.messages import (
     Advance,
+    Command,
     OpenModel,
     Read,
     Restart,
@@ -25,6 +26,7 @@ from moeviz.domain.messages import (
     SetKnobs,
     SetProbe,
     Show,
+    Survey,
     Update,
     UserError,
 )
@@ -434,6 +436,21 @@ def test_mistakes_do_not_end_the_session(run: Session, tmp_path: Path) -> None:
     assert advance(run, 1).step == 3
     send(run, SetDevice("cpu"))
     assert advance(run, 1).step == 4
+
+
+@pytest.mark.parametrize(("command", "where"), [(Survey(), "survey"), (Read("abc"), "read")])
+def test_a_look_without_memory_is_told_and_pauses_nothing(
+    run: Session, command: Command, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Update:
+        raise torch.OutOfMemoryError("tried to allocate 1 PB")
+
+    advance(run, 2)
+    monkeypatch.setattr(training._Run, where, full)
+    update = send(run, command)
+    assert "memory" in update.notice
+    assert not update.paused
+    assert advance(run, 1).step == 3
 
 
 def test_out_of_memory_pauses_and_keeps_the_model(run: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def test_a_token_costs_the_twin_what_it_costs_the_moe(router: str, more: dict[st
 def twin_flops(twin: Twin, tokens: int) -> int:
     """The FLOPs of a forward pass, as they are logged."""
     twin._tokens.append(tokens)
-    return int(twin.flush(make_model(ON), np.zeros(1))["dense_flops"][0]) // 3
+    return int(twin.flush(make_model(ON), np.zeros(1))["dense_flops_per_token"][0]) * tokens
 
 
 def test_the_width_by_hand() -> None:
@@ -348,6 +348,8 @@ def test_a_twin_whose_loss_is_no_number_stops_and_the_moe_goes_on(
         dense = log.scalars_S["dense_cross_entropy"]
         assert np.isfinite(dense).all() if log is before.log else np.isnan(dense).all()
         assert "dense_heldout" in log.scalars_S, "columns of a table do not go"
+        spent = log.scalars_S["dense_flops"]
+        assert np.all(np.diff(spent) > 0 if log is before.log else spent == before.log.scalars_S["dense_flops"][-1])
     assert later.log is not None
     assert np.isnan(later.log.scalars_S["dense_heldout"]).all()
     # what is saved is the MoE, and what is restarted has a twin again
@@ -363,6 +365,42 @@ def test_a_twin_whose_loss_is_no_number_stops_and_the_moe_goes_on(
     log = advance(session, 2).log
     assert log is not None
     assert np.isfinite(log.scalars_S["dense_cross_entropy"]).all()
+
+
+@pytest.mark.parametrize("fails", [3, 12])  # eagerly, and where it has been traced
+def test_memory_that_runs_out_in_the_twin_trains_nothing_twice(fails: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = training.session(ON)
+    next(undisturbed)
+    expected = advance(undisturbed, 20).log
+    made: list[Twin] = []
+
+    def make(*given: Any) -> Twin:
+        made.append(Twin(*given))
+        return made[-1]
+
+    monkeypatch.setattr(trainer_module, "Twin", make)
+    session = training.session(ON)
+    next(session)
+    before = advance(session, fails)
+    whole = made[0]._train
+
+    def full(*_: object) -> torch.Tensor:
+        made[0]._train = whole
+        raise torch.OutOfMemoryError("tried to allocate 1 PB")
+
+    made[0]._train = full  # type: ignore[assignment]
+    failed = advance(session, 1)
+    assert failed.paused
+    assert "not enough memory" in failed.notice
+    assert failed.step == fails
+    after = advance(session, 20 - fails)
+    assert after.step == 20
+    assert expected is not None
+    assert before.log is not None
+    assert after.log is not None
+    for name, values in expected.scalars_S.items():
+        got = np.concatenate([before.log.scalars_S[name], after.log.scalars_S[name]])
+        assert np.array_equal(values, got, equal_nan=True), name
 
 
 def test_a_moe_that_fails_leaves_its_twin_alone() -> None:

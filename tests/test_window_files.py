@@ -18,6 +18,7 @@ from test_window import SMALL, WAIT, action, settled, shown, train, turn
 from moeviz import app
 from moeviz.domain.messages import MakeSession, Report, Session, UserError
 from moeviz.domain.settings import Settings
+from moeviz.engine.mailbox import Told
 from moeviz.keeper import Keeper
 from moeviz.view.files import Opening, kind_of, sort_paths
 from moeviz.view.window import Window
@@ -289,6 +290,24 @@ def test_opening_a_long_trace_tells_how_far_it_is_and_can_be_cancelled(
     qtbot.waitUntil(settled(window), timeout=WAIT)
     assert not window.status.work.isVisible()
     train(qtbot, window, 2)
+
+
+def test_only_its_own_good_end_counts_for_an_errand(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    go, followed = threading.Event(), list[str]()
+
+    def full(report: Report) -> str:
+        assert go.wait(20)
+        raise UserError("The disk is full.")
+
+    window.files._errand(full, "Saving", str(tmp_path / "a.zarr"), lambda: followed.append("a"))
+    window.runner.mailbox.post(Told("Saved to b.", done=True))  # of a session whose place another has taken
+    window.collect()
+    go.set()
+    qtbot.waitUntil(lambda: told(window) == "The disk is full.", timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    window.files._errand(lambda report: "Saved to c.", "Saving", str(tmp_path / "c"), lambda: followed.append("c"))
+    qtbot.waitUntil(lambda: followed == ["c"], timeout=WAIT)
+    assert window.files._writing == {}
 
 
 # ---- a run that a crash would take

@@ -12,7 +12,7 @@ from test_window import window as window  # a fixture
 from moeviz.app import bundled_model, make_window
 from moeviz.domain.lessons import LESSONS, Lesson, following
 from moeviz.domain.messages import OpenModel
-from moeviz.view.lessons import WAITING
+from moeviz.view.lessons import NOT_STARTED, WAITING
 from moeviz.view.theme import THEMES
 from moeviz.view.window import Window
 
@@ -125,6 +125,22 @@ def test_asking_for_a_lesson_and_keeping_the_model_changes_nothing(qtbot: QtBot,
         assert not entry.isChecked()
         assert not window.guide.isVisible()
     assert window.snapshot is snapshot
+
+
+def test_a_lesson_whose_model_cannot_be_started_says_so_and_starts_again(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = window.lessons
+    (tmp_path / "broken.safetensors").write_bytes(b"broken")
+    monkeypatch.setattr(page, "_bundled", lambda task: str(tmp_path / "broken.safetensors"))
+    action(window, LESSONS["router"].title).trigger()
+    assert page.reading.text() == WAITING
+    qtbot.waitUntil(lambda: page.reading.text() == NOT_STARTED, timeout=WAIT)
+    assert "broken.safetensors" in window.notices.words.text()
+    monkeypatch.setattr(page, "_bundled", bundled_model)
+    page.again.click()
+    assert page.reading.text() == WAITING
+    qtbot.waitUntil(lambda: page.reading.text() == "No token is selected.", timeout=WAIT)
 
 
 def test_closed_it_looks_no_more_and_an_experiment_takes_its_place(

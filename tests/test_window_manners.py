@@ -85,6 +85,19 @@ def test_a_folder_is_remembered_only_where_a_file_was_written(
     assert last_folder(window.memory) == tmp_path.parent
 
 
+def test_settings_that_find_no_room_leave_the_old_file(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text("old")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
+    monkeypatch.setattr(Path, "replace", lambda self, to: (_ for _ in ()).throw(OSError(28, "No space left")))
+    window.files.save_settings()
+    assert f"Cannot write the settings to {path}: No space left" in window.notices.words.text()
+    assert path.read_text() == "old"
+    assert [found for found in tmp_path.iterdir() if "settings.json" in found.name] == [path]
+
+
 def test_a_folder_that_is_gone_gives_way_to_home(tmp_path: Path) -> None:
     store = QSettings(str(tmp_path / "w.ini"), QSettings.Format.IniFormat)
     assert last_folder(store) == Path.home()

@@ -39,8 +39,8 @@ class Moment:
     run         which model this is: another number after a restart
     facts       None of a recording
     selection   what is pinned
-    recent_LE   assignments per expert (E,) in the last BATCHES training batches, one array a layer; empty until there
-                were so many with the knobs as they are
+    recent_LE   assignments per expert (E,) in the last BATCHES training batches that are kept (of a long run not every
+                one is), one array a layer; empty until there were so many with the knobs as they are
     """
 
     run: int
@@ -68,10 +68,11 @@ class Moment:
         return token if token is not None and token < self.snapshot.num_tokens else None
 
 
-def recent(history: History, step: int, layers: int) -> tuple[Ints, ...]:
-    """`Moment.recent_LE` at a step."""
-    since = step - history.marks[-1][0] if history.marks else history.seen
-    return tuple(history.recent_counts(layer, BATCHES) for layer in range(layers)) if since >= BATCHES else ()
+def recent(history: History, layers: int) -> tuple[Ints, ...]:
+    """`Moment.recent_LE` by now: over batches that the history has kept, and kept since the last change."""
+    since = history.marks[-1][0] if history.marks else -1
+    kept = int((history.steps > since).sum())
+    return tuple(history.recent_counts(layer, BATCHES) for layer in range(layers)) if kept >= BATCHES else ()
 
 
 class Check(NamedTuple):
@@ -122,7 +123,7 @@ def _load(now: Moment, name: str, measure: Callable[[Ints], float], **bounds: fl
         value,
         above=bounds.get("above"),
         below=bounds.get("below"),
-        unknown="" if known else f"It takes {BATCHES} training steps with these knobs.",
+        unknown="" if known else f"It takes {BATCHES} training steps with these knobs, in a long run more.",
     )
 
 

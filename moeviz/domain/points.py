@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from moeviz.domain.errors import UserError
 from moeviz.domain.routing import Ints
+from moeviz.domain.writing import write_whole
 
 Points = npt.NDArray[np.float32]  # (N, 2)
 
@@ -27,13 +28,7 @@ def write(folder: Path, xy: Points, label: Ints) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"points-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09}.csv"
     lines = [",".join(HEAD), *(f"{x:.9g},{y:.9g},{c}" for (x, y), c in zip(xy.tolist(), label.tolist(), strict=True))]
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        draft.write_text("\n".join([*lines, ""]), encoding="utf-8")
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+    write_whole(path, "\n".join([*lines, ""]))
     return path
 
 

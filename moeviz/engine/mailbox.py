@@ -4,26 +4,28 @@ Every scalar is kept. A snapshot is made only when the window asks: a slow windo
 """
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moeviz.domain.messages import Update
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception; `ended`: there is no session any more."""
+    """An exception; `ended`: there is no session any more. `errand`: of which one, if of one."""
 
     summary: str
     details: str
     ended: bool = True
+    errand: object = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A sentence for the user from an errand; `done`: it has succeeded."""
+    """A sentence for the user; `done`: what it is about has succeeded. `errand`: which one has ended, if one has."""
 
     sentence: str
     done: bool = False
+    errand: object = field(default=None, compare=False)
 
 
 Letter = Update | Failure | Told

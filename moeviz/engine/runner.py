@@ -194,13 +194,14 @@ class Runner:
                 self._job.work.done = self._job.work.total = 0
                 self._job.put(command)
 
-    def errand(self, do: Callable[[Report], str], title: str = "") -> bool:
-        """Do one thing beside the session and post the sentence that it returns; False if one is under way."""
+    def errand(self, do: Callable[[Report], str], title: str = "") -> Work | None:
+        """Do one thing beside the session and post the sentence that it returns; None if one is under way. The letter
+        that tells of its end names what is returned here."""
         if self.errand_work is not None:
-            return False
-        self._errand = Work(title)
-        self._thread(self._do, do, self._errand)
-        return True
+            return None
+        self._errand = work = Work(title)
+        self._thread(self._do, do, work)
+        return work
 
     def beside(self, do: Callable[[], None]) -> bool:
         """Do something small that nobody waits for; False, and left out, while the last one is under way."""
@@ -232,11 +233,11 @@ class Runner:
         letter: Letter | None = None
         try:
             if sentence := do(work.report):
-                letter = Told(sentence, done=True)
+                letter = Told(sentence, done=True, errand=work)
         except UserError as error:
-            letter = Told(str(error))
+            letter = Told(str(error), errand=work)
         except Exception as error:  # noqa: BLE001 - nothing that happens here may vanish
-            letter = Failure(_sentence(error), traceback.format_exc(), ended=False)
+            letter = Failure(_sentence(error), traceback.format_exc(), ended=False, errand=work)
         with self._swap:  # whoever has read the letter may ask for the next errand at once
             if letter is not None:
                 self.mailbox.post(letter)

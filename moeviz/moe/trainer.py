@@ -137,13 +137,13 @@ class Trainer:
             given.append(noise_draws(settings.seed, self.step, shape).to(self.device))
         loss, news = self._train((router.key(), self._terms, batch), *given)
         grads = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
+        if self.twin is not None:  # before the MoE's own step: where memory runs out, neither is trained
+            self.twin.advance(inputs, targets, num_tokens, settings.train.lr)
         self.optimiser.step(grads, settings.train.lr)
         if router.from_counts:
             counts_LE = news[len(self._scalars) :].view(settings.model.layers, -1)
             for layer, counts_E in zip(self.model.layers, counts_LE, strict=True):
                 layer.router.after_step(counts_E, counts_LE, num_tokens)
-        if self.twin is not None:
-            self.twin.advance(inputs, targets, num_tokens, settings.train.lr)
         self.step += 1
         self._earlier.clear()  # these have not seen the step
         self._news.append(news)

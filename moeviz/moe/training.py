@@ -120,10 +120,12 @@ def measure(checkpoint: str, device: str = "cpu") -> tuple[dict[str, float], dic
     return trainer.measure(), data.baseline(trainer.settings.model.context) if data.measures else {}
 
 
-def read_checkpoint(path: str, text: str) -> RoutingSnapshot:
+def read_checkpoint(path: str, text: str, report: Report = unreported) -> RoutingSnapshot:
     """What the model of a checkpoint does with a text, or without one with its task's own. UserError if it cannot."""
     torch.set_num_threads(1)
-    trainer, _ = _opened(path, "cpu", text or None, data_of=_data)
+    report(0, 0)  # how far it is nobody knows, but it may be cancelled
+    trainer, _ = _opened(path, "cpu", text or None, data_of=partial(_data, report=report))
+    report(0, 0)
     return trainer.snapshot()
 
 
@@ -138,7 +140,8 @@ def _carry_out(run: "_Run", command: Command) -> Update | None:
             raise
         notice = ""
     # after the except block, so that the exception no longer holds the tensors of what failed
-    return run.update(notice=notice, paused=isinstance(command, Advance)) if notice else run.out_of_memory()
+    paused = isinstance(command, Advance)  # else no step failed
+    return run.update(notice=notice, paused=paused) if notice else run.out_of_memory(paused)
 
 
 class _Run:
@@ -265,13 +268,13 @@ class _Run:
         snapshot = self.trainer.snapshot()
         return self._tell(snapshot, notice, mark, saved, reset, paused)
 
-    def out_of_memory(self) -> Update:
+    def out_of_memory(self, paused: bool) -> Update:
         """Nothing is computed for this one; the model is as it was before the command."""
         notice = (
             f"There is not enough memory on {self.trainer.device} for this; "
             "lower the batch, context, width or number of experts."
         )
-        return self._tell(None, notice, "", "", False, True)
+        return self._tell(None, notice, "", "", False, paused)
 
     def _tell(
         self, snapshot: RoutingSnapshot | None, notice: str, mark: str, saved: str, reset: bool, paused: bool

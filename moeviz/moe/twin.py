@@ -121,13 +121,12 @@ class Twin:
         self.flops = state[FLOPS].numpy().copy()
 
     def advance(self, inputs: Tensor, targets: Tensor, tokens: int, lr: float) -> None:
-        """Train one step on the batch of so many tokens that the MoE was just trained on."""
-        self._tokens.append(tokens)
-        if self.stopped:
-            return
-        loss = self._train(tuple(inputs.shape), inputs, targets)
-        self.optimiser.step(torch.autograd.grad(loss, self._parameters), lr)
-        self._losses.append(loss.detach())
+        """Train one step on the batch of so many tokens that the MoE is trained on."""
+        if not self.stopped:
+            loss = self._train(tuple(inputs.shape), inputs, targets)
+            self.optimiser.step(torch.autograd.grad(loss, self._parameters), lr)
+            self._losses.append(loss.detach())
+        self._tokens.append(tokens)  # last: a step that had no memory is no step
 
     def flush(self, model: CharModel, runs_S: Values) -> dict[str, Values]:
         """Scalars of the S steps since the last flush, the losses NaN once the twin has stopped. runs_S: how often an
@@ -145,7 +144,8 @@ class Twin:
             np.int64
         )
         dense_S = flops_outside_experts(self.model) * tokens_S
-        spent_S2 = self.flops + TRAINING * np.stack([moe_S, dense_S], 1).cumsum(0)
+        trained_S = np.where(np.isfinite(losses_S), dense_S, 0)  # a twin that has stopped costs nothing
+        spent_S2 = self.flops + TRAINING * np.stack([moe_S, trained_S], 1).cumsum(0)
         self.flops = spent_S2[-1]
         known = {
             "dense_cross_entropy": np.where(np.isfinite(losses_S), losses_S, np.nan),

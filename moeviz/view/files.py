@@ -17,6 +17,7 @@ from moeviz.domain.messages import OpenModel, Report, SaveModel, UserError
 from moeviz.domain.points import Points
 from moeviz.domain.routing import Ints
 from moeviz.domain.settings import Settings, SettingsError
+from moeviz.domain.writing import write_whole
 from moeviz.view.export import painted, picture_size
 from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.memory import last_folder, remember_folder
@@ -99,8 +100,7 @@ class Files:
     def __init__(self, window: "Window") -> None:
         self.window = window
         self.memory = window.memory
-        self._writing = ""  # the file that an errand writes
-        self._written: Callable[[], object] = bool  # what follows when it is there
+        self._writing: dict[object, tuple[str, Callable[[], object]]] = {}  # by errand: a file, and what follows then
 
     # ---- dialogs
     def _ask_open(self, title: str, filters: str) -> str:
@@ -122,13 +122,16 @@ class Files:
             remember_folder(self.memory, path)
         return path
 
-    def wrote(self, path: str = "") -> None:
-        """A file has been written, without a path the one of the errand: the next dialog begins there."""
-        if path or self._writing:
-            remember_folder(self.memory, path or self._writing)
-        if not path:
-            written, self._written = self._written, bool
-            written()
+    def wrote(self, path: str) -> None:
+        """A file has been written: the next dialog begins there."""
+        remember_folder(self.memory, path)
+
+    def errand_ended(self, errand: object, done: bool) -> None:
+        if errand in self._writing:
+            path, written = self._writing.pop(errand)
+            if done:
+                self.wrote(path)
+                written()
 
     # ---- opening
     def open_paths(self, paths: list[str]) -> None:
@@ -239,10 +242,11 @@ class Files:
         self._errand(save, "Saving", path, window.stakes.trace_of_now())
 
     def _errand(self, do: Callable[[Report], str], verb: str, path: str, written: Callable[[], object] = bool) -> None:
-        if self.window.runner.errand(do, f"{verb} {Path(path).name}"):
-            self._writing, self._written = path, written
-        else:
+        errand = self.window.runner.errand(do, f"{verb} {Path(path).name}")
+        if errand is None:
             self.window.tell(BUSY)
+        else:
+            self._writing[errand] = path, written
         self.window.watch()
 
     # ---- settings
@@ -253,9 +257,9 @@ class Files:
     def save_settings(self) -> None:
         if path := self._ask_save("Save settings", "settings.json", "Settings (*.json)"):
             try:
-                Path(path).write_text(self.window.settings.to_json(), encoding="utf-8")
+                write_whole(Path(path), self.window.settings.to_json())
             except OSError as error:
-                self.window.tell(f"Cannot write the settings to {path}: {error.strerror}; choose another folder.")
+                self.window.tell(f"Cannot write the settings to {path}: {error.strerror or error}; choose another folder.")
             else:
                 self.wrote(path)
                 self.window.tell(f"Saved to {path}.", passing=True)

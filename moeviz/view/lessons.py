@@ -24,6 +24,7 @@ NARROWEST = 280  # px, what the knobs leave for a line
 READING_LINES = 3
 LAST = "Next lesson"
 WAITING = "The model of this lesson is being made."
+NOT_STARTED = "The model of this lesson could not be started; the message tells why. When that is mended, start again."
 
 
 class Lessons(QWidget):
@@ -140,7 +141,8 @@ class Lessons(QWidget):
             return
         run = window.stakes.run
         if run == self._run_before or window.snapshot is None:
-            self.reading.setText(WAITING)
+            coming = window.runner.starting is not None or window.runner.mailbox.waiting()
+            self.reading.setText(WAITING if coming else NOT_STARTED)
             return
         now = Moment(
             run,
@@ -149,7 +151,7 @@ class Lessons(QWidget):
             window.snapshot,
             window.pinned,
             window.survey,
-            recent(window.history, window.snapshot.step, len(window.snapshot.layers)),
+            recent(window.history, len(window.snapshot.layers)),
         )
         if self._then is None or self._then.run != run:
             self._then = now

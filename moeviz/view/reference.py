@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from moeviz.domain.messages import Read, Report, Update
+from moeviz.domain.messages import Read, Report, Update, UserError
 from moeviz.domain.reference import Reference
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.files import kind_of
@@ -56,6 +56,7 @@ class References:
         }
         self._seen = False
         self._run = 0  # which of the window's runs so far
+        self._experts: list[tuple[int, int]] = []  # of this run: from which step on there are how many of them
         self._at: int | None = -1  # the step to compare with; None: the newest, -1: the first
         self._pin: tuple[RoutingSnapshot, int] | None = None  # of which run
         # the other text: what was asked, and its routing beside that of the window's text at the same step
@@ -74,7 +75,9 @@ class References:
         """The news of a session: runs, and the answer to what was asked last; older ones are dropped."""
         if update.reset:
             self._run += 1
-            self._pair, self._asked, self._refused = None, None, ""
+            self._pair, self._asked, self._refused, self._experts = None, None, "", []
+        for snapshot in (*update.film, *([update.snapshot] if update.snapshot is not None else [])):
+            self._note_experts(snapshot)
         if not isinstance(update.answers, Read):
             self._due = self._due or (update.snapshot is not None and update.survey is None)
         elif update.answers is self._asked:
@@ -82,6 +85,22 @@ class References:
             self._pair = None
             if update.read is not None and update.snapshot is not None:
                 self._pair = update.read, update.snapshot
+
+    def _note_experts(self, snapshot: RoutingSnapshot) -> None:
+        """Before another step is trained a change of their number can be undone, as if it had not been."""
+        step, count = snapshot.step, _experts(snapshot)
+        if not self._experts or self._experts[-1][1] != count:
+            self._experts = [change for change in self._experts if change[0] < step]
+        if not self._experts or self._experts[-1][1] != count:
+            self._experts.append((step, count))
+
+    def _kin(self, a: RoutingSnapshot, b: RoutingSnapshot) -> bool:
+        """Of two snapshots of this run: whether both have the same experts, not only as many."""
+        last = [
+            max((at for at, count in self._experts if at <= one.step and count == _experts(one)), default=-1)
+            for one in (a, b)
+        ]
+        return last[0] == last[1]
 
     def note_seen(self, seen: bool) -> None:
         self._seen = seen
@@ -165,21 +184,23 @@ class References:
         if there is None:
             return Reference("", lack="There is no kept step to compare with yet.")
         which = " (newest)" if place == len(film) else " (first)" if place == 0 else ""
-        return Reference(f"step {there.step:,}{which}", there, kin=True)
+        return Reference(f"step {there.step:,}{which}", there, kin=self._kin(there, shown))
 
     def _moment(self, shown: RoutingSnapshot) -> Reference:
         if self._pin is None:
             return Reference("", lack="No moment is pinned: press Pin to keep the one that is shown now.")
         there, run = self._pin
         same = run == self._run
-        return Reference(f"pinned step {there.step:,}{'' if same else ' of an earlier run'}", there, kin=same)
+        kin = same and self._kin(there, shown)
+        return Reference(f"pinned step {there.step:,}{'' if same else ' of an earlier run'}", there, kin=kin)
 
     def _text(self, shown: RoutingSnapshot) -> Reference:
         name = "another text"
         if self._pair is not None:
             there, beside = self._pair
             together = beside if self.window.timeline.following else None
-            return Reference(f"{name}, step {there.step:,}", there, kin=True, shown=together)
+            kin = self._kin(there, together or shown)
+            return Reference(f"{name}, step {there.step:,}", there, kin=kin, shown=together)
         if not self.window.has_model:
             return Reference(name, lack="Another text needs a model that reads it: open one, or press Restart.")
         if not self._wish:
@@ -230,20 +251,30 @@ class References:
                 self._reading = reading
                 self.window.watch()
         elif self._reading.wanted != wanted and runner.errand_work is not None:
+            self._reading.dropped = True
             runner.errand_work.cancelled.set()
 
 
+def _experts(snapshot: RoutingSnapshot) -> int:
+    """How many, without null experts, which are all alike."""
+    return snapshot.layers[0].num_experts - snapshot.layers[0].num_null if snapshot.layers else 0
+
+
 class _Reading:
-    """An errand: reads a file on a thread; the window's thread takes `film` once it has `ended`, empty if it failed."""
+    """An errand: reads a file on a thread; the window's thread takes `film` once it has `ended`, empty if it failed.
+    Once it is `dropped` for another, nobody wants to know how it ends."""
 
     def __init__(self, wanted: tuple[str, str], read: Callable[[Report], tuple[RoutingSnapshot, ...]]) -> None:
         self.wanted, self._read = wanted, read
         self.film: tuple[RoutingSnapshot, ...] = ()
-        self.ended = False
+        self.ended = self.dropped = False
 
     def __call__(self, report: Report) -> str:
         try:
             self.film = self._read(report)
+        except UserError:
+            if not self.dropped:
+                raise
         finally:
             self.ended = True
         return ""

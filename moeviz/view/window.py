@@ -386,10 +386,10 @@ class Window(QMainWindow):
                 self._fail(letter)
             elif isinstance(letter, Told):
                 self.tell(letter.sentence, passing=letter.done)
-                if letter.done:
-                    self.files.wrote()
             else:
                 self._take(letter)
+            if not isinstance(letter, Update):
+                self.files.errand_ended(letter.errand, not _failed(letter))
         self._said = None
         if any(isinstance(letter, Update) for letter in news):
             self.show_all(settled=not self.runner.training)
