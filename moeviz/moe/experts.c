@@ -200,7 +200,8 @@ void forward(int threads, Int T, Int K, Int E, Int D, Int F, const float *x, con
     sort(T * K, E, ids, starts, panels, pairs);
 #pragma omp parallel for schedule(dynamic) if (threads > 1) num_threads(threads)
     for (Int e = 0; e < E; e++) {
-        float *in = work + omp_get_thread_num() * own_size, *out = in + D * TILE, *act = out + D * TILE, *own = act + F * TILE;
+        float *in = work + omp_get_thread_num() * own_size, *out = in + D * TILE;
+        float *act = out + D * TILE, *own = act + F * TILE;
         for (Int from = starts[e]; from < starts[e + 1]; from += TILE) {
             Tile tile = tile_of(starts[e + 1] - from);
             float *h = hidden ? hidden + (panels[e] + from - starts[e]) * 2 * F : own;
@@ -222,8 +223,8 @@ void forward(int threads, Int T, Int K, Int E, Int D, Int F, const float *x, con
 /* The gradients dx, dw, dgate_up, ddown of dy (T, D), from what forward was given and kept. Works in: for each thread
    (3D + 4F, TILE), then terms (N, D). */
 void backward(int threads, Int T, Int K, Int E, Int D, Int F, const float *x, const Int *ids, const float *w,
-              const float *gate_up, const float *down, const Int *runs, const float *hidden, const float *dy, float *work,
-              float *dx, float *dw, float *dgate_up, float *ddown) {
+              const float *gate_up, const float *down, const Int *runs, const float *hidden, const float *dy,
+              float *work, float *dx, float *dw, float *dgate_up, float *ddown) {
     const Int own_size = (3 * D + 4 * F) * TILE;
     const Int *starts = runs, *panels = starts + E + 1, *pairs = panels + E;
     float *terms = work + threads * own_size;
