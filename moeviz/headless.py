@@ -456,7 +456,9 @@ def _kept(history: History, step: int) -> RoutingSnapshot:
 def _check_kept(step: int, kept: list[int]) -> None:
     nearest = min(kept, key=lambda other: abs(other - step))
     if nearest != step:
-        raise UserError(f"Step {step} is not among those kept of this run; the nearest one is --against-step {nearest}.")
+        raise UserError(
+            f"Step {step} is not among those kept of this run; the nearest one is --against-step {nearest}."
+        )
 
 
 def _tell(sentence: str) -> None:

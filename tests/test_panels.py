@@ -13,13 +13,13 @@ from PySide6.QtGui import QColor
 from moeviz.domain import metrics
 from moeviz.domain.history import History
 from moeviz.domain.messages import StepLog
-from moeviz.domain.routing import Routing, RoutingSnapshot
+from moeviz.domain.routing import Routing, RoutingSnapshot, visible
 from moeviz.domain.selection import Selection
 from moeviz.view.catalogue import PLOTS
 from moeviz.view.colours import _to_oklab, diverging, expert_colour, sequential
 from moeviz.view.dashboard import PANELS, PLACES, Dashboard
 from moeviz.view.panel import Panel, wrapped
-from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number, visible
+from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number
 from moeviz.view.panels.gate_weights import confidence_in_words, expert_in_words, margin_in_words
 from moeviz.view.panels.layers_experts import change_in_words
 from moeviz.view.panels.marks import bin_edges, binned_mean, place_labels, unnamed_in_words

@@ -24,7 +24,7 @@ from moeviz.domain.metrics import (
     vocabulary_specialisation,
 )
 from moeviz.domain.metrics.arrays import Array
-from moeviz.domain.routing import Ints, Routing, RoutingSnapshot
+from moeviz.domain.routing import Ints, Routing, RoutingSnapshot, visible
 from moeviz.domain.selection import Selection
 from moeviz.domain.settings import KNOBS, Settings, Value
 from moeviz.domain.survey import SurveyResult
@@ -135,9 +135,7 @@ def _named(now: Moment) -> str:
     """The selected token as the token strip shows it."""
     tokens = now.snapshot.tokens
     assert now.token is not None
-    text = tokens[now.token] if tokens is not None else ""
-    shown = text.replace("\n", "↵").replace(" ", "␣")
-    return f"Token {now.token} “{shown}”" if shown else f"Token {now.token}"
+    return f"Token {now.token} “{visible(tokens[now.token])}”" if tokens is not None else f"Token {now.token}"
 
 
 def _probabilities(now: Moment) -> Array | None:
@@ -380,11 +378,12 @@ def found_its_character(now: Moment, then: Moment) -> Check:
     if expert is None or expert >= share_VE.shape[1]:
         return Check(False, "No expert is selected.")
     best = int(np.nan_to_num(share_VE[:, expert]).argmax())
-    shown = names[best].replace("\n", "↵").replace(" ", "␣")
     return _all(
         Check(expert != then.selection.expert, f"Expert {expert} is selected, as before; wanted: another."),
         _goal(
-            f"Expert {expert} in layer {now.layer}: share of all “{shown}”", float(share_VE[best, expert]), above=0.9
+            f"Expert {expert} in layer {now.layer}: share of all “{visible(names[best])}”",
+            float(share_VE[best, expert]),
+            above=0.9,
         ),
     )
 

@@ -7,6 +7,7 @@ Shape suffixes, here and everywhere in moeviz:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -74,3 +75,10 @@ class RoutingSnapshot:
     @property
     def num_tokens(self) -> int:
         return self.layers[0].num_tokens if self.layers else 0
+
+
+@lru_cache(maxsize=8192)
+def visible(token: str) -> str:
+    """A token as it can be seen: no white space, no control characters."""
+    out = token.replace("\n", "↵").replace(" ", "␣").replace("\t", "⇥")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in out) or "∅"

@@ -259,7 +259,9 @@ class Files:
             try:
                 write_whole(Path(path), self.window.settings.to_json())
             except OSError as error:
-                self.window.tell(f"Cannot write the settings to {path}: {error.strerror or error}; choose another folder.")
+                self.window.tell(
+                    f"Cannot write the settings to {path}: {error.strerror or error}; choose another folder."
+                )
             else:
                 self.wrote(path)
                 self.window.tell(f"Saved to {path}.", passing=True)

@@ -6,11 +6,11 @@ from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QPainter
 from PySide6.QtWidgets import QWidget
 
-from moeviz.domain.routing import Routing, RoutingSnapshot
+from moeviz.domain.routing import Routing, RoutingSnapshot, visible
 from moeviz.domain.survey import Terms
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
-from moeviz.view.panels.axes import number, visible
+from moeviz.view.panels.axes import number
 from moeviz.view.panels.gate_weights import chosen_weights
 from moeviz.view.theme import Theme, fitted, put, width_of
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import ceil, floor, inf, log10
 from typing import Any
 
@@ -32,16 +31,13 @@ def number(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
+def signed(value: float) -> str:
+    return f"+{number(value)}" if value > 0 else number(value)
+
+
 def share(value: float) -> str:
     """A share or weight in [0, 1]; of fixed width, so that words below a plot do not jump."""
     return "–" if value != value else f"{value:.2f}"
-
-
-@lru_cache(maxsize=8192)
-def visible(token: str) -> str:
-    """A token as it can be seen: no white space, no control characters."""
-    out = token.replace("\n", "↵").replace(" ", "␣").replace("\t", "⇥")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in out) or "∅"
 
 
 def nice_ceiling(value: float) -> float:

@@ -28,7 +28,7 @@ from moeviz.domain.metrics import (
 )
 from moeviz.domain.metrics.arrays import first_choice
 from moeviz.domain.reference import Reference
-from moeviz.domain.routing import Bools, Ints, Routing, RoutingSnapshot
+from moeviz.domain.routing import Bools, Ints, Routing, RoutingSnapshot, visible
 from moeviz.view.colours import diverging, expert_colour, mixed, readable_on
 from moeviz.view.panel import LINE, NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import (
@@ -41,7 +41,7 @@ from moeviz.view.panels.axes import (
     inside,
     nice_ceiling,
     number,
-    visible,
+    signed,
 )
 from moeviz.view.panels.experts_domains import SHUFFLES, information_in_words
 from moeviz.view.panels.heat import draw_heat, outline
@@ -461,10 +461,6 @@ MOVED = {"changed_weight": "gate weight", "changed_probability": "probability"}
 
 def percent(share: float) -> str:
     return "–" if share != share else f"{about(100 * share)} %"
-
-
-def signed(value: float) -> str:
-    return f"+{number(value)}" if value > 0 else number(value)
 
 
 def _load(routing: Routing) -> Array:

@@ -8,14 +8,14 @@ import numpy.typing as npt
 from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QPainter
 
-from moeviz.domain.routing import Ints, RoutingSnapshot
+from moeviz.domain.routing import Ints, RoutingSnapshot, visible
 from moeviz.domain.survey import Inputs
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import Pointed, Table
-from moeviz.view.panels.axes import Array, Frame, draw_x_axis, draw_y_axis, inside, nice_ceiling, number, share, visible
+from moeviz.view.panels.axes import Array, Frame, draw_x_axis, draw_y_axis, inside, nice_ceiling, number
 from moeviz.view.panels.dots import STRETCHED, best, dot_size, draw_dots, draw_names, draw_ring, nearest, pixels
 from moeviz.view.panels.rail import RAIL, draw_rail, hit_rail
-from moeviz.view.panels.words import first_null, label, labels
+from moeviz.view.panels.words import first_in_words, first_null, label, labels
 from moeviz.view.theme import Theme
 
 MOST = 2048  # held-out tokens that are drawn, evenly taken
@@ -129,14 +129,14 @@ class ComponentsPicture:
         if token is not None and token < len(self.probe_xy):
             first, gate = int(self.probe_first[token]), float(self.probe_gate[token])
             text = _in_context(self.probe.tokens, token)
-            return [f"probe token {token} {text}", self._expert_in_words(first, gate)]
+            return [f"probe token {token} {text}", first_in_words(first, gate, self.null)]
         if dot is not None and dot < len(self.places) and self.heldout is not None:
             at = int(self.places[dot])
             domain = f" of {self.heldout.domains[at]}" if self.heldout.domains is not None else ""
             text = _in_context(self.heldout.tokens, at)
             return [
                 f"held-out token {text}{domain}",
-                self._expert_in_words(int(self.first[dot]), float(self.gate[dot])),
+                first_in_words(int(self.first[dot]), float(self.gate[dot]), self.null),
             ]
         both = float(self.inputs.explained_2.sum())
         of = "" if self.total == len(self.places) else f" of {self.total}"
@@ -145,9 +145,6 @@ class ComponentsPicture:
         if both == both:
             words.append(f"both axes: {percent(both)} of variance")
         return [*words, f"step {step}"]
-
-    def _expert_in_words(self, expert: int, gate: float) -> str:
-        return f"expert {label(expert, self.null)}, gate weight {share(gate)}" if expert >= 0 else "no expert"
 
     def table(self) -> Table:
         """The held-out tokens that are drawn, then the probe's."""

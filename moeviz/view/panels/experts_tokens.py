@@ -9,10 +9,10 @@ from PySide6.QtWidgets import QComboBox, QWidget
 
 from moeviz.domain.metrics import MIN_COUNT, codes, vocabulary_specialisation
 from moeviz.domain.metrics.arrays import first_choice
-from moeviz.domain.routing import Ints, Routing
+from moeviz.domain.routing import Ints, Routing, visible
 from moeviz.view.colours import expert_colour, mixed, readable_on
 from moeviz.view.panel import HEADER, LINE, Pointed, Table
-from moeviz.view.panels.axes import EVERY, visible
+from moeviz.view.panels.axes import EVERY
 from moeviz.view.panels.sampled import Sampled
 from moeviz.view.theme import GRID, SMALL, Theme, fitted, mono, put, sans, shaped, width_of
 

@@ -13,10 +13,10 @@ from moeviz.domain.metrics import (
     selection_frequency,
     token_effective_experts,
 )
-from moeviz.domain.routing import Routing
+from moeviz.domain.routing import Routing, visible
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
-from moeviz.view.panels.axes import Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number, share, visible
+from moeviz.view.panels.axes import Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number, share
 from moeviz.view.panels.words import first_null, kept, label, labels, signs_in_words
 from moeviz.view.theme import Theme, put, width_of
 

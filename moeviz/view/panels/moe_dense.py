@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 from moeviz.domain.routing import Ints, RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.view.panel import Panel, Pointed, Table
-from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, number
+from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, number, signed
 from moeviz.view.panels.losses import PIXELS_A_POINT, loss_range
 from moeviz.view.panels.marks import (
     bin_edges,
@@ -215,7 +215,7 @@ class MoeDense(Panel):
             moe, dense = of["heldout"][i], of["dense_heldout"][i]
             words = [
                 f"held-out at step {self._steps[i]}: MoE {number(moe)}, dense {number(dense)}",
-                f"MoE − dense = {_signed(moe - dense)}, so {_better(moe - dense)}",
+                f"MoE − dense = {signed(moe - dense)}, so {_better(moe - dense)}",
             ]
         else:
             words = ["nothing held-out is measured yet"]
@@ -253,10 +253,6 @@ class MoeDense(Panel):
             [step, *("" if v != v else v for v in values)]
             for step, *values in zip(self._steps.tolist(), *columns, strict=True)
         ]
-
-
-def _signed(value: float) -> str:
-    return f"+{number(value)}" if value > 0 else number(value)
 
 
 def _better(difference: float) -> str:

@@ -16,7 +16,7 @@ from moeviz.view.panels.grid import Grid, Scale, draw_scale, image_of
 from moeviz.view.panels.heat import draw_heat
 from moeviz.view.panels.rail import RAIL, draw_rail, hit_rail
 from moeviz.view.panels.tokens import LEAST
-from moeviz.view.panels.words import first_null, label, labels
+from moeviz.view.panels.words import first_in_words, first_null, label, labels
 from moeviz.view.theme import Theme
 
 KINDS = ("experts", "output")
@@ -136,12 +136,12 @@ class PlanePicture:
             said = "" if self.second_T is None else f" {CLASSES[int(self.second_T[token])]}"
             right = "" if self.second_T is None else ", wrong" if self.wrong_T[token] else ", right"
             words.append(f"point {token}{said} at ({number(x)}, {number(y)})")
-            words.append(self._expert_in_words(self.probe_first[token], self.probe_gate[token]))
+            words.append(first_in_words(self.probe_first[token], self.probe_gate[token], self.null))
             words.append(f"p({CLASSES[1]}) {share(p)}{right}")
         elif "row" in pointed and pointed["row"] < self.shape[0] and pointed["column"] < self.shape[1]:
             at = pointed["row"], pointed["column"]
             words.append(f"x {number(float(plane.x_C[at[1]]))}, y {number(float(plane.y_R[at[0]]))}")
-            words.append(self._expert_in_words(int(self.first_RC[at]), float(self.gate_RC[at])))
+            words.append(first_in_words(int(self.first_RC[at]), float(self.gate_RC[at]), self.null))
             words.append(f"p({CLASSES[1]}) {share(float(plane.probability_RC[at]))}")
         else:
             count = len(plane.probe_T2)
@@ -157,9 +157,6 @@ class PlanePicture:
         if plane.together:
             words.append("⚠ points change each other's routing: a grid's is not the data's")
         return words
-
-    def _expert_in_words(self, expert: int, gate: float) -> str:
-        return f"expert {label(expert, self.null)}, gate weight {share(gate)}" if expert >= 0 else "no expert"
 
     def table(self) -> Table:
         """The cells, then the probe's points."""

@@ -12,11 +12,11 @@ from PySide6.QtCore import QLineF, QPointF, QRectF, QSize
 from PySide6.QtGui import QColor, QFontMetricsF, QPainter
 from PySide6.QtWidgets import QWidget
 
-from moeviz.domain.routing import Routing
+from moeviz.domain.routing import Routing, visible
 from moeviz.domain.selection import Selection
 from moeviz.view.colours import expert_colour, mixed, readable_on
 from moeviz.view.panel import HEADER, LINE, Panel, Pointed, Table
-from moeviz.view.panels.axes import share, visible
+from moeviz.view.panels.axes import share
 from moeviz.view.panels.heat import outline
 from moeviz.view.panels.words import first_null, kept, kind_in_words, label
 from moeviz.view.theme import GRID, Theme, mono, shaped

@@ -7,11 +7,11 @@ from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QImage, QPainter
 from PySide6.QtWidgets import QComboBox, QWidget
 
-from moeviz.domain.routing import Floats, Routing
+from moeviz.domain.routing import Floats, Routing, visible
 from moeviz.view.colours import Table as Colours
 from moeviz.view.colours import diverging, expert_colour, sequential
 from moeviz.view.panel import Panel, Pointed, Table
-from moeviz.view.panels.axes import draw_column_labels, draw_row_labels, inside, nice_ceiling, number, visible
+from moeviz.view.panels.axes import draw_column_labels, draw_row_labels, inside, nice_ceiling, number
 from moeviz.view.panels.heat import BAR, draw_colour_bar, draw_heat, heat_image, outline
 from moeviz.view.panels.words import first_null, label, labels, signs_in_words
 from moeviz.view.theme import Theme, width_of

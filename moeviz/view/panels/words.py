@@ -7,7 +7,7 @@ import numpy as np
 
 from moeviz.domain.metrics import drop_rate, executed_experts, fully_dropped_rate
 from moeviz.domain.routing import Routing
-from moeviz.view.panels.axes import number
+from moeviz.view.panels.axes import number, share
 
 NULL = "∅"
 
@@ -25,6 +25,11 @@ def labels(size: int, null_from: int) -> list[str]:
 
 def label(expert: int, null_from: int) -> str:
     return f"{NULL}{expert}" if expert >= null_from else f"{expert}"
+
+
+def first_in_words(expert: int, gate: float, null_from: int) -> str:
+    """Of one token: its first expert, -1 for none, and its gate weight."""
+    return f"expert {label(expert, null_from)}, gate weight {share(gate)}" if expert >= 0 else "no expert"
 
 
 @lru_cache(maxsize=8)  # several panels ask, each several times a picture
