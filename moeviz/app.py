@@ -8,13 +8,13 @@ from pathlib import Path
 import platformdirs
 from PySide6.QtCore import QSettings
 
+from moeviz.domain.kinds import kind_of
 from moeviz.domain.messages import MakeSession, Report, Session, StepLog
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.engine.mailbox import Mailbox
 from moeviz.engine.runner import Runner
 from moeviz.keeper import Keeper
-from moeviz.view.files import kind_of
 from moeviz.view.memory import memory
 from moeviz.view.window import Window
 

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, NamedTuple, TextIO
 
 from moeviz.domain.history import History
+from moeviz.domain.kinds import kind_of
 from moeviz.domain.messages import Advance, Read, SaveModel, Session, SetKnobs, StepLog, Survey, Update, UserError
 from moeviz.domain.metrics import cv, max_violation
 from moeviz.domain.reference import Reference
@@ -427,9 +428,10 @@ def _other_side(shown: Shown, path: str, step: int | None, trace: str) -> tuple[
     """Its name, its routing, and whether its experts are those of the run that is shown."""
     if shown.read is not None:
         return f"another text, step {shown.read.step:,}", shown.read, True
-    if path and step is not None and not _is_trace(path):
+    of_trace = bool(path) and kind_of(path) == "trace"
+    if path and step is not None and not of_trace:
         raise UserError(f"{path} is no trace, and holds one step only; leave --against-step out.")
-    if path and not _is_trace(path):
+    if path and not of_trace:
         from moeviz.moe.training import read_checkpoint
 
         snapshot = read_checkpoint(str(model_file(path)), "".join(shown.snapshot.tokens or ()))
@@ -441,10 +443,6 @@ def _other_side(shown: Shown, path: str, step: int | None, trace: str) -> tuple[
         return "the same moment", shown.snapshot, True
     snapshot = recorded(open_trace(trace), step, "--against-step") if trace else _kept(shown.history, step)
     return f"step {snapshot.step:,}", snapshot, True
-
-
-def _is_trace(path: str) -> bool:
-    return Path(path).suffix == ".zarr" or (Path(path) / "zarr.json").is_file()
 
 
 def _kept(history: History, step: int) -> RoutingSnapshot:

@@ -16,11 +16,12 @@ from test_panels import make_snapshot
 from test_window import SMALL, WAIT, action, settled, shown, train, turn
 
 from moeviz import app
+from moeviz.domain.kinds import kind_of
 from moeviz.domain.messages import MakeSession, Report, Session, UserError
 from moeviz.domain.settings import Settings
 from moeviz.engine.mailbox import Told
 from moeviz.keeper import Keeper
-from moeviz.view.files import Opening, kind_of, sort_paths
+from moeviz.view.files import Opening, sort_paths
 from moeviz.view.window import Window
 
 ENOUGH = "The quick brown fox jumps over the lazy dog.\n" * 200

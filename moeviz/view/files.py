@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from platformdirs import user_state_dir
 from PySide6.QtGui import QGuiApplication
@@ -13,6 +13,7 @@ from PySide6.QtWidgets import QFileDialog, QWidget
 
 from moeviz.domain import points
 from moeviz.domain.history import History
+from moeviz.domain.kinds import kind_of
 from moeviz.domain.messages import OpenModel, Report, SaveModel, UserError
 from moeviz.domain.points import Points
 from moeviz.domain.routing import Ints
@@ -26,21 +27,7 @@ from moeviz.view.theme import THEMES
 if TYPE_CHECKING:
     from moeviz.view.window import Window
 
-Kind = Literal["model", "trace", "settings", "text"]
 BUSY = "Another file is still being read or written; try again in a moment."
-SETTINGS_BYTES = 100_000  # a larger JSON file is somebody's text
-
-
-def kind_of(path: str) -> Kind:
-    """What a file or folder is, by its name and what lies in it; whether it can be used is found when it is read."""
-    place = Path(path)
-    if place.suffix == ".safetensors" or (place / "model.safetensors").is_file():
-        return "model"
-    if place.suffix == ".zarr" or (place / "zarr.json").is_file():
-        return "trace"
-    if place.suffix == ".json" and place.is_file() and place.stat().st_size < SETTINGS_BYTES:
-        return "settings"
-    return "text"
 
 
 def refused(path: str) -> str:

@@ -21,10 +21,10 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from moeviz.domain.kinds import kind_of
 from moeviz.domain.messages import Read, Report, Update, UserError
 from moeviz.domain.reference import Reference
 from moeviz.domain.routing import RoutingSnapshot
-from moeviz.view.files import kind_of
 from moeviz.view.panels.compare import Compare
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from PySide6.QtWidgets import (
 )
 
 from moeviz.domain.history import History
+from moeviz.domain.kinds import kind_of
 from moeviz.domain.lessons import LESSONS
 from moeviz.domain.messages import Advance as Step
 from moeviz.domain.messages import (
@@ -56,7 +57,7 @@ from moeviz.view.bar import Bar
 from moeviz.view.dashboard import make_panels
 from moeviz.view.docks import make_dock
 from moeviz.view.experiments import Experiments
-from moeviz.view.files import Files, kind_of, sort_paths
+from moeviz.view.files import Files, sort_paths
 from moeviz.view.guide import Guide
 from moeviz.view.knobs import Knobs
 from moeviz.view.layouts import Layouts
