@@ -15,8 +15,14 @@ from moeviz.domain.settings import Settings
 from moeviz.engine.mailbox import Mailbox
 from moeviz.engine.runner import Runner
 from moeviz.keeper import Keeper
+from moeviz.view.controls import Controls
+from moeviz.view.dashboard import make_panels
 from moeviz.view.memory import memory
+from moeviz.view.panel import Panel
+from moeviz.view.theme import remembered
 from moeviz.view.window import Window
+
+Parts = tuple[dict[str, Panel], Controls]
 
 
 def bundled_model(task: str) -> str | None:
@@ -100,11 +106,14 @@ def make_window(
     checkpoint: str | None = None,
     store: QSettings | None = None,
     runs: Path | None = None,
+    parts: Parts | None = None,
 ) -> Window:
     """The whole window, not yet shown; without settings it begins with the bundled model. `runs`: a folder of its own
-    for what it keeps of a run while it trains."""
+    for what it keeps of a run while it trains. `parts`: what of it is made already, since that takes long."""
     if settings is None and checkpoint is None:
         checkpoint = bundled_model("text")
+    store = store or memory()
+    parts = parts or (make_panels(remembered(store)), Controls())
     return Window(
         Runner(Mailbox()),
         make_session,
@@ -113,7 +122,8 @@ def make_window(
         save_trace,
         read_file,
         Keeper(runs or Path(platformdirs.user_state_dir("moeviz")) / "runs"),
-        store or memory(),
+        store,
+        *parts,
         settings=settings or Settings(),
         device=device,
         checkpoint=checkpoint,
@@ -128,6 +138,7 @@ def open_window(
     device: str = "cpu",
     seed: int | None = None,
     store: QSettings | None = None,
+    parts: Parts | None = None,
 ) -> tuple[Window, Callable[[], None]]:
     """The window as the command line asks for it, and what begins to load what it shows. Call that when the window has
     been painted: painting looks for symbols, and waits while another thread links torch."""
@@ -136,5 +147,5 @@ def open_window(
     if changed:
         settings = (settings or Settings()).with_values(changed)
     checkpoint = bundled_model(task) if task and not (paths or settings_file or seed is not None) else None
-    window = make_window(settings, device=device, checkpoint=checkpoint, store=store)
+    window = make_window(settings, device=device, checkpoint=checkpoint, store=store, parts=parts)
     return window, partial(window.begin, paths, changed)

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from moeviz.view.window import Window
 
 # imported one in a turn of the event loop, each within 100 ms
-IMPORTS = ("numpy", "moeviz.engine.runner", "moeviz.view.dashboard", "moeviz.view.window", "moeviz.app")
+IMPORTS = (
+    *("numpy", "moeviz.engine.runner", "moeviz.view.panel", "moeviz.view.panels.anatomy", "moeviz.view.panels.compare"),
+    *("moeviz.view.dashboard", "moeviz.view.controls", "moeviz.view.window", "moeviz.app"),
+)
 TURN_MS = 1  # with 0 all would happen in one turn
 
 
@@ -43,9 +46,16 @@ def run_window(
             importlib.import_module(name)
             yield
         from moeviz.app import open_window
+        from moeviz.view.controls import Controls
+        from moeviz.view.dashboard import make_panels
+        from moeviz.view.theme import remembered
 
+        panels = make_panels(remembered(frame.memory))
+        yield
+        parts = panels, Controls()
+        yield
         window, begin = open_window(
-            paths, task=task, settings_file=settings_file, device=device, seed=seed, store=frame.memory
+            paths, task=task, settings_file=settings_file, device=device, seed=seed, store=frame.memory, parts=parts
         )
         filled.append(window)
         yield

@@ -7,7 +7,7 @@ from PySide6.QtCore import QByteArray, QSettings, QSize, Signal
 from PySide6.QtGui import QCloseEvent, QGuiApplication, QKeySequence, QPaintEvent, QShortcut
 from PySide6.QtWidgets import QMainWindow, QWidget
 
-from moeviz.view.theme import THEMES, palette
+from moeviz.view.theme import palette, remembered
 
 
 def first_size(room: QSize) -> QSize:
@@ -24,7 +24,7 @@ class Frame(QMainWindow):
         self.on_screen = False
         self._may_close: Callable[[], bool] = lambda: True
         self.setWindowTitle("moeviz")
-        self.setPalette(palette(THEMES.get(str(memory.value("theme")), THEMES["dark"])))
+        self.setPalette(palette(remembered(memory)))
         self.resize(first_size(QGuiApplication.primaryScreen().availableGeometry().size()))
         self._quit = QShortcut(QKeySequence("Ctrl+Q"), self, self.close)
         geometry = memory.value("geometry")

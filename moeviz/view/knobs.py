@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 class Knobs:
     """Of one window. Live knobs act at once; those that start a trained model anew wait for an answer."""
 
-    def __init__(self, window: "Window", settings: Settings) -> None:
+    def __init__(self, window: "Window", controls: Controls, settings: Settings) -> None:
         self.window = window
         self.settings = settings  # of the running model
         self.wanted: dict[str, Value] = {}  # would start the model anew, while the question is open
         self._unanswered: list[tuple[object, SetKnobs]] = []  # on their way to a session
-        self.controls = Controls()
+        self.controls = controls
         self.controls.changed.connect(self.change)
         self.controls.show_settings(settings)
         self.undo = QUndoStack(window)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from PySide6.QtCore import QPointF
+from PySide6.QtCore import QPointF, QSettings
 from PySide6.QtGui import QColor, QFont, QFontDatabase, QFontMetricsF, QPainter, QPalette, QStaticText, QTransform
 from PySide6.QtWidgets import QApplication
 
@@ -135,6 +135,11 @@ def shaped(text: str, font: QFont) -> QStaticText:
 def put(painter: QPainter, left: float, base: float, text: str) -> None:
     """A text in the small sans face with its base line at `base`."""
     painter.drawStaticText(QPointF(left, base - small_metrics().ascent()), shaped(text, sans(SMALL)))
+
+
+def remembered(memory: QSettings) -> Theme:
+    """The one that was worn last."""
+    return THEMES.get(str(memory.value("theme")), THEMES["dark"])
 
 
 def apply(app: QApplication, theme: Theme) -> None:

@@ -54,7 +54,7 @@ from moeviz.engine.mailbox import Failure, Letter, Told
 from moeviz.engine.runner import Runner
 from moeviz.view import theme as themes
 from moeviz.view.bar import Bar
-from moeviz.view.dashboard import make_panels
+from moeviz.view.controls import Controls
 from moeviz.view.docks import make_dock
 from moeviz.view.experiments import Experiments
 from moeviz.view.files import Files, sort_paths
@@ -64,6 +64,7 @@ from moeviz.view.layouts import Layouts
 from moeviz.view.lessons import Lessons
 from moeviz.view.menus import NO_QUESTION, make_menus
 from moeviz.view.notices import Messages
+from moeviz.view.panel import Panel
 from moeviz.view.panels.compare import Compare
 from moeviz.view.panels.input_map import InputMap
 from moeviz.view.reference import ReadFile, References
@@ -102,6 +103,8 @@ class Window(QMainWindow):
         read_file: ReadFile,
         keeper: Keeper,
         memory: QSettings,
+        panels: dict[str, Panel],
+        controls: Controls,
         *,
         settings: Settings,
         device: str,
@@ -134,11 +137,11 @@ class Window(QMainWindow):
         self.setWindowTitle("moeviz")
         self.setAcceptDrops(True)
         self.setDockNestingEnabled(True)
-        self.theme = THEMES.get(str(memory.value("theme", "dark")), THEMES["dark"])
+        self.theme = themes.remembered(memory)
         self.stakes = Stakes(self, keeper)
-        self.knobs = Knobs(self, settings)
+        self.knobs = Knobs(self, controls, settings)
         self.controls = self.knobs.controls
-        self.panels = make_panels(self.theme)
+        self.panels = panels
         for panel in self.panels.values():
             panel.hovered.connect(self._hover)
             panel.clicked.connect(self._click)
