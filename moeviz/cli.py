@@ -227,7 +227,7 @@ def _render(args: argparse.Namespace) -> int:
     elsewhere = args.against or args.against_text
     compared = elsewhere or args.against_step is not None or args.against_layer is not None
     for needs, option, value in (
-        ("--plot compare", "--against and its kin", compared and args.plot != "compare"),
+        ("--plot compare", "An option --against…", compared and args.plot != "compare"),
         ("--task or --model", "--against-text", args.against_text and args.trace),
         ("--task or a trace", "--against-step", args.against_step is not None and args.model and not elsewhere),
         ("--trace", "--step", args.step is not None and not args.trace),
@@ -276,7 +276,10 @@ def _render(args: argparse.Namespace) -> int:
             seen = headless.of_checkpoint(args.model, _text(args), **of_model, read=args.against_text)
         else:
             of_run: dict[str, Any] = {"survey": plot.surveys, "read": args.against_text, "check": check}
-            seen = headless.of_training(_settings(args), steps, args.device, **of_run)
+            settings = _settings(args)
+            if args.plot == "moe_dense" and settings.train.dense_twin == "off":
+                raise UserError("The plot moe_dense needs a dense twin; add --set train.dense_twin=on.")
+            seen = headless.of_training(settings, steps, args.device, **of_run)
         other = headless.reference(seen, **side, trace=args.trace or "") if compared else None
         data: dict[str, Any] = {"snapshot": seen.snapshot, "history": seen.history, "survey": seen.survey}
         render_plot(args.out, plot=args.plot, **data, reference=other, **look)

@@ -346,3 +346,11 @@ def test_interrupting_saves_everything(tmp_path):
 
 def without_display() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+
+
+def test_a_twin_that_is_missing_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("moeviz.headless.of_training", lambda *_, **__: pytest.fail("it was trained"))
+    assert main(["render", "--task", "plane", "--plot", "moe_dense", "--out", str(tmp_path / "p.png")]) == 2
+    assert "add --set train.dense_twin=on" in capsys.readouterr().err
