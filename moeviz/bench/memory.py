@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moeviz.domain.errors import UserError
 
-MINUTES = 12
+MINUTES = 10
 WARM = 4  # until then caches fill and the history reaches its bound
 
 
