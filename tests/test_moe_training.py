@@ -1,6 +1,8 @@
 """The model, its step, and whole sessions on a tiny text."""
 
+import gc
 import json
+import mmap
 import pickle
 import pkgutil
 import subprocess
@@ -219,12 +221,27 @@ def test_failing_trace_goes_on_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: object, **kwargs: object) -> None:
         raise RuntimeError("no TorchScript any more")
 
-    monkeypatch.setattr(torch.jit, "trace", fails)
+    monkeypatch.setattr(torch._C, "_create_graph_by_tracing", fails)
     traced = Traced(lambda: Look(make_model()), eager_calls=0)
     with pytest.warns(UserWarning, match="without a trace"):
         assert traced("a", torch.zeros(1, 5, dtype=torch.int64)).shape == (2, 5, 12)
     traced("a", torch.zeros(1, 5, dtype=torch.int64))
     assert not traced.is_traced
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident size from /proc")
+def test_dropped_trace_gives_its_memory_back() -> None:
+    model = make_model()
+
+    def resident_after(traces: int) -> float:
+        """MiB. No other shapes in each, only another trace: as when a knob is turned to and fro."""
+        for _ in range(traces):
+            trace(Look(model), (torch.zeros(1, 5, dtype=torch.int64),))
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE / 2**20
+
+    before = resident_after(5)
+    assert resident_after(25) - before < 5, "MiB; torch.jit.trace would keep some 50"
 
 
 def test_batches_are_windows_of_one_domain_and_depend_on_seed_and_step_only() -> None:

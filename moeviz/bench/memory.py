@@ -1,4 +1,4 @@
-"""Whether the memory stays flat while a model trains in the window: the resident size, minute by minute."""
+"""Whether the memory stays flat while a model trains in the window and k is turned: the resident size, by the minute."""
 
 import os
 import sys
@@ -24,6 +24,7 @@ def measure() -> dict[str, float]:
         window.toggle_training()
         sizes: list[float] = []
         for minute in range(1, MINUTES + 1):
+            window.knobs.change({"routing.k": 2 + minute % 2})  # a knob that changes shapes: all is traced anew
             live(60)
             sizes.append(_resident())
             print(f"minute {minute} of {MINUTES}: step {window.snapshot.step}, {sizes[-1]:.0f} MiB", file=sys.stderr)
