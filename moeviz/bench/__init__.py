@@ -24,5 +24,5 @@ def run(name: str, as_json: bool) -> int:
         print(bench.table(found))
     else:
         for key, value in found.items():
-            print(f"{key:44} {value:.3g}")
+            print(f"{key:52} {value:.3g}")
     return 0

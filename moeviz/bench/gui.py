@@ -1,112 +1,136 @@
-"""What the window costs while a model trains in it: pairs of training with and without a window, latency, frames."""
+"""What the window costs while a model trains in it, in every layout: training beside it, latency, frames, knobs."""
 
 import statistics
 import sys
 import time
 from collections.abc import Callable
 
+from PySide6.QtCore import QTimer
+
+from moeviz.app import bundled_model, make_session
+from moeviz.bench.live import live, live_window, settle
+from moeviz.domain.messages import Show
+from moeviz.domain.settings import Settings
+from moeviz.engine.mailbox import Mailbox
 from moeviz.engine.runner import Runner
+from moeviz.view.layouts import LAYOUTS
+from moeviz.view.window import Window
 
 ROUNDS = 5
 SECONDS = 6.0  # of training in each half of a pair
+FRAMES = 40
+TURNS = 20  # of a knob
+BEAT_MS = 5
+IDLE_SECONDS = 3.0
 
 
 def measure() -> dict[str, float]:
-    """Training beside the default window against the same runner without one, in pairs; latency and frame cost."""
-    from PySide6.QtCore import QTimer
-
-    from moeviz.app import bundled_model, make_session
-    from moeviz.bench.live import live, live_window
-    from moeviz.domain.messages import Show
-    from moeviz.domain.settings import Settings
-    from moeviz.engine.mailbox import Mailbox
-
+    """Each layout's figures, by its name and theirs."""
+    found: dict[str, float] = {}
     with live_window() as window:
         live(60, lambda: window.snapshot is not None)
         bare = Runner(Mailbox())
         bare.start(make_session(Settings(), "cpu", bundled_model("text")))
         while not bare.idle:
             time.sleep(0.01)
-
-        late: list[float] = []
-        last = [0.0]
-
-        def tick() -> None:
-            now = time.perf_counter()
-            late.append(now - last[0] - 0.005)
-            last[0] = now
-
-        beat = QTimer()
-        beat.setInterval(5)
-        beat.timeout.connect(tick)
-        ratios: list[float] = []
-        for i in range(ROUNDS + 1):
-            bare.mailbox.take()
-            alone = _rate(bare, lambda: time.sleep(SECONDS))
-            last[0] = time.perf_counter()
-            if i:
-                beat.start()
-            beside = _rate(window.runner, lambda: live(SECONDS), start=window.toggle_training)
-            beat.stop()
-            live(5, lambda: window.runner.idle)
-            if i:  # the first pair warms up: traced calls, caches
-                ratios.append(beside / alone)
-            print(f"pair {i} of {ROUNDS}: {alone:.1f} steps/s alone, {beside:.1f} beside the window", file=sys.stderr)
+        for name in LAYOUTS:
+            window.layouts.choose(name)
+            settle(window)
+            figures = _training(window, bare, name) | _knobs(window) | _frames(window) | _idle(window)
+            found |= {f"{name}: {what}": value for what, value in figures.items()}
         bare.close()
+    return found
 
-        window.toggle_training()
-        knobs: list[float] = []
-        for i in range(20):
-            live(0.15)
-            seen, began = window.settings, time.perf_counter()
-            marks = len(window.history.marks)
-            window.knobs.change({"routing.temperature": 1.0 + 0.05 * (i + 1)})
-            live(2, lambda m=marks: len(window.history.marks) > m)  # type: ignore[misc]
-            knobs.append(time.perf_counter() - began)
-            assert seen != window.settings
-        window.toggle_training()
-        live(5, lambda: window.runner.idle)
 
-        costs: list[float] = []
-        for _ in range(40):
-            before = window.snapshot
-            window.send(Show())
-            while not window.runner.mailbox.waiting():
-                time.sleep(0.001)
-            began = time.perf_counter()
-            window.collect()
-            costs.append(time.perf_counter() - began)
-            assert window.snapshot is not before
-        live(1, lambda: window.runner.idle and not window.timer.isActive())
-        spent = time.process_time()
-        live(3)
-        idle = (time.process_time() - spent) / 3
-    late.sort()
-    knobs.sort()
+def _training(window: Window, bare: Runner, layout: str) -> dict[str, float]:
+    """Training beside the window against the same runner without one, in pairs; and how late the event loop is."""
+    late: list[float] = []
+    last = time.perf_counter()
+
+    def tick() -> None:
+        nonlocal last
+        now = time.perf_counter()
+        late.append((now - last) * 1000 - BEAT_MS)
+        last = now
+
+    beat = QTimer()
+    beat.setInterval(BEAT_MS)
+    beat.timeout.connect(tick)
+    ratios: list[float] = []
+    for i in range(ROUNDS + 1):  # the first pair warms up: traced calls, caches
+        alone = _rate(bare, lambda: time.sleep(SECONDS))
+        bare.mailbox.take()
+        last = time.perf_counter()
+        if i:
+            beat.start()
+        beside = _rate(window.runner, lambda: live(SECONDS), turn=window.toggle_training)
+        beat.stop()
+        settle(window)
+        if i:
+            ratios.append(beside / alone)
+        what = f"pair {i} of {ROUNDS}: {alone:.1f} steps/s alone, {beside:.1f} beside the window"
+        print(f"{layout}, {what}", file=sys.stderr)
     return {
         "training beside the window / alone, median": statistics.median(ratios),
         "training beside the window / alone, worst": min(ratios),
-        "event-loop latency p99, ms": late[int(len(late) * 0.99)] * 1000,
-        "frame of the default dashboard, median ms": statistics.median(costs) * 1000,
-        "knob to pixels p95, ms": knobs[int(len(knobs) * 0.95) - 1] * 1000,
-        "CPU share when idle": idle,
+        "event-loop latency p99, ms": statistics.quantiles(late, n=100)[98],
     }
 
 
-def _rate(runner: Runner, wait: Callable[[], None], start: Callable[[], None] | None = None) -> float:
-    """Steps a second while `wait` runs, counted by the session itself."""
+def _rate(runner: Runner, wait: Callable[[], None], turn: Callable[[], None] | None = None) -> float:
+    """Steps a second while `wait` runs, counted by the runner itself. `turn` starts and stops training as a person
+    does."""
     first = runner.advances
     began = time.perf_counter()
-    if start is None:
+    if turn is None:
         runner.training = True
     else:
-        start()
+        turn()
     wait()
     steps, seconds = runner.advances - first, time.perf_counter() - began
-    if start is None:
+    if turn is None:
         runner.training = False
     else:
-        start()
+        turn()
     while not runner.idle:
         time.sleep(0.005)
     return steps / seconds
+
+
+def _knobs(window: Window) -> dict[str, float]:
+    """From a change of the temperature, while it trains, to the picture that shows it."""
+    window.toggle_training()
+    times: list[float] = []
+    for i in range(TURNS):
+        live(0.15)
+        began, marks = time.perf_counter(), len(window.history.marks)
+        window.knobs.change({"routing.temperature": 1.0 + 0.05 * (i + 1)})
+        live(2, lambda m=marks: len(window.history.marks) > m)  # type: ignore[misc]
+        times.append((time.perf_counter() - began) * 1000)
+        assert len(window.history.marks) > marks
+    window.knobs.change({"routing.temperature": 1.0})
+    window.toggle_training()
+    settle(window)
+    return {"knob to pixels p95, ms": statistics.quantiles(times, n=20)[18]}
+
+
+def _frames(window: Window) -> dict[str, float]:
+    costs: list[float] = []
+    for _ in range(FRAMES):
+        before = window.snapshot
+        window.send(Show())
+        while not window.runner.mailbox.waiting():
+            time.sleep(0.001)
+        began = time.perf_counter()
+        window.collect()
+        costs.append((time.perf_counter() - began) * 1000)
+        assert window.snapshot is not before
+        settle(window)
+    return {"a frame, median ms": statistics.median(costs)}
+
+
+def _idle(window: Window) -> dict[str, float]:
+    live(1)
+    spent = time.process_time()
+    live(IDLE_SECONDS)
+    return {"CPU share when idle": (time.process_time() - spent) / IDLE_SECONDS}

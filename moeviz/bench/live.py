@@ -36,3 +36,8 @@ def live(seconds: float, until: Callable[[], bool] | None = None) -> None:
         watch.timeout.connect(lambda: loop.quit() if until() else None)
         watch.start(5)
     loop.exec()
+
+
+def settle(window: Window) -> None:
+    """Until nothing moves: no command, no survey, no picture is on its way."""
+    live(10, lambda: window.runner.idle and not window.timer.isActive())

@@ -1,4 +1,4 @@
-"""Whether the memory stays flat while a model trains in the window and k is turned: the resident size, by the minute."""
+"""Whether memory stays flat while a model trains in the window and k is turned: the resident size, minute by minute."""
 
 import os
 import sys

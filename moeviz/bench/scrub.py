@@ -12,7 +12,7 @@ def measure() -> dict[str, float]:
     """p50 and p95 in ms of a move of the timeline's handle to a random kept step, painting included, by layout."""
     import numpy as np
 
-    from moeviz.bench.live import live, live_window
+    from moeviz.bench.live import live, live_window, settle
     from moeviz.domain.settings import Settings
     from moeviz.view.layouts import LAYOUTS
 
@@ -24,12 +24,12 @@ def measure() -> dict[str, float]:
         while window.runner.training:
             live(5, lambda: not window.runner.training)
             print(f"step {window.snapshot.step if window.snapshot else 0:,} of {STEPS:,}", file=sys.stderr)
-        live(5, lambda: window.runner.idle and not window.timer.isActive())
+        settle(window)
         found: dict[str, float] = {"steps": STEPS, "kept snapshots": len(window.history.snapshots)}
         places = np.random.default_rng(0).integers(len(window.history.snapshots), size=MOVES)
         for name in LAYOUTS:
             window.layouts.choose(name)
-            live(5, lambda: window.runner.idle and not window.timer.isActive())
+            settle(window)
             live(0.5)
             costs = []
             for place in places.tolist():

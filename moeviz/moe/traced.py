@@ -48,9 +48,9 @@ class Traced:
 
 
 def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
-    """The module as one recorded function of `inputs`, for their shapes; parameters and buffers are read anew each time.
+    """The module as one recorded function of `inputs`, for their shapes; parameters and buffers are read at each call.
 
-    Not torch.jit.trace: its registry of modules keeps every trace for good, some 10 MB each time a knob changes shapes.
+    Not torch.jit.trace: its registry keeps every trace for good, some 10 MB each time that a knob changes shapes.
     """
     # run the operations as they were recorded: the executors that profile or differentiate by their own formulas give
     # other bits than eager and are no faster here
