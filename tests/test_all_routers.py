@@ -79,7 +79,7 @@ def shown(qtbot: QtBot, name: str, snapshot: RoutingSnapshot, history: History |
     panel.resize(600, 300)
     panel.show()
     panel.show_snapshot(snapshot)
-    panel.show_history(history, settled=True)
+    panel.show_history(history)
     panel.refresh()
     return panel
 

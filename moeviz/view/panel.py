@@ -131,8 +131,7 @@ class Panel(QWidget):
             self.snapshot = snapshot
             self._changed("snapshot")
 
-    def show_history(self, history: History | None, *, settled: bool = False) -> None:
-        """`settled`: no more comes for now, so nothing may be put off."""
+    def show_history(self, history: History | None) -> None:
         revision = history.revision if history else -1
         if history is not self.history or revision != self._revision:
             self.history, self._revision = history, revision
@@ -202,7 +201,8 @@ class Panel(QWidget):
             self._lack = self.missing()
             if not self._lack:
                 self.prepare()
-            self._title.setEnabled(not self._lack)
+            if self._title.isEnabled() == bool(self._lack):
+                self._title.setEnabled(not self._lack)
             self._stale = False
 
     def lack(self) -> str:

@@ -136,19 +136,34 @@ class MarkedSlider(QSlider):
         self.theme = THEMES["dark"]
         self.marks: list[tuple[int, str]] = []  # place, words
 
+        self._places: tuple[list[int], int, int] = ([], 0, 0)  # of marks and handle in pixels; the slider's width
+
     def show_marks(self, marks: list[tuple[int, str]]) -> None:
-        if marks != self.marks:
-            self.marks = marks
-            self.update()
+        self.marks = marks
+        self._move()
 
     def words_at(self, x: float) -> str:
-        return ", ".join(label for at, label in self.marks if abs(self._x(at) - x) <= NEAR)
+        places = self._xs([at for at, _ in self.marks])
+        return ", ".join(label for (_, label), at in zip(self.marks, places, strict=True) if abs(at - x) <= NEAR)
 
-    def _x(self, at: int) -> float:
-        """Of a place, as the style puts the handle's middle there."""
-        handle = self._handle()
+    def _xs(self, places: list[int]) -> list[int]:
+        """In pixels, as the style puts the handle's middle there."""
+        handle, last = self._handle(), self.maximum()
         room = self.width() - handle
-        return handle / 2 + QStyle.sliderPositionFromValue(0, self.maximum(), min(at, self.maximum()), room)
+        return [handle // 2 + QStyle.sliderPositionFromValue(0, last, min(at, last), room) for at in places]
+
+    def sliderChange(self, change: QSlider.SliderChange) -> None:
+        """Qt paints anew whenever the range has grown, also where no pixel would move."""
+        if change in (QSlider.SliderChange.SliderRangeChange, QSlider.SliderChange.SliderValueChange):
+            self._move()
+        else:
+            super().sliderChange(change)
+
+    def _move(self) -> None:
+        *marks, handle = self._xs([*(at for at, _ in self.marks), self.value()])
+        if self._places != (places := (sorted(set(marks)), handle, self.width())):
+            self._places = places
+            self.update()
 
     def _handle(self) -> int:
         """Its width."""
@@ -177,7 +192,7 @@ class MarkedSlider(QSlider):
             return
         painter = QPainter(self)
         painter.setPen(QColor(self.theme.warn))
-        for x in {round(self._x(at)) for at, _ in self.marks}:
+        for x in self._xs([at for at, _ in self.marks]):
             painter.drawLine(QPointF(x + 0.5, 0), QPointF(x + 0.5, GRID // 2))
         painter.end()
 

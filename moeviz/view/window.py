@@ -77,6 +77,7 @@ FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 SLOWEST_MS = 250  # four are the fewest that look alive
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
 DRAWING_SHARE = 0.04  # of the time, at most: drawing holds the interpreter, and training waits for it
+RUN_SECONDS = 1.0  # between two pictures of the whole run while training
 SURVEY_SECONDS = 2.0  # between two surveys while training, at least
 MOST_STEPS = 10_000_000
 SaveTrace = Callable[
@@ -132,6 +133,7 @@ class Window(QMainWindow):
         self._said: dict[str, tuple[str, bool]] | None = None  # in one tick
         self._rate = (0.0, 0.0)
         self._frames: list[float] = []
+        self._run_shown = (0, 0.0)  # with how many marks, and when
         self._seen = (time.perf_counter(), 0)
 
         self.setWindowTitle("moeviz")
@@ -396,7 +398,7 @@ class Window(QMainWindow):
                 self.files.errand_ended(letter.errand, not _failed(letter))
         self._said = None
         if any(isinstance(letter, Update) for letter in news):
-            self.show_all(settled=not self.runner.training)
+            self.show_all(now=not self.runner.training)
             self.repaint_panels()
         self._show_state()
         self.lessons.look()
@@ -440,9 +442,8 @@ class Window(QMainWindow):
 
     def repaint_panels(self) -> None:
         """Paint now rather than later, so that a tick knows what its drawing cost."""
-        for panel in self.panels.values():
-            if panel.isVisible():
-                panel.repaint()
+        for top in {panel.window() for panel in self.panels.values() if panel.isVisible()}:  # a floating one has its own
+            QApplication.sendEvent(top, QEvent(QEvent.Type.UpdateRequest))  # repaint() would paint headers and all
 
     def _take(self, update: Update) -> None:
         if update.reset:
@@ -503,15 +504,20 @@ class Window(QMainWindow):
         """The snapshot that the panels show: the newest, or the one that the timeline stands at."""
         return self.timeline.shown
 
-    def show_all(self, *, settled: bool = False) -> None:
-        """`settled`: nothing more comes for now, so that every panel shows all there is."""
+    def show_all(self, *, now: bool = True) -> None:
+        """`now`: also what tells of the whole run, which may wait a moment while it goes on: a frame hardly moves it."""
         self.timeline.show_run(self.snapshot)
         if (here := self.shown) is not None:
             self.bar.show_snapshot(here, self.pinned.layer)
+        marks, (marks_shown, at) = len(self.history.marks), self._run_shown
+        now = now or marks != marks_shown or time.monotonic() - at > RUN_SECONDS
+        if now:
+            self._run_shown = marks, time.monotonic()
         for panel in self.panels.values():
-            panel.show_snapshot(here)
-            panel.show_history(self.history, settled=settled)
-            panel.show_survey(self.survey)
+            if now or "history" not in panel.uses:
+                panel.show_snapshot(here)
+                panel.show_history(self.history)
+                panel.show_survey(self.survey)
         self.references.show()
 
     def _show_state(self) -> None:

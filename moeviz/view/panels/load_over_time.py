@@ -5,7 +5,6 @@ from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QPainter, QPen
 from PySide6.QtWidgets import QWidget
 
-from moeviz.domain.history import History
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
@@ -15,7 +14,6 @@ from moeviz.view.panels.words import first_null, label, signs_in_words
 from moeviz.view.theme import Theme, put
 
 PIXELS_A_POINT = 4
-FINEST = 256  # parts of the time axis that are worth a new picture
 GAP = 12.0  # px between two numbers
 ENDS = 34.0  # room for the experts' numbers at the ends of their curves
 NO_HISTORY = "No history of training batches yet: it grows while a model trains."
@@ -31,7 +29,6 @@ class LoadOverTime(Panel):
         self._steps = np.zeros(0, dtype=np.int64)
         self._shares: Array = np.zeros((0, 0))
         self._row = 0
-        self._marks = 0
         self._read: object = None
         self._bins: tuple[object, Array, Array] | None = None
         self._top = 1.0
@@ -45,16 +42,6 @@ class LoadOverTime(Panel):
         super().show_snapshot(snapshot)
         if before != (earlier_step(self.snapshot, self._steps), self.layer, self.snapshot is None):
             self.invalidate()
-
-    def show_history(self, history: History | None, *, settled: bool = False) -> None:
-        same = history is not None and history is self.history and len(history.marks) == self._marks
-        if same and history is not None and self._steps.size and not settled:
-            grown = int(history.steps[-1] - self._steps[-1]) if history.steps.size else -1
-            # a few pixels' worth of new steps at a time: reading and drawing all curves is the dearest of all panels
-            if 0 <= grown < (self._steps[-1] - self._steps[0]) / FINEST:
-                return
-        super().show_history(history, settled=settled)
-        self._marks = len(history.marks) if history is not None else 0
 
     def lines_of_words(self, width: float) -> int:
         routing = self.routing()
