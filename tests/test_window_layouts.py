@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QEvent, QPoint, QSettings, Qt
+from PySide6.QtCore import QEvent, QObject, QPoint, QSettings, Qt
 from PySide6.QtGui import QHelpEvent
 from PySide6.QtWidgets import QApplication, QToolButton, QToolTip
 from pytestqt.qtbot import QtBot
@@ -14,6 +14,7 @@ from moeviz.domain.messages import Read, Show, Survey
 from moeviz.domain.settings import Settings
 from moeviz.view.dashboard import PANELS
 from moeviz.view.layouts import LAYOUTS
+from moeviz.view.timeline import MarkedSlider
 from moeviz.view.window import Window
 
 SMALL = Settings().with_values(
@@ -213,3 +214,52 @@ def test_looking_adds_no_step_to_the_film(qtbot: QtBot, window: Window) -> None:
         window.send(command)
         qtbot.waitUntil(lambda: window.runner.idle and not window.timer.isActive(), timeout=WAIT)
     assert window.history.snapshots == film
+
+
+def test_the_whole_run_is_drawn_seldom_while_it_goes_on_but_a_change_and_its_end_at_once(
+    qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window.layouts.choose("Train")
+    curve, strip = window.panels["load_over_time"], window.panels["tokens"]
+    qtbot.waitUntil(curve.isVisible, timeout=WAIT)
+    window.train_action.trigger()
+    qtbot.waitUntil(lambda: curve.draws > 1 and window.history.steps.size > 3, timeout=WAIT)
+    monkeypatch.setattr("moeviz.view.window.RUN_SECONDS", 1000.0)
+    draws, strips = curve.draws, strip.draws
+    qtbot.waitUntil(lambda: strip.draws > strips + 3, timeout=WAIT)
+    assert curve.draws == draws
+    window.knobs.change({"train.lr": 0.001})
+    qtbot.waitUntil(lambda: len(window.history.marks) == 1, timeout=WAIT)
+    qtbot.waitUntil(lambda: curve.draws > draws, timeout=WAIT)
+    window.pause()
+    qtbot.waitUntil(lambda: window.runner.idle and not window.timer.isActive(), timeout=WAIT)
+    assert curve.table()[1][-1][0] == window.history.steps[-1]
+
+
+def test_the_timeline_is_painted_only_when_a_pixel_moves(qtbot: QtBot) -> None:
+    slider, paints = MarkedSlider(), Paints()
+    qtbot.addWidget(slider)
+    slider.resize(400, 24)
+    with qtbot.waitExposed(slider):
+        slider.show()
+    slider.installEventFilter(paints)
+
+    def painted(last: int, place: int, marks: list[tuple[int, str]]) -> bool:
+        paints.count = 0
+        slider.show_run(last, place, marks)
+        QApplication.processEvents()
+        return paints.count > 0
+
+    assert painted(4000, 4000, [(1000, "k 2 → 4")])
+    assert not painted(4001, 4001, [(1000, "k 2 → 4")])  # the run grew, and the handle stays at its end
+    assert painted(4001, 300, [(1000, "k 2 → 4")])
+    assert painted(4001, 300, [])
+    assert painted(8002, 300, [])
+
+
+class Paints(QObject):
+    count = 0
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        self.count += event.type() == QEvent.Type.Paint
+        return False

@@ -108,6 +108,8 @@ class Knobs:
             if asked is session and command is not update.answers
         ]
         values = {key: value for _, command in self._unanswered for key, value in command.values.items()}
+        if not values:
+            return update.settings
         try:
             return update.settings.with_values(values)
         except SettingsError:  # the session will refuse it too

@@ -19,7 +19,7 @@ from moeviz.domain.selection import Selection
 from moeviz.domain.settings import Settings
 from moeviz.domain.survey import SurveyResult
 from moeviz.view.catalogue import BY_NAME
-from moeviz.view.theme import BODY, GRID, SMALL, Theme, fitted, palette, put, sans, width_of
+from moeviz.view.theme import BODY, GRID, SMALL, Theme, fitted, palette, sans, width_of
 
 Pointed = dict[str, int]  # any of SHARED, and what a panel has besides, which stays its own
 SHARED = ("layer", "token", "expert")
@@ -252,7 +252,7 @@ class Panel(QWidget):
         painter.setFont(sans(SMALL))
         painter.setPen(QColor(self.theme.muted))
         for i, line in enumerate(wrapped(self.footer(), width, lines)):
-            put(painter, at.x(), at.y() + i * LINE + 12, line)
+            painter.drawText(QPointF(at.x(), at.y() + i * LINE + 12), line)  # others at each frame: not worth shaping
 
     def picture_size(self) -> QSize:
         """How large a picture of this panel alone is; larger than the widget where it scrolls."""

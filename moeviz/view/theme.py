@@ -28,7 +28,9 @@ SANS = (
 MONO = ("JetBrains Mono", "SF Mono", "Cascadia Mono", "Consolas", "Menlo", "DejaVu Sans Mono", "Noto Sans Mono")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    frozen=True, eq=False, slots=True
+)  # there are but two: to hash all fields costs what a table of colours saves
 class Theme:
     """Colours by their role, as #rrggbb."""
 

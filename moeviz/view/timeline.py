@@ -56,16 +56,14 @@ class Timeline(QToolBar):
         """The history has grown; the handle stays at its step, or at the newest."""
         film, shown, following = self._history.snapshots, self.shown, self.following
         self._newest = newest
+        steps, place = [snapshot.step for snapshot in film], len(film)
+        if not (following or shown is None):
+            # several may be of one step: after a change of a knob while it rests
+            same = (at for at, snapshot in enumerate(film) if snapshot is shown)
+            place = next(same, max(bisect_right(steps, shown.step) - 1, 0))
+        marks = [(_first_after(steps, step), label) for step, label in self._history.marks]
         with QSignalBlocker(self.slider):
-            self.slider.setMaximum(len(film))
-            if following or shown is None:
-                self.slider.setValue(len(film))
-            else:
-                # several may be of one step: after a change of a knob while it rests
-                same = (at for at, snapshot in enumerate(film) if snapshot is shown)
-                self.slider.setValue(next(same, max(bisect_right([s.step for s in film], shown.step) - 1, 0)))
-        steps = [snapshot.step for snapshot in film]
-        self.slider.show_marks([(_first_after(steps, step), label) for step, label in self._history.marks])
+            self.slider.show_run(len(film), place, marks)
         here = self.shown
         self.when.setText(f"step {here.step:,}" + (" (newest)" if following else "") if here else "")
 
@@ -137,9 +135,14 @@ class MarkedSlider(QSlider):
         self.marks: list[tuple[int, str]] = []  # place, words
 
         self._places: tuple[list[int], int, int] = ([], 0, 0)  # of marks and handle in pixels; the slider's width
+        self._whole = True  # what is set belongs together
 
-    def show_marks(self, marks: list[tuple[int, str]]) -> None:
-        self.marks = marks
+    def show_run(self, last: int, place: int, marks: list[tuple[int, str]]) -> None:
+        """All at once: a new range alone would move the handle to and fro."""
+        self._whole = False
+        self.setMaximum(last)
+        self.setValue(place)
+        self.marks, self._whole = marks, True
         self._move()
 
     def words_at(self, x: float) -> str:
@@ -160,6 +163,8 @@ class MarkedSlider(QSlider):
             super().sliderChange(change)
 
     def _move(self) -> None:
+        if not self._whole:
+            return
         *marks, handle = self._xs([*(at for at, _ in self.marks), self.value()])
         if self._places != (places := (sorted(set(marks)), handle, self.width())):
             self._places = places

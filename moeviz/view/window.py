@@ -442,7 +442,9 @@ class Window(QMainWindow):
 
     def repaint_panels(self) -> None:
         """Paint now rather than later, so that a tick knows what its drawing cost."""
-        for top in {panel.window() for panel in self.panels.values() if panel.isVisible()}:  # a floating one has its own
+        for top in {
+            panel.window() for panel in self.panels.values() if panel.isVisible()
+        }:  # a floating one has its own
             QApplication.sendEvent(top, QEvent(QEvent.Type.UpdateRequest))  # repaint() would paint headers and all
 
     def _take(self, update: Update) -> None:
@@ -505,7 +507,7 @@ class Window(QMainWindow):
         return self.timeline.shown
 
     def show_all(self, *, now: bool = True) -> None:
-        """`now`: also what tells of the whole run, which may wait a moment while it goes on: a frame hardly moves it."""
+        """`now`: also what tells of the whole run, which may wait while it goes on: a frame hardly moves it."""
         self.timeline.show_run(self.snapshot)
         if (here := self.shown) is not None:
             self.bar.show_snapshot(here, self.pinned.layer)

@@ -5,6 +5,7 @@ choices were dropped.
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -38,6 +39,7 @@ class TokenStrip(Panel):
         self._texts: list[str] = []
         self._cells: list[QRectF] = []
         self._spots: list[QPointF] = []
+        self._tokens: Sequence[str] | None = None
         self._laid = (-1.0, -1.0)
         self._fills: list[QColor] = []
         self._inks: list[str] = []
@@ -53,9 +55,10 @@ class TokenStrip(Panel):
     def prepare(self) -> None:
         assert self.snapshot is not None
         assert self.snapshot.tokens is not None
-        texts = [visible(token) for token in self.snapshot.tokens]
-        if texts != self._texts:
-            self._texts, self._laid, self.offset = texts, (-1.0, -1.0), 0.0
+        if self.snapshot.tokens is not self._tokens:
+            self._tokens, texts = self.snapshot.tokens, [visible(token) for token in self.snapshot.tokens]
+            if texts != self._texts:
+                self._texts, self._laid, self.offset = texts, (-1.0, -1.0), 0.0
         routing = self.routing()
         assert routing is not None
         first, strength = first_choices(routing)
