@@ -177,7 +177,7 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    text, changes = _text(args), _changes(args)
+    text, changes = _text(args) or "", _changes(args)
     from moeviz.headless import inspect
 
     options: dict[str, Any] = {"generate": args.generate, "device": args.device, "seed": args.seed}
@@ -198,7 +198,7 @@ def _render_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=_positive, metavar="N", help="with --task: train N steps first (default 100)")
     parser.add_argument("--trace", metavar="PATH", help="show a recorded run")
     parser.add_argument("--step", type=int, metavar="N", help="with --trace: its N-th recorded step, -1 is the last")
-    parser.add_argument("--model", metavar="PATH", help="show a checkpoint; --text says on what")
+    parser.add_argument("--model", metavar="PATH", help="show a checkpoint, on --text or on its task's own probe")
     _add_text(parser, required=False)
     parser.add_argument("--plot", default="dashboard", metavar="NAME", help="`moeviz plots` lists them")
     parser.add_argument("--layer", type=int, default=0, metavar="N", help="the layer that is shown (default 0)")
@@ -439,10 +439,11 @@ def _changes(args: argparse.Namespace) -> dict[str, str]:
     return values
 
 
-def _text(args: argparse.Namespace) -> str:
-    """What --text or --file gives."""
+def _text(args: argparse.Namespace) -> str | None:
+    """What --text or --file gives; None without either."""
     if args.file is None:
-        return args.text or ""
+        text: str | None = args.text
+        return text
     from moeviz.moe.tasks.own import UnusableError, read_text
 
     try:

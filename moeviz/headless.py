@@ -282,7 +282,7 @@ class Seen(NamedTuple):
 
 def look(
     model: str,
-    text: str,
+    text: str | None,
     *,
     changes: Mapping[str, Any],
     generate: int = 0,
@@ -290,9 +290,9 @@ def look(
     seed: int = 0,
     survey: bool = False,
 ) -> Seen:
-    """Open a checkpoint, with other routing settings if wished, and let it read a text."""
+    """Open a checkpoint, with other routing settings if wished, and let it read a text, or its task's own probe."""
     path = model_file(model)
-    if not text:
+    if text == "":
         raise UserError("The text is empty; give at least one character with --text or --file.")
     others = [key for key in changes if not key.startswith("routing.")]
     if others:
@@ -301,7 +301,7 @@ def look(
 
     saved = load(path)
     settings = saved.settings.with_values(changes)
-    if generate:
+    if generate and text is not None:
         from moeviz.moe.tasks.generate import generate as go_on
 
         text = go_on(path, text, generate, settings, device=device, seed=seed)
@@ -313,6 +313,7 @@ def look(
     run.close()
     snapshot = snapshot_of(update)
     assert update is not None
+    text = "".join(snapshot.tokens or ()) if text is None else text
     if update.settings.routing != settings.routing:
         raise UserError(update.notice or "The model did not take these settings.")
     from moeviz.moe.tasks.loading import unknown_tokens
@@ -345,7 +346,7 @@ class Shown(NamedTuple):
 
 
 def of_checkpoint(
-    model: str, text: str, *, changes: Mapping[str, Any], device: str, survey: bool = False, read: str = ""
+    model: str, text: str | None, *, changes: Mapping[str, Any], device: str, survey: bool = False, read: str = ""
 ) -> Shown:
     seen = look(model, text, changes=changes, device=device, survey=survey)
     other = look(model, read, changes=changes, device=device).snapshot if read else None

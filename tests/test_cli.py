@@ -122,11 +122,12 @@ def test_inspect_changes_k_and_generates(trained, capsys, tmp_path):
     )
 
 
-@pytest.mark.parametrize("source", ["trace", "model", "task"])
+@pytest.mark.parametrize("source", ["trace", "model", "model on its own probe", "task"])
 def test_render(trained, capsys, tmp_path, source):
     what = {
         "trace": ["--trace", str(trained / "trace.zarr"), "--step", "3"],
         "model": ["--model", str(trained), "--text", "import os"],
+        "model on its own probe": ["--model", str(trained)],
         "task": ["--task", "text", "--steps", "2", *SMALL],
     }[source]
     out = tmp_path / "a.csv"

@@ -6,8 +6,9 @@ import pytest
 
 import moeviz.moe
 from moeviz import app
-from moeviz.domain.messages import Advance, Restart, Survey
+from moeviz.domain.messages import Advance, Restart, Survey, UserError
 from moeviz.domain.settings import TASKS, Settings
+from moeviz.headless import look
 from moeviz.moe.checkpoint import load
 from moeviz.moe.tasks.loading import load_task
 from moeviz.moe.trainer import Trainer
@@ -74,6 +75,18 @@ def test_it_shows_several_domains_goes_on_and_starts_anew(task):
     assert again.step == 0
     assert again.settings.task == task
     run.close()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_without_a_text_its_task_s_own_probe_is_shown(task):
+    path = MODELS / f"{task}.safetensors"
+    seen = look(str(path), None, changes={})
+    run = session(Settings(), checkpoint=str(path))
+    assert seen.snapshot.tokens == next(run).snapshot.tokens
+    assert seen.text == "".join(seen.snapshot.tokens)
+    run.close()
+    with pytest.raises(UserError, match="text is empty"):
+        look(str(path), "", changes={})
 
 
 def test_the_window_opens_with_the_model_of_the_task(qtbot, tmp_path):
