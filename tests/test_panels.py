@@ -400,6 +400,8 @@ def test_numbers_have_at_most_three_significant_digits():
     ):  # fmt: skip
         assert number(value) == text
     assert [visible(t) for t in ("\n", " the", "\t", "\x00", "")] == ["↵", "␣the", "⇥", "\\x00", "∅"]
+    spaces = (" ", "b  ", "(0.5, -1) ●", "a  b", "Toy Story → ")
+    assert [visible(t) for t in spaces] == ["␣", "b␣␣", "(0.5, -1) ●", "a␣␣b", "Toy Story →␣"]
     assert nice_ceiling(0.27) == pytest.approx(0.3)
     np.testing.assert_allclose(nice_ticks(0, 1, 4), [0, 0.25, 0.5, 0.75, 1])
 

@@ -206,6 +206,32 @@ def test_experts_tokens_counts_first_choices(qtbot, qapp):
     assert counts == sorted(counts, reverse=True)
 
 
+def test_where_no_token_comes_often_each_expert_names_its_surest(qtbot, qapp):
+    survey = make_survey()
+    texts = [f"({t // 2}, 0)" for t in range(512)]  # each twice
+    held = replace(survey.heldout, tokens=texts)
+    panel = shown(qtbot, "experts_tokens", replace(survey, heldout=held, row_length=1))
+    assert "no token comes 10 times" in panel.footer()
+    first, gate = (a[:, 0] for a in (held.layers[0].expert_ids_TK, held.layers[0].gate_weights_TK))
+    wanted = []
+    for e in range(8):
+        surest = {}
+        for t in np.flatnonzero(first == e):
+            surest[texts[t]] = max(surest.get(texts[t], 0), float(gate[t]))
+        wanted += [(e, *item) for item in sorted(surest.items(), key=lambda item: -item[1])]
+    rows = columns(panel)
+    assert [row["gate_weight"] for row in rows] == [w for *_, w in wanted]
+    assert {(row["expert"], row["token"], row["gate_weight"]) for row in rows} == set(wanted)
+    assert picture(panel)
+    for bare in (
+        replace(held.layers[0], gate_weights_TK=None),
+        replace(held.layers[0], gate_weights_TK=held.layers[0].gate_weights_TK * 0),
+    ):
+        panel.show_survey(replace(survey, heldout=replace(held, layers=(bare,) * 3)))
+        assert len(columns(panel)) == len(wanted)
+        assert picture(panel)
+
+
 def test_a_click_on_an_expert_lists_its_tokens_surest_first(qtbot, qapp):
     survey = make_survey()
     panel = shown(qtbot, "experts_tokens", survey)
@@ -373,6 +399,13 @@ def test_positions_count_along_the_sequence(qtbot, qapp):
         assert row["drop_rate"] == pytest.approx(made.dropped_TK[here].mean())
     rect = panel.plot_rect(QRectF(panel.canvas.rect()))
     assert panel.hit(panel.grid(rect).cell(6, 1).center(), rect) == {"expert": 6, "column": 1}
+
+
+def test_tokens_that_are_read_one_by_one_have_no_position(qtbot, qapp):
+    panel = PANELS["positions"](DARK)
+    qtbot.addWidget(panel)
+    panel.show_survey(replace(make_survey(), row_length=1))
+    assert "no position" in panel.missing()
 
 
 # ---- every panel

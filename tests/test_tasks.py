@@ -525,7 +525,17 @@ def test_probe_of_points():
     assert set(shown.domains) == set(plane.CLASSES)
     assert "".join(shown.tokens) == data.probe
     assert data.lay_out("0.5 1\n-1 2 ●", 128).domains is None
-    for text in ("0.5", "a b", "1 nan", "1 2\n3"):
+    for text in (
+        "(0.5, -0.25) ●(1, 2) ○",
+        "0.5 -0.25 ●\n1 2 ○\n",
+        "0.5, -0.25 ● (1 2 ○)",
+    ):  # the second from old traces
+        read = data.lay_out(text, 128)
+        assert read.tokens == ("(0.5, -0.25) ●", "(1, 2) ○")
+        assert read.domains == ("●", "○")
+        assert read.inputs.tolist() == [[[0.5, -0.25], [1, 2]]]
+    assert data.lay_out("1e-3 2", 128).tokens == ("(1e-3, 2)",)
+    for text in ("0.5", "a b", "1 nan", "1 2\n3", "()", " ", "0,5 1", "(1, 2)(3)"):
         with pytest.raises(UserError, match="no list of points"):
             data.lay_out(text, 128)
 

@@ -5,6 +5,7 @@ Shape suffixes, here and everywhere in moeviz:
     D model width   F hidden width of one expert   B sequences in a batch   S steps
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -77,8 +78,12 @@ class RoutingSnapshot:
         return self.layers[0].num_tokens if self.layers else 0
 
 
+_UNSEEN_SPACE = re.compile("^ +| +$| {2,}")
+
+
 @lru_cache(maxsize=8192)
 def visible(token: str) -> str:
-    """A token as it can be seen: no white space, no control characters."""
-    out = token.replace("\n", "↵").replace(" ", "␣").replace("\t", "⇥")
+    """A token as it can be seen: no control characters, and no white space but single spaces amid it."""
+    out = token.replace("\n", "↵").replace("\t", "⇥")
+    out = _UNSEEN_SPACE.sub(lambda spaces: "␣" * len(spaces[0]), out)
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in out) or "∅"

@@ -89,7 +89,7 @@ class SurveyResult:
     """One step's survey.
 
     heldout      held-out tokens with texts and domains, the same at every step, or None; then `lack` says why
-    row_length   they are sequences of so many tokens
+    row_length   they are sequences of so many tokens; 1 where tokens do not see each other
     probe        the probe's routing at this step, over which `terms` are, one a layer
     similarity   one a layer, or empty without held-out tokens or where it was not asked for
     inputs       one a layer, or empty where the inputs were not asked for or are points of the plane

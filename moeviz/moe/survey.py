@@ -54,8 +54,9 @@ def survey(trainer: Trainer, parts: frozenset[Part] = PARTS, axes: Sequence[Floa
     sample, lack = _sample(trainer)
     looked, heldout, length = None, None, 0
     if sample is not None:
-        rows, length = sample.inputs.shape[:2]
-        looked = _look(trainer, [torch.from_numpy(sample.inputs).to(trainer.device)], np.arange(rows * length))
+        rows = torch.from_numpy(sample.inputs).to(trainer.device)
+        looked = _look(trainer, [rows], np.arange(len(sample.tokens)))
+        length = 1 if isinstance(trainer.data, PlaneData) else sample.inputs.shape[1]
         heldout = RoutingSnapshot(trainer.step, looked.routings, sample.tokens, sample.domains)
     similarity: tuple[Similarity, ...] = ()
     if looked is not None and "similarity" in parts:

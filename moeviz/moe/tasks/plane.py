@@ -128,19 +128,22 @@ class PlaneData:
         span = float(np.ptp(self._heldout[0], axis=0).max()) if self.own else 2.0
         return min(max(2 - floor(log10(max(span, 1e-6) / 2)), 0), 7)
 
-    def _lines(self, xy: Points, label: Ints) -> list[str]:
-        """As a probe shows points: x, y and class."""
+    def _texts(self, xy: Points, label: Ints) -> list[str]:
+        """As a probe shows points."""
         digits = self._digits
-        return [f"{x:.{digits}f} {y:.{digits}f} {CLASSES[c]}\n" for (x, y), c in zip(xy.tolist(), label, strict=True)]
+        return [
+            _text(f"{x:.{digits}f}", f"{y:.{digits}f}", CLASSES[c])
+            for (x, y), c in zip(xy.tolist(), label, strict=True)
+        ]
 
     @property
     def probe(self) -> str:
-        """A sample of held-out points, one a line: x, y and class."""
+        """A sample of held-out points, with their classes."""
         xy, label = self._heldout
-        lines = self._lines(xy[:SHOWN], label[:SHOWN])
-        while sum(map(len, lines)) > SHOWN_CHARS:
-            lines.pop()
-        return "".join(lines)
+        texts = self._texts(xy[:SHOWN], label[:SHOWN])
+        while sum(map(len, texts)) > SHOWN_CHARS:
+            texts.pop()
+        return "".join(texts)
 
     @property
     def frame(self) -> npt.NDArray[np.float64]:
@@ -158,16 +161,18 @@ class PlaneData:
         return self
 
     def lay_out(self, text: str, context: int) -> Probe:
-        """Lines of x and y, the class where it is known."""
-        lines = list(filter(None, map(str.strip, text.split("\n"))))
+        """Points as they are shown, "(0.5, -0.25) ●", or one a line, as in "0.5 -0.25"; the class where it is known."""
+        lines = text.replace("(", "\n").replace(")", " ").split("\n")
+        words = [[word.rstrip(",") for word in line.split()] for line in lines if line.strip()]
         try:
-            xy = np.array([[float(number) for number in line.split()[:2]] for line in lines], np.float32)
+            xy = np.array([[float(word) for word in line[:2]] for line in words], np.float32)
         except ValueError:
             xy = np.empty(0, np.float32)
         if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
-            raise UserError("The probe is no list of points; write two numbers on each line, as in 0.5 -0.25.")
-        classes = tuple(" ".join(line.split()[2:]) for line in lines)
-        return Probe(tuple(line + "\n" for line in lines), xy[None], classes if all(classes) else None)
+            raise UserError("The probe is no list of points; write two numbers for each, as in (0.5, -0.25).")
+        classes = tuple(" ".join(line[2:]) for line in words)
+        texts = tuple(_text(line[0], line[1], name) for line, name in zip(words, classes, strict=True))
+        return Probe(texts, xy[None], classes if all(classes) else None)
 
     def batches(self, context: int, seed: int) -> "PointBatches":
         return PointBatches(*self._train, context, seed)
@@ -182,7 +187,7 @@ class PlaneData:
     def sample(self, context: int, rows: int) -> tuple[Probe | None, str]:
         inputs, targets = self.heldout_rows(context, rows)
         label = targets.reshape(-1)
-        tokens = self._lines(inputs.reshape(-1, 2), label)
+        tokens = self._texts(inputs.reshape(-1, 2), label)
         return Probe(tuple(tokens), inputs, tuple(CLASSES[c] for c in label)), ""
 
     def frequencies(self) -> Ints:
@@ -196,6 +201,11 @@ class PlaneData:
     def baseline(self, context: int) -> dict[str, float]:
         rows = self.heldout_rows(context, None)
         return self.score(rows, (rows.targets != self.frequencies().argmax()).astype(np.int64))
+
+
+def _text(x: str, y: str, name: str) -> str:
+    """A point as a token; texts of several, one after the other, can be told apart."""
+    return f"({x}, {y}) {name}".rstrip()
 
 
 class PointBatches:

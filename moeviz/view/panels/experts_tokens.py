@@ -1,4 +1,5 @@
-"""What each expert handles most: its tokens of the vocabulary, and, for the selected expert, where they stand."""
+"""What each expert handles most: its tokens of the vocabulary, and, for the selected expert, where they stand. Where
+none comes often enough to tell, as no point of a plane does, the tokens that each expert is surest of."""
 
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from moeviz.domain.metrics.arrays import first_choice
 from moeviz.domain.routing import Ints, Routing, visible
 from moeviz.view.colours import expert_colour, mixed, readable_on
 from moeviz.view.panel import HEADER, LINE, Pointed, Table
-from moeviz.view.panels.axes import EVERY
+from moeviz.view.panels.axes import EVERY, share
 from moeviz.view.panels.sampled import Sampled
 from moeviz.view.theme import GRID, SMALL, Theme, fitted, mono, put, sans, shaped, width_of
 
@@ -47,6 +48,7 @@ class ExpertsTokens(Sampled):
         self.header.insertWidget(1, self.order)
         self.offset = 0.0
         self._handled: list[list[Handled]] = [[]]
+        self._surest: list[dict[str, float]] = []  # its tokens and their gate weights, where no expert has a Handled
         self._left_out = 0
         self._first_T: Ints = np.zeros(0, dtype=np.int64)
         self._contexts: list[int] = []
@@ -81,19 +83,28 @@ class ExpertsTokens(Sampled):
             ]
             for e in range(experts)
         ]
+        self._surest = []
+        if not any(self._handled):
+            for e in range(experts):
+                self._surest.append({})
+                for token, weight in zip(*self._surest_of(e, routing), strict=True):
+                    self._surest[e].setdefault(self.source.tokens[token], weight)
+
+    def _surest_of(self, expert: int, routing: Routing) -> tuple[list[int], list[float]]:
+        """The tokens that chose an expert first, the surest first, and their gate weights (NaN where unknown)."""
+        tokens = np.flatnonzero(self._first_T == expert)
+        if routing.gate_weights_TK is None:
+            return tokens.tolist(), [float("nan")] * len(tokens)
+        place = (routing.expert_ids_TK[tokens] == expert).argmax(axis=1)
+        weights = routing.gate_weights_TK[tokens, place]
+        order = np.argsort(-weights, kind="stable")
+        return tokens[order].tolist(), weights[order].tolist()
 
     def prepare(self) -> None:
         super().prepare()
         routing, expert = self.routing(), self.opened
         assert routing is not None
-        self._contexts = []
-        if expert is not None:
-            tokens = np.flatnonzero(self._first_T == expert)
-            if routing.gate_weights_TK is not None:  # the surest first
-                place = (routing.expert_ids_TK[tokens] == expert).argmax(axis=1)
-                weights = routing.gate_weights_TK[tokens, place]
-                tokens = tokens[np.argsort(-weights, kind="stable")]
-            self._contexts = tokens.tolist()
+        self._contexts = [] if expert is None else self._surest_of(expert, routing)[0]
 
     @property
     def opened(self) -> int | None:
@@ -140,18 +151,23 @@ class ExpertsTokens(Sampled):
         return expert_colour(expert, self.theme)
 
     def _draw_tokens(self, painter: QPainter, expert: int, line: QRectF) -> None:
-        """The expert's tokens, each with its share of the token's occurrences and their number, as many as fit."""
-        x, handled = line.left(), self._handled[expert]
-        if not handled:
+        """The expert's tokens, as many as fit, each with its share of the token's occurrences and their number, or with
+        the gate weight."""
+        x = line.left()
+        items = [(i.token, i.share, f"{100 * i.share:.0f} % of {i.seen}") for i in self._handled[expert]]
+        if self._surest:
+            surest = self._surest[expert].items()
+            items = [(t, min(w, 1.0), share(w)) if w == w else (t, 0.6, "") for t, w in surest]
+        if not items:
             painter.setPen(QColor(self.theme.faint))
             words = "only tokens seen too seldom to tell" if (self._first_T == expert).any() else "no token"
             put(painter, x, line.top() + 13, fitted(words, line.width()))
-        for item in handled:
-            text, words = visible(item.token), f"{100 * item.share:.0f} % of {item.seen}"
+        for token, strength, words in items:
+            text = visible(token)
             wide = width_of(text) + 8
             if x + wide + width_of(words) + 4 > line.right():
                 break
-            fill = mixed(self._colour(expert).name(), self.theme.panel, 0.15 + 0.85 * item.share)
+            fill = mixed(self._colour(expert).name(), self.theme.panel, 0.15 + 0.85 * strength)
             painter.fillRect(QRectF(x, line.top() + 1, wide, ROW - 3), fill)
             painter.setPen(readable_on(fill))
             put(painter, x + 4, line.top() + 13, text)
@@ -203,6 +219,9 @@ class ExpertsTokens(Sampled):
             return f"expert {opened}: {shown} tokens that chose it first, surest first  click beside to see all experts"
         if row is not None and row < len(self._handled):
             return f"click to see the tokens of expert {row} in context"
+        if self._surest:
+            said = f"no token comes {MIN_COUNT} times: the surest of each expert, with their gate weights"
+            return "  ".join(filter(None, [said, self.whose()]))
         words = ["% of a token's occurrences that chose the expert first", left_out, self.whose()]
         return "  ".join(filter(None, words))
 
@@ -240,6 +259,12 @@ class ExpertsTokens(Sampled):
         if self.missing():
             return head, []
         self.refresh()
+        if self._surest:
+            return ["layer", "expert", "token", "gate_weight"], [
+                [self.layer, e, token, weight if weight == weight else ""]
+                for e, surest in enumerate(self._surest)
+                for token, weight in surest.items()
+            ]
         rows: list[list[int | float | str]] = [
             [self.layer, e, item.token, item.times, item.seen, item.share]
             for e, handled in enumerate(self._handled)

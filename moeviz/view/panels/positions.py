@@ -26,6 +26,7 @@ from moeviz.view.panels.sampled import Sampled
 from moeviz.view.theme import Theme, put, width_of
 
 FEWEST = 32  # assignments that each cell would get under even load
+ALONE = "These tokens are read one by one, so they have no position."
 MOST = 64  # stretches of the sequence
 STRIP = 22.0  # px, the drops
 
@@ -49,6 +50,9 @@ class Positions(Sampled):
         if self.survey is not None and self.source is self.survey.heldout:
             return self.survey.row_length
         return self.source.num_tokens if self.source is not None else 1
+
+    def missing(self) -> str:
+        return super().missing() or (ALONE if self.length == 1 else "")
 
     def measure(self, routing: Routing) -> None:
         ids, experts = routing.expert_ids_TK, routing.num_experts
