@@ -355,36 +355,31 @@ def _nmi(sample: RoutingSnapshot, layer: int) -> float:
     return label_information(routing.expert_ids_TK, domain_T, routing.num_experts, equal_weights=True).symmetric
 
 
+def _favourite(now: Moment, names: list[str], liking_NE: Array, what: str, above: float) -> Check:
+    """Of N things the one that the selected expert serves most."""
+    expert = now.selection.expert
+    if expert is None or expert >= liking_NE.shape[1]:
+        return Check(False, "No expert is selected.")
+    best = int(np.nan_to_num(liking_NE[:, expert]).argmax())
+    said = f"Expert {expert} in layer {now.layer}: share of {what.format(visible(names[best]))}"
+    return _goal(said, float(liking_NE[best, expert]), above=above)
+
+
 def found_a_specialist(now: Moment, then: Moment) -> Check:
-    sample, expert = _heldout(now), now.selection.expert
+    sample = _heldout(now)
     if sample is None or sample.domains is None:
         return UNSURVEYED
-    names, ratio_DE = _preference(sample, now.layer)
-    if expert is None or expert >= ratio_DE.shape[1]:
-        return Check(False, "No expert is selected.")
-    best = int(np.nan_to_num(ratio_DE[:, expert]).argmax())
-    return _goal(
-        f"Expert {expert} in layer {now.layer}: share of {names[best]} over share of all",
-        float(ratio_DE[best, expert]),
-        above=1.4,
-    )
+    return _favourite(now, *_preference(sample, now.layer), "{} over share of all", above=1.4)
 
 
 def found_its_character(now: Moment, then: Moment) -> Check:
     sample, expert = _heldout(now), now.selection.expert
     if sample is None or sample.tokens is None:
         return UNSURVEYED
-    names, share_VE = _characters(sample, now.layer)
-    if expert is None or expert >= share_VE.shape[1]:
-        return Check(False, "No expert is selected.")
-    best = int(np.nan_to_num(share_VE[:, expert]).argmax())
+    same = expert is not None and expert == then.selection.expert
     return _all(
-        Check(expert != then.selection.expert, f"Expert {expert} is selected, as before; wanted: another."),
-        _goal(
-            f"Expert {expert} in layer {now.layer}: share of all “{visible(names[best])}”",
-            float(share_VE[best, expert]),
-            above=0.9,
-        ),
+        Check(not same, f"Expert {expert} is selected, as before; wanted: another."),
+        _favourite(now, *_characters(sample, now.layer), "all “{}”", above=0.9),
     )
 
 
