@@ -33,6 +33,7 @@ from moeviz.moe.tasks import plane
 from moeviz.moe.trainer import Trainer
 from moeviz.trace.store import TraceWriter
 from moeviz.view.colours import expert_colour, mixed
+from moeviz.view.controls import PathLine
 from moeviz.view.panel import Panel
 from moeviz.view.panels.dots import best, pixels
 from moeviz.view.panels.input_map import BRUSH, InputMap
@@ -201,10 +202,31 @@ def test_points_come_back_as_they_were_written(tmp_path: Path) -> None:
     xy, label = made_points()
     first, second = (points.write(tmp_path / "new", xy, label) for _ in range(2))
     assert first != second
-    assert sorted(p.name for p in first.parent.iterdir()) == sorted([first.name, second.name])
+    assert sorted(p.name for p in first.parent.iterdir()) == ["painted-1.csv", "painted-2.csv"]
+    assert (first.name, second.name) == ("painted-1.csv", "painted-2.csv")
     back_xy, back = points.read(first)
     np.testing.assert_array_equal(back_xy, xy)
     np.testing.assert_array_equal(back, label)
+
+
+def test_the_newest_painted_files_are_kept_and_nothing_else_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(points, "KEPT", 3)
+    (tmp_path / "my points.csv").touch()
+    for number in range(9, 14):  # 10 is newer than 9
+        (tmp_path / f"painted-{number - 1}.csv").touch()
+        assert points.write(tmp_path, *made_points()).name == f"painted-{number}.csv"
+    assert {p.name for p in tmp_path.iterdir()} == {"my points.csv", *(f"painted-{n}.csv" for n in (11, 12, 13))}
+
+
+def test_two_windows_that_paint_at_once_write_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = points.write(tmp_path, *made_points())
+    with monkeypatch.context() as patch:
+        patch.setattr(points, "_painted", lambda folder: [])  # the other's file came since the folder was looked at
+        other = points.write(tmp_path, *made_points(30))
+    assert len(points.read(mine)[0]) == 200
+    assert len(points.read(other)[0]) == 30
 
 
 def test_a_disk_that_refuses_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +254,8 @@ def test_a_head_may_stand_above_and_classes_may_be_signs(tmp_path: Path, head: s
     [
         ("", "holds 0 different points; training needs at least 20"),
         ("0,0,1\n" * 50, "holds 1 different points"),
+        (GOOD.replace(",1\n", ",0\n"), "holds points of class 0 only; training needs some of class 1 too"),
+        ("".join(f"{i},0,●\n" for i in range(30)), "holds points of class 1 only; training needs some of class 0"),
         (GOOD + "a,1,0\n", "line 31: 'a' is no number"),
         (GOOD + "nan,1,0\n", "line 31: nan is no place"),
         (GOOD + "1,inf,0\n", "inf is no place"),
@@ -249,7 +273,7 @@ def test_a_head_may_stand_above_and_classes_may_be_signs(tmp_path: Path, head: s
 )
 def test_a_bad_file_is_told_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "p.csv"
-    path.write_bytes(text.encode("latin-1"))
+    path.write_bytes(text.encode("utf-8" if "●" in text else "latin-1"))
     with pytest.raises(UserError) as told:
         plane.load(str(path))
     assert sentence in str(told.value)
@@ -291,6 +315,10 @@ def test_few_own_points_are_held_out_measured_and_shown(tmp_path: Path) -> None:
     assert found.heldout.num_tokens == 5
     assert found.row_length == 1
     low, high = xy.min(0) * 40, xy.max(0) * 40
+    order = np.lexsort(xy.T)
+    shown = np.lexsort(found.plane.own_N2.T)
+    np.testing.assert_array_equal(found.plane.own_N2[shown], xy[order] * 40)
+    np.testing.assert_array_equal(found.plane.own_second_N[shown], label[order] == 1)
     assert found.plane.x_C[0] < -20
     assert low[0] - 10 < found.plane.x_C[0]
     assert found.plane.x_C[-1] < high[0] + 10
@@ -360,11 +388,13 @@ def test_a_picture_of_a_trace_says_what_it_lacks(
 
 
 # ---- the panel
-def on_plane(qtbot: QtBot, width: int = 640, height: int = 400) -> tuple[InputMap, PlanePicture]:
+def on_plane(qtbot: QtBot, width: int = 640, height: int = 400, own: int = 0) -> tuple[InputMap, PlanePicture]:
     panel = show(qtbot, InputMap(DARK), width, height)
     survey_ = make_survey()
     domains = np.random.default_rng(3).choice(points.CLASSES, survey_.probe.num_tokens).tolist()
-    panel.show_survey(replace(survey_, probe=replace(survey_.probe, domains=domains), inputs=(), plane=make_plane()))
+    panel.show_survey(
+        replace(survey_, probe=replace(survey_.probe, domains=domains), inputs=(), plane=make_plane(own=own))
+    )
     panel.refresh()
     assert isinstance(panel._picture, PlanePicture)
     return panel, panel._picture
@@ -534,6 +564,9 @@ def test_painting_sprays_where_the_mouse_is_and_erases(qtbot: QtBot) -> None:
     menu = QContextMenuEvent(QContextMenuEvent.Reason.Mouse, line[0], panel.canvas.mapToGlobal(line[0]))
     assert QApplication.sendEvent(panel.canvas, menu)
     assert menu.isAccepted()
+    assert not panel.use.isEnabled()  # one class is left
+    qtbot.mouseClick(panel.classes[0], Qt.MouseButton.LeftButton)
+    move(panel, qtbot, Qt.MouseButton.LeftButton, line)
     assert panel.use.isEnabled()
     with qtbot.waitSignal(panel.painted) as told:
         qtbot.mouseClick(panel.use, Qt.MouseButton.LeftButton)
@@ -543,6 +576,39 @@ def test_painting_sprays_where_the_mouse_is_and_erases(qtbot: QtBot) -> None:
     qtbot.mouseClick(panel.paint, Qt.MouseButton.LeftButton)
     panel.point_at(QPointF(*pixels(frame, drawn.plane.probe_T2)[7]))
     assert panel.pointed["token"] == 7
+
+
+def test_what_was_painted_stays_in_sight_without_the_brush(qtbot: QtBot) -> None:
+    panel, drawn = on_plane(qtbot)
+    rect = drawn.frame(body(panel)).rect
+    spot = QPoint(int(rect.left()) + 200, int(rect.top()) + 20)
+    plain = picture(panel)
+    qtbot.mouseClick(panel.paint, Qt.MouseButton.LeftButton)
+    move(panel, qtbot, Qt.MouseButton.LeftButton, [spot] * 3)
+    assert "at least 20 are needed" in panel.footer()
+    move(panel, qtbot, Qt.MouseButton.LeftButton, [spot] * 3)
+    assert "paint some ● too: a model learns to tell two classes apart" in panel.footer()
+    assert not panel.use.isEnabled()
+    qtbot.mouseClick(panel.paint, Qt.MouseButton.LeftButton)
+    assert "small: 24 painted, not trained on: Paint, then Use" in panel.footer()
+    assert picture(panel) != plain
+    for button in (panel.paint, panel.clear, panel.paint):
+        qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+    assert picture(panel) == plain
+
+
+def test_own_points_are_shown_small_beside_the_probe(qtbot: QtBot) -> None:
+    panel, drawn = on_plane(qtbot, own=60)
+    assert "the probe's" in panel.footer()
+    assert "small: your 60 points" in panel.footer()
+    image, frame = panel.canvas.grab().toImage(), drawn.frame(body(panel))
+    own, shown = pixels(frame, drawn.plane.own_N2), pixels(frame, drawn.plane.probe_T2)
+    clear = [i for i in range(60) if np.hypot(*(shown - own[i]).T).min() > 12 and frame.rect.contains(*own[i])]
+    bright = {
+        bool(drawn.plane.own_second_N[i]): image.pixelColor(*np.floor(own[i]).astype(int).tolist()).lightness()
+        for i in clear
+    }
+    assert bright[True] > 200 > 100 > bright[False]  # full, hollow
 
 
 def test_no_more_points_than_can_be_drawn() -> None:
@@ -634,7 +700,15 @@ def test_what_is_painted_is_trained_on_and_undone(qtbot: QtBot, window: Window, 
     (path,) = (tmp_path / "state" / "points").iterdir()
     assert window.settings.data.path == str(path)
     np.testing.assert_array_equal(points.read(path)[0], panel.painting.xy)
-    assert window.knobs.undo.undoText() == f"Own data {path.name}"
+    assert window.knobs.undo.undoText() == f"Own data {path.name}" == "Own data painted-1.csv"
+    line = window.controls.rows["data.path"].field
+    assert isinstance(line, PathLine)
+    assert line.text() == "painted-1.csv"
+    line.setFocus()
+    qtbot.waitUntil(lambda: line.text() == str(path), timeout=WAIT)
+    window.setFocus()
+    assert line.text() == "painted-1.csv"
+    assert window.knobs.undo.count() == 1  # looking changes nothing
     step = window.history.marks[0][0]
     assert step >= 5
     assert panel.paints  # the regions move under the painted points

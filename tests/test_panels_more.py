@@ -68,7 +68,7 @@ def make_inputs(heldout: int, probe: int, seed: int) -> Inputs:
     return Inputs(np.eye(2, 16, dtype=f32), np.array([0.4, 0.1], f32), held.astype(f32), shown.astype(f32))
 
 
-def make_plane(experts: int = 8, layers: int = 3, k: int = 2, tokens: int = len(TEXT)) -> Plane:
+def make_plane(experts: int = 8, layers: int = 3, k: int = 2, tokens: int = len(TEXT), own: int = 0) -> Plane:
     rng = np.random.default_rng(2)
     x, y = np.linspace(-1.6, 1.6, 60).astype(np.float32), np.linspace(-1.1, 1.1, 44).astype(np.float32)
     logits = np.stack(np.meshgrid(x, y), 2).reshape(-1, 2) @ rng.normal(size=(2, experts))
@@ -78,7 +78,8 @@ def make_plane(experts: int = 8, layers: int = 3, k: int = 2, tokens: int = len(
     made = tuple(Routing(f"layer {i}", experts, ids, weights.astype(np.float32)) for i in range(layers))
     at = rng.uniform(-1, 1, size=(tokens, 2)).astype(np.float32)
     said, p = rng.random((44, 60)).astype(np.float32), rng.random(tokens).astype(np.float32)
-    return Plane(x, y, made, said, at, p, together=False)
+    own = rng.uniform(-1, 1, size=(own, 2)).astype(np.float32)
+    return Plane(x, y, made, said, at, p, own, own[:, 0] > 0, together=False)
 
 
 def twin_log(steps: int, first: int = 1) -> StepLog:

@@ -3,7 +3,7 @@ reads it."""
 
 import math
 import os
-import time
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,43 @@ CLASSES = ("○", "●")
 HEAD = ("x", "y", "class")
 MAX_BYTES = 5_000_000
 FEWEST = 20  # different points
+KEPT = 50  # files of painted points in a folder: the newest
 FARTHEST = 1e6  # from zero, on either axis
 _IN_WORDS = "a line holds x, y and class, as in 0.5,-0.25,1"
 
 
 def write(folder: Path, xy: Points, label: Ints) -> Path:
-    """A new file of its own in the folder; whoever reads meanwhile sees no half of it. OSError if the disk refuses."""
+    """A new file of its own in the folder, which keeps the newest KEPT of them; whoever reads meanwhile sees no half of
+    it. OSError if the disk refuses."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"points-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09}.csv"
+    path = _new_file(folder)
     lines = [",".join(HEAD), *(f"{x:.9g},{y:.9g},{c}" for (x, y), c in zip(xy.tolist(), label.tolist(), strict=True))]
-    write_whole(path, "\n".join([*lines, ""]))
+    try:
+        write_whole(path, "\n".join([*lines, ""]))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    for _, old in sorted(_painted(folder))[:-KEPT]:
+        old.unlink(missing_ok=True)
     return path
+
+
+def _painted(folder: Path) -> list[tuple[int, Path]]:
+    """What was written there, with their numbers: the higher the newer."""
+    return [(int(m[1]), path) for path in folder.iterdir() if (m := re.fullmatch(r"painted-(\d+)\.csv", path.name))]
+
+
+def _new_file(folder: Path) -> Path:
+    """Of the next number, and nobody else's: two windows may paint at once."""
+    number = max((number for number, _ in _painted(folder)), default=0)
+    while True:
+        number += 1
+        path = folder / f"painted-{number}.csv"
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return path
 
 
 def read(path: str | Path) -> tuple[Points, Ints]:
@@ -59,6 +85,9 @@ def read(path: str | Path) -> tuple[Points, Ints]:
     different = len(np.unique(found, axis=0))
     if different < FEWEST:
         raise UserError(f"{path} holds {different} different points; training needs at least {FEWEST}.")
+    if len(set(label)) < len(CLASSES):
+        only, other = label[0], 1 - label[0]
+        raise UserError(f"{path} holds points of class {only} only; training needs some of class {other} too.")
     return found, np.array(label, np.int64)
 
 

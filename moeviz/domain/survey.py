@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from moeviz.domain.routing import Floats, Routing, RoutingSnapshot
+from moeviz.domain.routing import Bools, Floats, Routing, RoutingSnapshot
 
 Part = Literal["similarity", "inputs"]  # what costs more than a look, and is left out where nobody wants it
 PARTS: frozenset[Part] = frozenset({"similarity", "inputs"})
@@ -72,6 +72,8 @@ class Plane:
     layers            the cells' routing, row by row, without probabilities and scores
     probability_RC    of the second class
     probe_T2, probe_probability_T   the same of the probe: where its points lie, and the model's word on them
+    own_N2, own_second_N   the user's own points, trained on and held out, and which are of the second class; of many
+                      some, and none of the built-in data
     together          points change each other's routing, so that the grid is routed as it would be by itself
     """
 
@@ -81,6 +83,8 @@ class Plane:
     probability_RC: Floats
     probe_T2: Floats
     probe_probability_T: Floats
+    own_N2: Floats
+    own_second_N: Bools
     together: bool
 
 

@@ -130,6 +130,7 @@ def _plane(trainer: Trainer, data: PlaneData, probe: _Looked) -> Plane:
         _second(cells.logits_TV).reshape(shape),
         probe_T2,
         _second(probe.logits_TV),
+        *data.own_sample,
         router.looks_ahead or router.drops,
     )
 

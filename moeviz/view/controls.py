@@ -3,8 +3,10 @@ what the running model has."""
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 from PySide6.QtCore import QEvent, QObject, QSignalBlocker, QSize, Qt, Signal
+from PySide6.QtGui import QFocusEvent
 from PySide6.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -183,7 +185,7 @@ class Row(QObject):
             box.activated.connect(lambda: ask(key, box.currentText()))
             self.field = box
         elif kind is str:
-            line = QLineEdit()
+            line = PathLine()
             line.setPlaceholderText("built-in")
             line.editingFinished.connect(lambda: ask(key, line.text()))
             self.field = line
@@ -272,8 +274,8 @@ class Row(QObject):
         with QSignalBlocker(self.field):
             if isinstance(self.field, QComboBox):
                 self.field.setCurrentText(str(value))
-            elif isinstance(self.field, QLineEdit):
-                self.field.setText(str(value))
+            elif isinstance(self.field, PathLine):
+                self.field.show_path(str(value))
             elif isinstance(self.field, QSpinBox):
                 self.field.setValue(int(value))
             elif isinstance(self.field, QDoubleSpinBox):
@@ -322,3 +324,21 @@ class DoubleBox(QDoubleSpinBox):
 
     def textFromValue(self, value: float) -> str:
         return f"{value:.6f}".rstrip("0").rstrip(".") if value else "0"
+
+
+class PathLine(QLineEdit):
+    """Shows the name of a path, and all of it while it is edited."""
+
+    path = ""
+
+    def show_path(self, path: str) -> None:
+        self.path = path
+        self.setText(path if self.hasFocus() else Path(path).name)
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        super().focusInEvent(event)
+        self.setText(self.path)
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        super().focusOutEvent(event)  # asks for what was typed
+        self.show_path(self.path)

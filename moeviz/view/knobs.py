@@ -66,7 +66,9 @@ class Knobs:
     def send(self, values: Mapping[str, Value]) -> None:
         self.settings = self.settings.with_values(values)
         self.show()
-        title = f"Reading {values['data.path'] or 'the built-in text'}" if "data.path" in values else "Working"
+        title = "Working"
+        if "data.path" in values:
+            title = f"Reading {_shown('data.path', values['data.path'], 'the built-in data')}"
         command = SetKnobs(values)
         self._unanswered.append((self.window.runner.session, command))
         self.window.send(command, title)
@@ -184,18 +186,19 @@ class KnobChange(QUndoCommand):
 
 
 def _named(values: Mapping[str, Value]) -> str:
-    """For the Edit menu; of a path its name."""
-    shown = {key: Path(str(value)).name if key == "data.path" else value for key, value in values.items()}
-    return ", ".join(f"{KNOBS[key].title} {value}".rstrip() for key, value in shown.items())
+    """For the Edit menu."""
+    return ", ".join(f"{KNOBS[key].title} {_shown(key, value, '')}".rstrip() for key, value in values.items())
 
 
 def changes(flat: Mapping[str, Value], values: Mapping[str, Value]) -> str:
     """As in "Layers 3 → 4"."""
-    return ", ".join(f"{KNOBS[key].title} {_shown(flat[key])} → {_shown(value)}" for key, value in values.items())
+    return ", ".join(f"{KNOBS[key].title} {_shown(key, flat[key])} → {_shown(key, new)}" for key, new in values.items())
 
 
-def _shown(value: Value) -> str:
-    return (value or "built-in") if isinstance(value, str) else f"{value:g}"
+def _shown(key: str, value: Value, nothing: str = "built-in") -> str:
+    """Of a path its name."""
+    text = Path(str(value)).name if key == "data.path" else f"{value}" if isinstance(value, str) else f"{value:g}"
+    return text or nothing
 
 
 def steps_in_words(count: int) -> str:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from moeviz.domain.messages import UserError
 from moeviz.domain.points import CLASSES, Points, read
-from moeviz.domain.routing import Ints
+from moeviz.domain.routing import Bools, Ints
 from moeviz.moe.batches import BLOCK_TOKENS, batch_numbers
 from moeviz.moe.tasks.data import Probe, Rows, Vocabulary
 
@@ -24,6 +24,8 @@ Pattern = Callable[[np.random.Generator, int], tuple[npt.NDArray[np.float64], In
 
 TRAIN, HELD_OUT = 20_000, 4_000  # points
 OWN_HELD_OUT = 0.2  # of the user's own points
+OWN_SHOWN = 5_000  # of them, on the plane
+NO_POINTS = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
 NOISE = 0.05  # standard deviation, in a pattern's half width
 SHOWN, SHOWN_CHARS = 256, 4096  # points of the probe's sample, and the most characters of a probe
 PLACES = {
@@ -123,6 +125,14 @@ class PlaneData:
         return self.own[1] if self.own else points(2, HELD_OUT, self.pattern)
 
     @cached_property
+    def own_sample(self) -> tuple[Points, Bools]:
+        """Of the user's own points at most OWN_SHOWN, of both parts, and which are of the second class; else none."""
+        parts = self.own or ()
+        xy, label = (np.concatenate([empty, *(part[i] for part in parts)]) for i, empty in enumerate(NO_POINTS))
+        drawn = np.random.default_rng(0).permutation(len(label))[:OWN_SHOWN]
+        return xy[drawn], label[drawn] == 1
+
+    @cached_property
     def _digits(self) -> int:
         """After the point, so that two of a hundred places across the plane are told apart."""
         span = float(np.ptp(self._heldout[0], axis=0).max()) if self.own else 2.0
@@ -148,7 +158,7 @@ class PlaneData:
     @property
     def frame(self) -> npt.NDArray[np.float64]:
         """Two corners (2, 2) of the part of the plane to look at: that of the patterns, or where the points lie."""
-        xy = self._heldout[0].astype(np.float64)
+        xy = np.concatenate([part[0] for part in self.own or (self._heldout,)]).astype(np.float64)
         low, high = np.array(FRAME)
         if ((xy >= low) & (xy <= high)).all():
             return np.array(FRAME)

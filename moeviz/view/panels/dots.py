@@ -58,7 +58,12 @@ def draw_dots(painter: QPainter, frame: Frame, xy_T2: npt.NDArray[np.floating], 
 
 
 def draw_classes(
-    painter: QPainter, frame: Frame, xy_T2: npt.NDArray[np.floating], second_T: Bools | None, theme: Theme
+    painter: QPainter,
+    frame: Frame,
+    xy_T2: npt.NDArray[np.floating],
+    second_T: Bools | None,
+    theme: Theme,
+    scale: float = 1.0,
 ) -> None:
     """Rings for the first class, full dots for the second, small dots where it is unknown; seen on any colour."""
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -67,8 +72,8 @@ def draw_classes(
         draw_dots(painter, frame, xy_T2, ground, 5)
         draw_dots(painter, frame, xy_T2, ink, 3)
     else:
-        size = dot_size(frame)
-        draw_dots(painter, frame, xy_T2, ground, size + 2)
+        size = scale * dot_size(frame)
+        draw_dots(painter, frame, xy_T2, ground, size + 2 * scale)
         draw_dots(painter, frame, xy_T2, ink, size)
         draw_dots(painter, frame, xy_T2[~second_T], ground, 0.65 * size)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)

@@ -6,7 +6,7 @@ from PySide6.QtCore import QEvent, QObject, QPointF, QRectF, Qt, Signal
 from PySide6.QtGui import QMouseEvent, QPainter
 from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 
-from moeviz.domain.points import CLASSES, FEWEST
+from moeviz.domain.points import CLASSES
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.survey import Plane, SurveyResult
 from moeviz.view.panel import NARROW, NO_ROUTING, Panel, Pointed, Table
@@ -110,8 +110,9 @@ class InputMap(Panel):
         if isinstance(self._picture, ComponentsPicture):
             self._picture.draw(painter, rect, token)
         elif self._picture is not None:
-            painted = (self.painting.xy, self.painting.label == 1) if self.paints else None
-            self._picture.draw(painter, rect, token, painted)
+            painted, plane = (self.painting.xy, self.painting.label == 1), self._picture.plane
+            small = (plane.own_N2, plane.own_second_N) if len(plane.own_N2) else painted  # what was painted stays
+            self._picture.draw(painter, rect, token, painted if self.paints else None, small)
             if self.paints and self._brush is not None:
                 draw_ring(painter, self._brush, BRUSH, self.theme)
 
@@ -127,14 +128,17 @@ class InputMap(Panel):
         if self.paints:
             count = len(self.painting.xy)
             words = [f"{count} points painted", "drag to spray, with the right button or Shift to erase"]
-            if not self.painting.enough:
-                words.append(f"at least {FEWEST} are needed to train on")
+            if self.painting.lack:
+                words.append(self.painting.lack)
             else:
                 words.append("no more can be painted" if count >= MOST else "Use: train on them")
             return "  ".join(words)
         assert self._picture is not None
         assert self.survey is not None
-        return "  ".join(self._picture.footer(self.pointed, self.survey.step))
+        words = self._picture.footer(self.pointed, self.survey.step)
+        if self.plane is not None and not len(self.plane.own_N2) and len(self.painting.xy) and not self.pointed:
+            words.append(f"small: {len(self.painting.xy)} painted, not trained on: Paint, then Use")
+        return "  ".join(words)
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         return {} if self.paints or self._picture is None else self._picture.hit(point, rect)
@@ -163,7 +167,7 @@ class InputMap(Panel):
         self._count()
 
     def _count(self) -> None:
-        self.use.setEnabled(self.painting.enough)
+        self.use.setEnabled(not self.painting.lack)
         self.canvas.update()
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:

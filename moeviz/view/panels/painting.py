@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moeviz.domain.points import FEWEST, Points
+from moeviz.domain.points import CLASSES, FEWEST, Points
 from moeviz.domain.routing import Ints
 from moeviz.view.panels.axes import Array
 
@@ -22,9 +22,12 @@ class Painting:
         self._rng = np.random.default_rng()
 
     @property
-    def enough(self) -> bool:
-        """Whether a model can be trained on them."""
-        return len(self.xy) >= FEWEST
+    def lack(self) -> str:
+        """What is missing to train on them, in words; empty if nothing is."""
+        if len(self.xy) < FEWEST:
+            return f"at least {FEWEST} are needed to train on"
+        lacking = [name for c, name in enumerate(CLASSES) if not (self.label == c).any()]
+        return f"paint some {lacking[0]} too: a model learns to tell two classes apart" if lacking else ""
 
     def spray(self, at: Array, radius: Array, label: int, within: tuple[Array, Array]) -> None:
         """Some points of a class, evenly in the brush; none beyond the two corners `within`."""

@@ -27,6 +27,8 @@ LOW = 180.0  # px, a plot below it has no room for the names of its axes
 BLOCK = 6  # cells a side: an expert's number stands where so many are all its own
 APART = 24.0  # cells between two of its numbers
 SCALE = Scale(0.0, 1.0, 0.5)
+SMALLER = 0.6  # times, the points that are not the probe's
+Marked = tuple[npt.NDArray[np.floating], Bools]  # points, and which are of the second class
 
 
 class PlanePicture:
@@ -82,10 +84,8 @@ class PlanePicture:
         at = Grid(frame.rect, *self.shape).at(point)
         return None if at is None else (self.shape[0] - 1 - at[0], at[1])
 
-    def draw(
-        self, painter: QPainter, rect: QRectF, token: int | None, painted: tuple[npt.NDArray[np.floating], Bools] | None
-    ) -> None:
-        """`painted`: points and their classes that stand there in place of the probe's."""
+    def draw(self, painter: QPainter, rect: QRectF, token: int | None, painted: Marked | None, small: Marked) -> None:
+        """`painted` stand there in place of the probe's points, `small` ones below them."""
         frame, theme = self.frame(rect), self.theme
         named = rect.height() >= LOW
         draw_y_axis(painter, frame, theme, "y" if named else "")  # its lines go under the map
@@ -108,6 +108,7 @@ class PlanePicture:
         if painted is not None:
             draw_classes(painter, frame, *painted, theme)
         else:
+            draw_classes(painter, frame, *small, theme, SMALLER)
             draw_classes(painter, frame, self.plane.probe_T2, self.second_T, theme)
             draw_crosses(painter, frame, self.plane.probe_T2[self.wrong_T], theme)
             if token is not None and token < len(self.plane.probe_T2):
@@ -151,6 +152,8 @@ class PlanePicture:
                 words.append(
                     f"{CLASSES[0]} {CLASSES[1]} the probe's {count} points  ✕ {int(self.wrong_T.sum())} told wrong"
                 )
+            if len(plane.own_N2):
+                words.append(f"small: your {len(plane.own_N2)} points")
             if self.layer and self.kind == "experts":
                 words.append("this router reads hidden states")
             words.append(f"step {step}")
