@@ -10,10 +10,10 @@ from PySide6.QtWidgets import QApplication, QToolButton, QToolTip
 from pytestqt.qtbot import QtBot
 
 from moeviz.app import make_window
-from moeviz.domain.messages import Read, Show, Survey
+from moeviz.domain.messages import Read, SetKnobs, Show, Survey
 from moeviz.domain.settings import Settings
 from moeviz.view.dashboard import PANELS
-from moeviz.view.layouts import LAYOUTS
+from moeviz.view.layouts import LAYOUTS, ROWS_OF_TASK, layout_of
 from moeviz.view.timeline import MarkedSlider
 from moeviz.view.window import Window
 
@@ -33,9 +33,9 @@ def window(qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_
     window.close()
 
 
-def make(qtbot: QtBot, tmp_path: Path) -> Window:
+def make(qtbot: QtBot, tmp_path: Path, task: str = "text") -> Window:
     store = QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat)
-    window = make_window(SMALL, store=store, runs=tmp_path / "runs")
+    window = make_window(SMALL.with_values({"task": task}), store=store, runs=tmp_path / "runs")
     qtbot.addWidget(window)
     window.resize(1280, 720)
     with qtbot.waitExposed(window):
@@ -49,8 +49,8 @@ def seen(window: Window) -> set[str]:
     return {name for name, panel in window.panels.items() if not panel.canvas.visibleRegion().isEmpty()}
 
 
-def on_top(name: str) -> set[str]:
-    return {cell.tabs[0] for row in LAYOUTS[name].rows for cell in row.cells}
+def on_top(name: str, task: str = "text") -> set[str]:
+    return {cell.tabs[0] for row in layout_of(name, task).rows for cell in row.cells}
 
 
 def button(window: Window, name: str) -> QToolButton:
@@ -67,12 +67,15 @@ def trained(qtbot: QtBot, window: Window, pictures: int) -> None:
 
 
 # ---- layouts
+@pytest.mark.parametrize("task", ["text", *ROWS_OF_TASK])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_layout_names_panels_that_exist_and_none_twice(name: str) -> None:
-    names = LAYOUTS[name].names()
+def test_a_layout_names_panels_that_exist_and_none_twice(name: str, task: str) -> None:
+    layout = layout_of(name, task)
+    names = layout.names()
     assert len(set(names)) == len(names)
     assert set(names) <= set(PANELS)
-    assert LAYOUTS[name].rest in names
+    assert layout.rest in names
+    assert set(ROWS_OF_TASK.get(task, {})) <= set(LAYOUTS)
 
 
 def test_a_newcomer_meets_few_panels(qtbot: QtBot, tmp_path: Path) -> None:
@@ -82,11 +85,13 @@ def test_a_newcomer_meets_few_panels(qtbot: QtBot, tmp_path: Path) -> None:
     window.close()
 
 
-def test_every_layout_shows_its_panels_and_cuts_no_knob(qtbot: QtBot, window: Window) -> None:
+@pytest.mark.parametrize("task", ["text", "plane"])
+def test_every_layout_shows_its_panels_and_cuts_no_knob(qtbot: QtBot, window: Window, task: str) -> None:
     window.resize(1264, 662)
+    window.layouts.take_task(task)
     for name in (*LAYOUTS, "Learn"):
         button(window, name).click()
-        assert seen(window) == on_top(name)
+        assert seen(window) == on_top(name, task)
         assert button(window, name).isChecked()
         assert window.controls.widget().width() == window.controls.viewport().width()
         for panel in seen(window):
@@ -112,6 +117,48 @@ def test_a_layout_is_found_again_as_it_was_left(qtbot: QtBot, tmp_path: Path) ->
     again.layouts.reset()
     assert seen(again) == on_top("Learn")
     again.close()
+
+
+def test_on_the_plane_a_newcomer_meets_its_map_and_it_is_large(qtbot: QtBot, tmp_path: Path) -> None:
+    window = make(qtbot, tmp_path, "plane")
+    window.resize(1264, 662)  # what a screen of 1280x720 has room for
+    for name in ("Learn", "Train", "Inspect"):
+        button(window, name).click()
+        assert "input_map" in seen(window)
+        canvas = window.panels["input_map"].canvas
+        assert canvas.height() >= 220, name
+        assert canvas.width() >= 400, name
+    window.close()
+
+
+def test_a_task_with_places_of_its_own_has_them_remembered_apart(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    window.docks["losses"].close()
+    window.send(SetKnobs({"task": "plane"}))
+    qtbot.waitUntil(lambda: window.settings.task == "plane", timeout=WAIT)
+    assert seen(window) == on_top("Learn", "plane")
+    window.docks["load"].close()
+    window.send(SetKnobs({"task": "search", "model.context": 64}))  # which has those of all tasks
+    qtbot.waitUntil(lambda: window.settings.task == "search", timeout=WAIT)
+    assert seen(window) == on_top("Learn") - {"losses"}
+    window.close()
+    again = make(qtbot, tmp_path, "plane")
+    assert seen(again) == on_top("Learn", "plane") - {"load"}
+    again.close()
+
+
+def test_what_is_brought_to_the_front_goes_back(qtbot: QtBot, window: Window) -> None:
+    layouts, before = window.layouts, seen(window)
+    for name in ("anatomy", "flow", "load", "saturation", "flow"):
+        layouts.bring(name)
+        assert name in seen(window)
+    window.docks["losses"].close()  # what a person does meanwhile stays
+    layouts.give_back()
+    assert seen(window) == before - {"losses"}
+    layouts.bring("flow")
+    button(window, "Train").click()
+    assert seen(window) == on_top("Train")
+    button(window, "Learn").click()
+    assert seen(window) == before - {"losses"}
 
 
 def test_a_panel_of_no_place_comes_as_a_tab(qtbot: QtBot, window: Window) -> None:

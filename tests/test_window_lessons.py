@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QPoint, QRectF, Qt
-from PySide6.QtWidgets import QLabel
+from PySide6.QtWidgets import QAbstractButton, QApplication, QLabel
 from pytestqt.qtbot import QtBot
 from test_window import SMALL, WAIT, action, settled, train
 from test_window import window as window  # a fixture
@@ -178,6 +178,51 @@ def test_a_panel_that_a_step_is_about_comes_to_the_front(qtbot: QtBot, window: W
     page.next.click()
     qtbot.waitUntil(lambda: seen("experts_tokens"), timeout=WAIT)
     assert not seen("experts_domains")
+
+
+def test_a_closed_guide_leaves_the_panels_as_they_were(qtbot: QtBot, window: Window) -> None:
+    def seen() -> set[str]:
+        QApplication.processEvents()
+        return {name for name, panel in window.panels.items() if not panel.canvas.visibleRegion().isEmpty()}
+
+    window.docks["anatomy"].raise_()
+    before = seen()
+    assert "anatomy" in before
+    begin(qtbot, window, "router")
+    page = window.lessons
+    while page.at < len(page.lesson.steps):
+        assert set(page.lesson.steps[page.at].shows) <= seen()
+        page.next.click()
+    assert seen() != before
+    begin(qtbot, window, "noise")
+    assert "load_over_time" in seen()
+    assert "layers_experts" not in seen()  # of the lesson before
+    window.layouts.choose("Train")
+    assert "load_over_time" in seen()
+    window.layouts.choose("Learn")
+    assert "load_over_time" in seen()
+    close = next(b for b in window.guide.findChildren(QAbstractButton) if "close" in b.objectName())
+    qtbot.mouseClick(close, Qt.MouseButton.LeftButton)
+    assert not window.guide.isVisible()
+    assert seen() == before
+    begin(qtbot, window, "specialisation")
+    assert "experts_domains" in seen()
+    action(window, "Neighbours share experts; the character decides").trigger()
+    window.question.answer(True)
+    assert window.experiments.isVisible()
+    assert seen() == before
+    action(window, "Close the guide").trigger()
+    assert seen() == before
+
+
+def test_a_lesson_from_the_plane_has_its_panels_in_the_layout_of_its_own_task(qtbot: QtBot, window: Window) -> None:
+    window.send(OpenModel(str(bundled_model("plane"))))
+    qtbot.waitUntil(lambda: window.settings.task == "plane", timeout=WAIT)
+    begin(qtbot, window, "specialisation")
+    QApplication.processEvents()
+    assert not window.panels["experts_domains"].canvas.visibleRegion().isEmpty()
+    assert window.docks["input_map"].isHidden()
+    assert window.layouts.task == "text"
 
 
 def test_with_another_task_the_lesson_says_so(qtbot: QtBot, window: Window) -> None:

@@ -67,6 +67,7 @@ class Experiments(QWidget):
             f"<p>Measured here by: moeviz experiment {escape(experiment.name)}</p>"
         )
         self._window.guide.show_page(experiment.title, self)
+        self._window.layouts.give_back()  # what a lesson has brought
 
     def show_settings(self, settings: Settings) -> None:
         """Which arm the running model is at, if any."""

@@ -1,6 +1,7 @@
 """The dock under the knobs that goes along with what a person is doing: with an experiment, or with a lesson."""
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QCloseEvent
 from PySide6.QtWidgets import QDockWidget, QLabel, QMainWindow, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from moeviz.view.layouts import BARS
@@ -12,6 +13,8 @@ TITLE = 24  # px, about
 
 class Guide(QDockWidget):
     """Shows one page at a time, below the dock of the knobs."""
+
+    closed = Signal()
 
     def __init__(self, knobs: QDockWidget) -> None:
         super().__init__("Guide")
@@ -40,6 +43,10 @@ class Guide(QDockWidget):
             other.setVisible(other is page)
         self.show()
         self._fit(page)
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        super().closeEvent(event)
+        self.closed.emit()
 
     def _fit(self, page: QWidget) -> None:
         """As high as the page needs."""

@@ -1,7 +1,8 @@
-"""Named layouts: which panels lie where. Each is remembered as it was left."""
+"""Named layouts: which panels lie where. Each is remembered as it was left, and what a guide brings to the front goes
+back behind when it is closed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from PySide6.QtCore import QByteArray, QSettings, Qt, Signal
@@ -41,6 +42,10 @@ class Layout:
 
 
 _TOKENS = Row(3, (Cell(1, ("tokens",)),), highest=176)  # some eight lines of text
+_LEARNED = Row(
+    9,
+    (Cell(1, ("experts_domains", "positions")), Cell(1, ("experts_tokens",)), Cell(1, ("co_activation", "similarity"))),
+)
 LAYOUTS = {
     "Learn": Layout(
         "what a router does with a token",
@@ -67,19 +72,10 @@ LAYOUTS = {
         "what each expert has learned",
         "tokens_experts",
         (
-            _TOKENS,
             Row(
-                8,
-                (Cell(12, ("flow", "tokens_experts", "input_map", "positions")), Cell(10, ("anatomy", "gate_weights"))),
+                11, (Cell(12, ("flow", "input_map", "tokens_experts", "tokens")), Cell(10, ("anatomy", "gate_weights")))
             ),
-            Row(
-                9,
-                (
-                    Cell(1, ("experts_domains",)),
-                    Cell(1, ("experts_tokens",)),
-                    Cell(1, ("co_activation", "similarity")),
-                ),
-            ),
+            _LEARNED,
         ),
     ),
     "Compare": Layout(
@@ -92,8 +88,36 @@ LAYOUTS = {
         ),
     ),
 }
+# what a task has in other places: on the plane the map comes first, and its points take the place of a text
+_MAP = ("input_map", "tokens_experts", "tokens")
+ROWS_OF_TASK = {
+    "plane": {
+        "Learn": (
+            Row(12, (Cell(13, _MAP), Cell(9, ("gate_weights", "anatomy")))),
+            Row(7, (Cell(1, ("load",)), Cell(1, ("losses",)))),
+        ),
+        "Train": (
+            Row(12, (Cell(14, _MAP), Cell(8, ("gate_weights", "anatomy")), Cell(7, ("layers_experts",)))),
+            Row(8, (Cell(1, ("load",)), Cell(1, ("losses", "saturation", "moe_dense")), Cell(1, ("load_over_time",)))),
+        ),
+        "Inspect": (
+            Row(
+                11, (Cell(12, ("input_map", "flow", "tokens_experts", "tokens")), Cell(10, ("anatomy", "gate_weights")))
+            ),
+            _LEARNED,
+        ),
+    }
+}
+
+
+def layout_of(name: str, task: str) -> Layout:
+    """A named layout as a task has it."""
+    layout = LAYOUTS[name]
+    return replace(layout, rows=ROWS_OF_TASK.get(task, {}).get(name, layout.rows))
+
+
 FIRST = "Learn"
-VERSION = 7  # of what is remembered: panels that came since are not in it
+VERSION = 8  # of what is remembered: panels that came since are not in it
 LEFT, RIGHT = Qt.DockWidgetArea.LeftDockWidgetArea, Qt.DockWidgetArea.RightDockWidgetArea
 ACROSS, DOWN = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
 KNOBS_WIDTH = 320
@@ -106,10 +130,12 @@ class Layouts(QWidget):
     changed = Signal()
 
     def __init__(
-        self, window: QMainWindow, docks: Mapping[str, QDockWidget], guide: QDockWidget, memory: QSettings
+        self, window: QMainWindow, docks: Mapping[str, QDockWidget], guide: QDockWidget, memory: QSettings, task: str
     ) -> None:
         super().__init__()
-        self._window, self._docks, self._guide, self._memory = window, docks, guide, memory
+        self._window, self._docks, self._guide, self._memory, self.task = window, docks, guide, memory, task
+        # brought to the front: a panel, whether it was hidden, and what it covers
+        self._brought: list[tuple[QDockWidget, bool, QDockWidget | None]] = []
         name = str(memory.value("layout name", FIRST))
         self.name = name if name in LAYOUTS else FIRST
         self.fresh = False  # nothing was remembered: until the window has its size, the docks follow it
@@ -130,20 +156,55 @@ class Layouts(QWidget):
         self.restore()
         self.changed.emit()
 
+    def take_task(self, task: str) -> None:
+        """Show the layout as the task has it."""
+        if self._key(task) != self._key(self.task):
+            self.save()
+            self.task = task
+            self.restore()
+            self.changed.emit()
+        self.task = task
+
+    def _key(self, task: str) -> str:
+        """Under which it is remembered."""
+        own = self.name in ROWS_OF_TASK.get(task, {})
+        return f"layouts/{self.name} of {task}" if own else f"layouts/{self.name}"
+
+    def bring(self, name: str) -> None:
+        """Show a panel and in front, until `give_back`."""
+        dock = self._docks[name]
+        if dock.visibleRegion().isEmpty():
+            beside = self._window.tabifiedDockWidgets(dock)
+            covered = next((other for other in beside if not other.visibleRegion().isEmpty()), None)
+            self._brought.append((dock, dock.isHidden(), covered))
+        dock.show()
+        dock.raise_()
+
+    def give_back(self) -> None:
+        """The layout as it was before panels were brought; what a person has changed stays."""
+        for dock, hidden, covered in reversed(self._brought):
+            if hidden:
+                dock.hide()
+            if covered is not None and not covered.isHidden():
+                covered.raise_()
+        self._brought.clear()
+
     def restore(self) -> None:
         guide = self._guide.isHidden()
         self.reset()
-        state = self._memory.value(f"layouts/{self.name}")
+        state = self._memory.value(self._key(self.task))
         self.fresh = not (isinstance(state, QByteArray) and self._window.restoreState(state, VERSION))
         self._guide.setHidden(guide)  # it belongs to what is going on, not to a layout
 
     def save(self) -> None:
+        self.give_back()
         self._memory.setValue("layout name", self.name)
-        self._memory.setValue(f"layouts/{self.name}", self._window.saveState(VERSION))
+        self._memory.setValue(self._key(self.task), self._window.saveState(VERSION))
 
     def reset(self) -> None:
         """All panels in their first places."""
-        window, docks, layout = self._window, self._docks, LAYOUTS[self.name]
+        window, docks, layout = self._window, self._docks, layout_of(self.name, self.task)
+        self._brought.clear()
         shown = {"controls", *layout.names()}
         for dock in docks.values():  # else what is still on its old place would make the window higher
             dock.setFloating(False)

@@ -95,11 +95,13 @@ class Lessons(QWidget):
             return
         window.start(window.make_session(settings, window.device, checkpoint), f"Starting: {lesson.title}")
         window.select(Selection())
-        self.lesson, self.ticked, self._run_before = lesson, [False] * len(lesson.steps), window.stakes.run
+        self.lesson, self.at = lesson, 0
+        self.ticked, self._run_before = [False] * len(lesson.steps), window.stakes.run
         self._keep_room(lesson)
-        self.go(0)
+        self._show_step()
         window.guide.show_page(lesson.title, self)
-        self.look()
+        window.layouts.give_back()  # what another lesson has brought
+        self.go(0)
 
     def _keep_room(self, lesson: Lesson) -> None:
         """For the longest text, so that the buttons stay where they are."""
@@ -119,13 +121,16 @@ class Lessons(QWidget):
         """To a step, from 0, or to the end."""
         assert self.lesson is not None
         self.at, self._then = at, None
-        if at < len(self.lesson.steps):
-            for name in self.lesson.steps[at].shows:
-                dock = self._window.docks[name]
-                dock.show()
-                dock.raise_()
         self._show_step()
+        self.bring_panels()
         self.look()
+
+    def bring_panels(self) -> None:
+        """To the front, those that the step is about."""
+        on = not (self.isHidden() or self._window.guide.isHidden())
+        if on and self.lesson is not None and self.at < len(self.lesson.steps):
+            for name in self.lesson.steps[self.at].shows:
+                self._window.layouts.bring(name)
 
     def _go_on(self) -> None:
         assert self.lesson is not None

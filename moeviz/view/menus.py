@@ -93,7 +93,7 @@ def menus(window: "Window") -> dict[str, list[Item | None]]:
                 for i, (name, lesson) in enumerate(LESSONS.items(), 1)
             ),
             None,
-            Item("Close the guide", "Ctrl+Alt+Q", window.guide.hide),
+            Item("Close the guide", "Ctrl+Alt+Q", window.guide.close),
         ],
         "E&xperiments": [
             *(

@@ -152,7 +152,9 @@ class Window(QMainWindow):
         self.docks["controls"] = make_dock("Knobs", self.controls, "controls")
         self.guide = Guide(self.docks["controls"])
         self.experiments, self.lessons = Experiments(self), Lessons(self, bundled)
-        self.layouts = Layouts(self, self.docks, self.guide, memory)
+        self.layouts = Layouts(self, self.docks, self.guide, memory, settings.task)
+        self.guide.closed.connect(self.layouts.give_back)
+        self.layouts.changed.connect(self.lessons.bring_panels)
         self.files = Files(self)
         compare = self.panels["compare"]
         assert isinstance(compare, Compare)
@@ -495,6 +497,8 @@ class Window(QMainWindow):
         if update.reset and self.question.open and not self.question.lasting:
             self.knobs.keep()
         self.knobs.take(update)
+        if update.reset:
+            self.layouts.take_task("" if self.of_trace else self.settings.task)
 
     def scrub(self) -> None:
         """Show a step of the past; training goes on."""
