@@ -669,8 +669,7 @@ def test_it_is_painted_again_only_for_another_survey(qtbot: QtBot, window: Windo
 
 
 def opened(qtbot: QtBot, window: Window) -> InputMap:
-    """The input map, come from the View menu."""
-    window.docks["input_map"].toggleViewAction().trigger()
+    """The input map, which is open from the start."""
     panel = window.panels["input_map"]
     assert isinstance(panel, InputMap)
     qtbot.waitUntil(lambda: panel.plane is not None, timeout=WAIT)
@@ -709,6 +708,9 @@ def test_what_is_painted_is_trained_on_and_undone(qtbot: QtBot, window: Window, 
     window.setFocus()
     assert line.text() == "painted-1.csv"
     assert window.knobs.undo.count() == 1  # looking changes nothing
+    qtbot.waitUntil(lambda: panel.plane is not None and len(panel.plane.own_N2) > 0, timeout=WAIT)
+    panel.refresh()
+    assert "the model has these" in panel.footer()
     step = window.history.marks[0][0]
     assert step >= 5
     assert panel.paints  # the regions move under the painted points

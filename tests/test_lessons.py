@@ -415,7 +415,8 @@ def test_every_check_is_tried_by_hand() -> None:
 
 def test_a_reading_has_the_number_and_the_one_that_is_wanted() -> None:
     assert checks.collapsed(moment(counts=CROWDED, knobs=OFF), moment()) == Check(
-        True, f"CV in layer 0 over {BATCHES} batches now 2.38; wanted: above 1.4."
+        True,
+        f"CV in layer 0 over the last {BATCHES} batches now 2.38; wanted: above 1.4. Load shows the last batch alone.",
     )
     assert checks.rescued(moment(counts=EVEN, knobs=OFF), moment()).reading == "Balance loss is none; wanted: switch."
 

@@ -264,7 +264,7 @@ def test_load_says_whose_assignments_it_counts(board, snapshot):
     dead = np.array([0, 4, 400, 400, 400, 400, 400, 400])
     board.show_snapshot(replace(snapshot, train_counts_LE=(dead, dead, dead)))
     panel.refresh()
-    assert "⚠ 1 dead experts, 1 more nearly" in panel.footer()
+    assert "⚠ 1 dead expert, 1 more nearly" in panel.footer()
     board.show_snapshot(replace(snapshot, train_counts_LE=(dead * 0,) * 3))
     panel.refresh()
     assert panel.noise == 0

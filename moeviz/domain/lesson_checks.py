@@ -118,13 +118,14 @@ def _load(now: Moment, name: str, measure: Callable[[Ints], float], **bounds: fl
     """A measure of the load of the layer shown, over the last training batches."""
     known = now.layer < len(now.recent_LE)
     value = measure(now.recent_LE[now.layer]) if known else None
-    return _goal(
-        f"{name} in layer {now.layer} over {BATCHES} batches",
+    check = _goal(
+        f"{name} in layer {now.layer} over the last {BATCHES} batches",
         value,
         above=bounds.get("above"),
         below=bounds.get("below"),
         unknown="" if known else f"It takes {BATCHES} training steps with these knobs, in a long run more.",
     )
+    return check._replace(reading=f"{check.reading} Load shows the last batch alone.") if known else check
 
 
 def _selected(now: Moment) -> Check:

@@ -117,10 +117,10 @@ class ModelSettings:
     context: int = _knob(
         128,
         "Context",
-        "Characters in one training sequence. Restarts the model.",
+        "Tokens in one training sequence; in most tasks a token is a character. Restarts the model.",
         low=16,
         high=512,
-        unit="chars",
+        unit="tokens",
         live=False,
         group="model",
     )

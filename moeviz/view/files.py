@@ -196,8 +196,9 @@ class Files:
             self.window.tell(f"The points cannot be kept in {folder}: {error.strerror or error}; make room there.")
         else:
             self.window.knobs.change({"data.path": str(path)})
-            said = f"The model goes on with the {len(xy)} points that you painted; Undo brings its earlier data back."
-            self.window.tell(said, passing=True)
+            press = "" if self.window.runner.training else " Press Space to train on them."
+            said = f"The model's data are now the {len(xy)} points that you painted; Undo brings the earlier ones back."
+            self.window.tell(said + press, passing=True)
 
     # ---- saving
     def save_model(self) -> bool:

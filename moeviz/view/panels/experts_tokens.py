@@ -220,8 +220,8 @@ class ExpertsTokens(Sampled):
         if row is not None and row < len(self._handled):
             return f"click to see the tokens of expert {row} in context"
         if self._surest:
-            said = f"no token comes {MIN_COUNT} times: the surest of each expert, with their gate weights"
-            return "  ".join(filter(None, [said, self.whose()]))
+            said = [f"no token comes {MIN_COUNT} times", "these are the surest of each expert, by gate weight"]
+            return "  ".join(filter(None, [*said, self.whose()]))
         words = ["% of a token's occurrences that chose the expert first", left_out, self.whose()]
         return "  ".join(filter(None, words))
 

@@ -6,7 +6,7 @@ from PySide6.QtCore import QEvent, QObject, QPointF, QRectF, Qt, Signal
 from PySide6.QtGui import QMouseEvent, QPainter
 from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 
-from moeviz.domain.points import CLASSES
+from moeviz.domain.points import CLASSES, Points
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.survey import Plane, SurveyResult
 from moeviz.view.panel import NARROW, NO_ROUTING, Panel, Pointed, Table
@@ -130,6 +130,8 @@ class InputMap(Panel):
             words = [f"{count} points painted", "drag to spray, with the right button or Shift to erase"]
             if self.painting.lack:
                 words.append(self.painting.lack)
+            elif self.plane is not None and _same(self.plane.own_N2, self.painting.xy):
+                words.append("the model has these")
             else:
                 words.append("no more can be painted" if count >= MOST else "Use: train on them")
             return "  ".join(words)
@@ -201,6 +203,11 @@ class InputMap(Panel):
 
 
 BRUSHING = (QEvent.Type.MouseButtonPress, QEvent.Type.MouseMove, QEvent.Type.MouseButtonRelease)
+
+
+def _same(xy: Points, others: Points) -> bool:
+    """The same points in whatever order."""
+    return len(xy) == len(others) and np.array_equal(np.sort(xy, axis=0), np.sort(others, axis=0))
 
 
 def _button(text: str, tip: str) -> QToolButton:

@@ -188,7 +188,8 @@ def dead_in_words(summary: LoadSummary) -> str:
         return f"dead experts: {TOO_FEW}"
     nearly = summary.soft_dead_experts - summary.dead_experts
     more = f", {nearly} more nearly" if nearly else ""
-    return f"{'⚠ ' if summary.dead_experts else ''}{summary.dead_experts or 'no'} dead experts{more}"
+    dead = summary.dead_experts
+    return f"{'⚠ ' if dead else ''}{dead or 'no'} dead expert{'' if dead == 1 else 's'}{more}"
 
 
 def _thin(colour: str, alpha: int) -> QColor:
