@@ -770,6 +770,8 @@ def test_another_task_takes_the_brush_away(qtbot: QtBot, window: Window) -> None
     qtbot.mouseClick(panel.paint, Qt.MouseButton.LeftButton)
     assert panel.paints
     window.send(SetKnobs({"task": "search", "model.context": 64}))
+    qtbot.waitUntil(lambda: window.docks["input_map"].isHidden(), timeout=WAIT)  # it is behind in this layout
+    window.docks["input_map"].toggleViewAction().trigger()
     qtbot.waitUntil(lambda: panel.survey is not None and bool(panel.survey.inputs), timeout=WAIT)
     assert not panel.paints
     assert not panel.paint.isVisible()
