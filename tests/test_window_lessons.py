@@ -223,6 +223,12 @@ def test_a_lesson_from_the_plane_has_its_panels_in_the_layout_of_its_own_task(qt
     assert not window.panels["experts_domains"].canvas.visibleRegion().isEmpty()
     assert window.docks["input_map"].isHidden()
     assert window.layouts.task == "text"
+    fitting = window.guide.height()
+    assert window.guide.widget().verticalScrollBar().maximum() == 0
+    assert window.docks["controls"].height() > fitting
+    for do in (lambda: window.layouts.choose("Train"), window.layouts.reset):
+        do()
+        qtbot.waitUntil(lambda: window.guide.height() == fitting, timeout=WAIT)
 
 
 def test_with_another_task_the_lesson_says_so(qtbot: QtBot, window: Window) -> None:

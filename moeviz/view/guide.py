@@ -42,16 +42,16 @@ class Guide(QDockWidget):
         for other in self._pages:
             other.setVisible(other is page)
         self.show()
-        self._fit(page)
+        self.fit()
 
     def closeEvent(self, event: QCloseEvent) -> None:
         super().closeEvent(event)
         self.closed.emit()
 
-    def _fit(self, page: QWidget) -> None:
-        """As high as the page needs."""
-        window = self.parentWidget()
-        if isinstance(window, QMainWindow):
+    def fit(self) -> None:
+        """As high as its page needs."""
+        window, page = self.parentWidget(), next((page for page in self._pages if not page.isHidden()), None)
+        if isinstance(window, QMainWindow) and page is not None and not self.isHidden():
             needed = min(page.heightForWidth(self._area.viewport().width()) + TITLE, int(MOST * window.height()))
             left = max(window.height() - BARS - needed, 1)
             window.resizeDocks([self._knobs, self], [left, needed], Qt.Orientation.Vertical)

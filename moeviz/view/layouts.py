@@ -191,7 +191,7 @@ class Layouts(QWidget):
 
     def restore(self) -> None:
         guide = self._guide.isHidden()
-        self.reset()
+        self._place()
         state = self._memory.value(self._key(self.task))
         self.fresh = not (isinstance(state, QByteArray) and self._window.restoreState(state, VERSION))
         self._guide.setHidden(guide)  # it belongs to what is going on, not to a layout
@@ -203,6 +203,10 @@ class Layouts(QWidget):
 
     def reset(self) -> None:
         """All panels in their first places."""
+        self._place()
+        self.changed.emit()
+
+    def _place(self) -> None:
         window, docks, layout = self._window, self._docks, layout_of(self.name, self.task)
         self._brought.clear()
         shown = {"controls", *layout.names()}

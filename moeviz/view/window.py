@@ -154,6 +154,7 @@ class Window(QMainWindow):
         self.experiments, self.lessons = Experiments(self), Lessons(self, bundled)
         self.layouts = Layouts(self, self.docks, self.guide, memory, settings.task)
         self.guide.closed.connect(self.layouts.give_back)
+        self.layouts.changed.connect(self.guide.fit)
         self.layouts.changed.connect(self.lessons.bring_panels)
         self.files = Files(self)
         compare = self.panels["compare"]
