@@ -146,7 +146,7 @@ def test_a_task_with_places_of_its_own_has_them_remembered_apart(qtbot: QtBot, w
     again.close()
 
 
-def test_what_is_brought_to_the_front_goes_back(qtbot: QtBot, window: Window) -> None:
+def test_what_is_brought_to_the_front_goes_back(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
     layouts, before = window.layouts, seen(window)
     for name in ("anatomy", "flow", "load", "saturation", "flow"):
         layouts.bring(name)
@@ -159,6 +159,11 @@ def test_what_is_brought_to_the_front_goes_back(qtbot: QtBot, window: Window) ->
     assert seen(window) == on_top("Train")
     button(window, "Learn").click()
     assert seen(window) == before - {"losses"}
+    layouts.bring("flow")
+    window.close()
+    again = make(qtbot, tmp_path)
+    assert seen(again) == before - {"losses"}
+    again.close()
 
 
 def test_a_panel_of_no_place_comes_as_a_tab(qtbot: QtBot, window: Window) -> None:

@@ -180,13 +180,14 @@ class ExpertsTokens(Sampled):
         texts, domains = self.source.tokens, self.source.domains
         assert texts is not None
         face = mono(SMALL)
-        one = QFontMetricsF(face).horizontalAdvance("x")
+        metrics = QFontMetricsF(face)
+        one = metrics.horizontalAdvance("x")
         beside = DOMAIN if domains is not None and area.width() > 260 else 0.0
-        middle = area.left() + beside + (area.width() - beside) * 0.5
-        room = int((area.width() - beside) * 0.5 / one)
         row_length = (
             self.survey.row_length if self.survey is not None and self.source is not self.snapshot else len(texts)
         )
+        before = (area.width() - beside) * 0.5 if row_length > 1 else 0.0  # nothing stands beside a point
+        middle, room = area.left() + beside + before, int(before / one)
         fill = self._colour(expert)
         for line, token in enumerate(self._contexts[:MOST]):
             base = top + line * ROW + 13
@@ -194,17 +195,17 @@ class ExpertsTokens(Sampled):
                 continue
             start = token // row_length * row_length
             word = visible(texts[token])
-            before = "".join(map(visible, texts[max(start, token - room) : token]))[-max(room - 1, 0) :]
-            after = "".join(map(visible, texts[token + 1 : min(start + row_length, token + 1 + room)]))
-            wide = one * len(word)
+            left = "".join(map(visible, texts[max(start, token - room) : token]))[-max(room - 1, 0) :]
+            right = "".join(map(visible, texts[token + 1 : min(start + row_length, token + 1 + room)]))
+            wide = metrics.horizontalAdvance(word) + 3
             painter.setFont(face)
             painter.setPen(QColor(self.theme.muted))
-            if before and room > 1:
-                _put_mono(painter, middle - one * len(before) - 1, base, before)
-            _put_mono(painter, middle + wide + 2, base, after[: max(room - len(word), 0)])
+            if left and room > 1:
+                _put_mono(painter, middle - one * len(left) - 1, base, left)
+            _put_mono(painter, middle + wide + 2, base, right[: max(room - len(word), 0)])
             painter.fillRect(QRectF(middle, base - 12, wide, ROW - 3), fill)
             painter.setPen(readable_on(fill))
-            _put_mono(painter, middle, base, word)
+            _put_mono(painter, middle + 1, base, word)
             if beside and domains is not None:
                 painter.setFont(sans(SMALL))
                 painter.setPen(QColor(self.theme.faint))
@@ -216,7 +217,7 @@ class ExpertsTokens(Sampled):
         if opened is not None:
             total = len(self._contexts)
             shown = f"the first {MOST} of {total}" if total > MOST else f"{total}"
-            return f"expert {opened}: {shown} tokens that chose it first, surest first  click beside to see all experts"
+            return f"expert {opened}: {shown} tokens that chose it first  surest first  click beside to see all experts"
         if row is not None and row < len(self._handled):
             return f"click to see the tokens of expert {row} in context"
         if self._surest:

@@ -139,7 +139,7 @@ class GateWeights(Panel):
             if routing.selection_scores_TE is not None and self.token is not None:
                 state += f"  selection score {number(float(routing.selection_scores_TE[self.token, expert]))}"
             return f"{self._who()}  {words}, {state}  {expert_in_words(routing, expert)}"
-        who = self._who() + ("" if self.selection.token is not None else " (the last; click one to choose)")
+        who = self._who() + ("" if self.selection.token is not None else " (the last)")
         return "  ".join(
             [who, margin_in_words(routing, token), *confidence_in_words(routing, token), *_legend(routing)]
         )

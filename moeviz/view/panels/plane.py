@@ -149,9 +149,8 @@ class PlanePicture:
             if self.second_T is None:
                 words.append(f"dots: the probe's {count} points")
             else:
-                words.append(
-                    f"{CLASSES[0]} {CLASSES[1]} the probe's {count} points  ✕ {int(self.wrong_T.sum())} told wrong"
-                )
+                words.append(f"{CLASSES[0]} {CLASSES[1]} the probe's {count} points, click one")
+                words.append(f"✕ {int(self.wrong_T.sum())} told wrong")
             if len(plane.own_N2):
                 words.append(f"small: your {len(plane.own_N2)} points")
             if self.layer and self.kind == "experts":
