@@ -14,6 +14,7 @@ from moeviz.domain.messages import Read, SetKnobs, Show, Survey
 from moeviz.domain.settings import Settings
 from moeviz.view.dashboard import PANELS
 from moeviz.view.layouts import LAYOUTS, ROWS_OF_TASK, layout_of
+from moeviz.view.panels.input_map import InputMap
 from moeviz.view.timeline import MarkedSlider
 from moeviz.view.window import Window
 
@@ -128,6 +129,15 @@ def test_on_the_plane_a_newcomer_meets_its_map_and_it_is_large(qtbot: QtBot, tmp
         canvas = window.panels["input_map"].canvas
         assert canvas.height() >= 220, name
         assert canvas.width() >= 400, name
+        wide = canvas.width()
+        panel = window.panels["input_map"]
+        assert isinstance(panel, InputMap)
+        for tool in panel.tools:
+            tool.show()  # as for painting
+        QApplication.processEvents()
+        assert canvas.width() == wide, name  # it does not move under the brush
+        for tool in panel.tools:
+            tool.hide()
     window.close()
 
 

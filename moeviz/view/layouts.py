@@ -97,12 +97,12 @@ ROWS_OF_TASK = {
             Row(7, (Cell(1, ("load",)), Cell(1, ("losses",)))),
         ),
         "Train": (
-            Row(12, (Cell(14, _MAP), Cell(8, ("gate_weights", "anatomy")), Cell(7, ("layers_experts",)))),
+            Row(12, (Cell(13, _MAP), Cell(9, ("layers_experts", "gate_weights", "anatomy")))),
             Row(8, (Cell(1, ("load",)), Cell(1, ("losses", "saturation", "moe_dense")), Cell(1, ("load_over_time",)))),
         ),
         "Inspect": (
             Row(
-                11, (Cell(12, ("input_map", "flow", "tokens_experts", "tokens")), Cell(10, ("anatomy", "gate_weights")))
+                11, (Cell(13, ("input_map", "flow", "tokens_experts", "tokens")), Cell(10, ("anatomy", "gate_weights")))
             ),
             _LEARNED,
         ),
