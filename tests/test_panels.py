@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QPoint, QPointF, QRectF, Qt
-from PySide6.QtGui import QColor
+from PySide6.QtCore import QEvent, QPoint, QPointF, QRectF, Qt
+from PySide6.QtGui import QColor, QHelpEvent
+from PySide6.QtWidgets import QApplication
 
 from moeviz.domain import metrics
 from moeviz.domain.history import History
@@ -26,7 +27,7 @@ from moeviz.view.panels.marks import bin_edges, binned_mean, place_labels, unnam
 from moeviz.view.panels.tokens import TokenStrip, describe
 from moeviz.view.panels.tokens_experts import gate_matrix
 from moeviz.view.render import render_plot
-from moeviz.view.theme import DARK, LIGHT, apply
+from moeviz.view.theme import DARK, LIGHT, apply, width_of
 
 TEXT = "To be, or not to be:\nthat is the question"
 
@@ -308,7 +309,53 @@ def test_words_give_way_in_a_low_panel(qtbot, snapshot):
     panel = show(qtbot, PANELS["load"](DARK), 277, 278)
     panel.show_snapshot(snapshot)
     heights = [panel.plot_rect(QRectF(0, 0, 277, high)).height() for high in (80, 100, 120, 140, 180, 220)]
-    assert heights == [80 - 8 - 16, 100 - 8 - 16, 120 - 8 - 32, 140 - 8 - 48, 180 - 8 - 80, 220 - 8 - 80]
+    assert heights == [80 - 8 - 16, 100 - 8 - 16, 120 - 8 - 16, 140 - 8 - 32, 180 - 8 - 80, 220 - 8 - 80]
+
+
+def test_a_phrase_without_room_is_left_out_whole_and_told_by_the_tooltip(qtbot, snapshot, monkeypatch):
+    assert wrapped("one two  three four  five  six", 100, 2) == ["one two", "three four   five …"]
+    assert wrapped("one two  three four  five  six", 85, 2) == ["one two", "three four …"]
+    told: list[str] = []
+    monkeypatch.setattr("moeviz.view.panel.QToolTip.showText", lambda _, words, *__: told.append(words))
+    panel = show(qtbot, PANELS["load"](DARK), 240, 140)
+    panel.show_snapshot(snapshot)
+    for at in (QPoint(20, panel.canvas.height() - 8), QPoint(20, 8)):  # on the words, on the plot
+        QApplication.sendEvent(panel.canvas, QHelpEvent(QEvent.Type.ToolTip, at, panel.canvas.mapToGlobal(at)))
+    assert len(told) == 1
+    assert told[0].splitlines()[-1] == "no dead experts"
+
+
+@pytest.mark.parametrize(("width", "tip"), [(200, "Gate weights of a token"), (400, "")])
+def test_a_title_that_is_shortened_can_be_read_by_pointing_at_it(qtbot, width, tip):
+    panel = show(qtbot, PANELS["gate_weights"](DARK), width, 200)
+    assert panel._title.toolTip() == tip
+
+
+@pytest.mark.parametrize("name", ["losses", "saturation"])
+def test_the_key_lies_under_the_plot_and_nothing_over_it(qtbot, name, monkeypatch, history):
+    """Nor can a curve: they end at the plot's edge."""
+    for step in range(1, 100, 9):
+        history.add_snapshot(make_snapshot(step=step))
+    history.add_mark(50, "k 2 → 4")
+    panel = show(qtbot, PANELS[name](DARK), 311, 150)
+    panel.show_snapshot(make_snapshot())
+    panel.show_history(history)
+    boxes: dict[str, QRectF] = {}
+
+    def record(painter, left, base, text):
+        boxes[text] = QRectF(left, base - 9, width_of(text), 11)
+
+    for module in ("axes", "marks"):
+        monkeypatch.setattr(f"moeviz.view.panels.{module}.put", record)
+    monkeypatch.setattr("moeviz.view.panel.put", record)
+    panel.grab()
+    frame = panel.frame(panel.plot_rect(QRectF(panel.canvas.rect())))
+    key = {"losses": ("training", "held-out"), "saturation": ("saturation", "churn")}[name]
+    assert "k 2 → 4" in boxes
+    for word in key:
+        assert boxes[word].top() > frame.rect.bottom() + 3
+        over = [text for text, box in boxes.items() if text != word and box.intersects(boxes[word])]
+        assert not over
 
 
 def test_a_margin_is_negative_where_something_else_decided():
@@ -510,7 +557,7 @@ def test_a_tasks_own_measures_are_offered_once_they_are_measured(qtbot) -> None:
     panel.lack()
     panel.kind.setCurrentText("hit@10 and MRR")
     assert panel.lack() == ""
-    assert "hit@10 0.5 (of step 500)  MRR 0.125 (of step 500)" in panel.footer()
+    assert "hit@10 0.5 (step 500)  MRR 0.125 (step 500)" in panel.footer()
     assert panel.unit() == "held out"
     assert panel.kind.findText("accuracy") < 0
 
@@ -529,7 +576,7 @@ def test_the_words_of_losses_are_of_the_step_that_is_shown(qtbot, history) -> No
     panel = PANELS["losses"](DARK)
     qtbot.addWidget(panel)
     panel.show_history(history)
-    for step, words in ((99, "step 99"), (40, "step 40"), (41, "held-out 2.01 (of step 40)")):
+    for step, words in ((99, "step 99"), (40, "step 40"), (41, "held-out 2.01 (step 40)")):
         panel.show_snapshot(make_snapshot(step=step))
         panel.lack()
         assert words in panel.footer().replace(f"held-out {number(history.scalar('heldout')[40])}", "held-out 2.01")

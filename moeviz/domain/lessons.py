@@ -266,7 +266,7 @@ _ALL = (
                 ("experts_domains",),
             ),
             Step(
-                "Experts and their tokens tells more. Click another expert and look for a character that nearly always "
+                "Experts' tokens tells more. Click another expert and look for a character that nearly always "
                 "goes to it: small models specialise in characters far more than in subjects.",
                 checks.found_its_character,
                 ("experts_tokens",),

@@ -98,7 +98,7 @@ PLOTS = (
     ),
     Plot(
         "experts_tokens",
-        "Experts and their tokens",
+        "Experts' tokens",
         ("token texts", "chosen experts", HELDOUT),
         "One row an expert, with the tokens that it gets most; click an expert to see where its tokens stand.",
         "share = times that token x chose e first / times x was seen (OLMoE eq. 8), where x was seen 10 times or more",
@@ -135,7 +135,7 @@ PLOTS = (
     ),
     Plot(
         "saturation",
-        "Saturation and churn",
+        "Saturation, churn",
         (FILM,),
         "Saturation that is high early says that the router settles early; churn is how much still changes.",
         "saturation = mean |S∩S′|/k of the experts S of a token now and S′ at the reference step (OLMoE), by chance "

@@ -3,7 +3,7 @@
 from PySide6.QtCore import QPoint
 from PySide6.QtWidgets import QDockWidget, QToolButton, QWidget
 
-from moeviz.view.panel import Panel
+from moeviz.view.panel import Panel, make_slim
 
 ASIDE = 48
 
@@ -39,6 +39,7 @@ def _title_bar(dock: QDockWidget, panel: Panel) -> QWidget:
     bar.setLayout(panel.header)
     close = QToolButton()
     close.setText("✕")
+    make_slim(close)
     close.setToolTip("Close this panel; it comes back from the View menu. Double-click the title to float it.")
     close.clicked.connect(dock.close)
     panel.header.addWidget(close)

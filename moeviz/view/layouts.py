@@ -63,7 +63,7 @@ LAYOUTS = {
             _TOKENS,
             Row(
                 8,
-                (Cell(14, ("tokens_experts",)), Cell(8, ("gate_weights", "anatomy")), Cell(7, ("layers_experts",))),
+                (Cell(13, ("tokens_experts",)), Cell(9, ("gate_weights", "anatomy")), Cell(7, ("layers_experts",))),
             ),
             Row(8, (Cell(1, ("load",)), Cell(1, ("losses", "saturation", "moe_dense")), Cell(1, ("load_over_time",)))),
         ),

@@ -9,7 +9,17 @@ from contextlib import contextmanager
 from typing import ClassVar, Literal
 
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QEnterEvent, QIcon, QMouseEvent, QPainter, QPaintEvent, QPixmap
+from PySide6.QtGui import (
+    QColor,
+    QEnterEvent,
+    QHelpEvent,
+    QIcon,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPixmap,
+    QResizeEvent,
+)
 from PySide6.QtGui import QWheelEvent as WheelEvent
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QMenu, QSizePolicy, QToolButton, QToolTip, QVBoxLayout, QWidget
 
@@ -26,10 +36,11 @@ SHARED = ("layer", "token", "expert")
 Table = tuple[list[str], list[list[int | float | str]]]
 Uses = Literal["snapshot", "history", "survey", "layer", "token", "expert"]
 LINE = 16  # px, one line of words under a plot
-LOWEST = 80  # px, of a plot and its axes beside one line of words
+LOWEST = 96  # px, of a plot and its axes beside one line of words
 NARROW = 380  # px, a panel below it needs more lines for its words
 HEADER = 3 * GRID
 LEAST_TITLE = 9 * GRID
+SLIM = 20  # px, a button of a header
 NO_ROUTING = "No routing yet: start training, or open a model or a trace."
 ENDINGS = ("png", "svg", "pdf", "csv")
 
@@ -74,6 +85,8 @@ class Panel(QWidget):
         self._export.setToolTip("Export this plot")
         self._export.setAccessibleName(f"Export {self.plot.title}")
         self._export.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        for button in (self._help, self._export):
+            make_slim(button)
         menu = QMenu(self._export)
         for ending in ENDINGS:
             label = "Numbers as CSV…" if ending == "csv" else f"Picture as {ending.upper()}…"
@@ -84,7 +97,7 @@ class Panel(QWidget):
         self._export.setMenu(menu)
         self.header = QHBoxLayout()
         self.header.setContentsMargins(GRID, GRID // 2, GRID // 2, 0)
-        self.header.setSpacing(GRID // 2)
+        self.header.setSpacing(GRID // 4)
         self.header.addWidget(self._title, 1)
         self.header.addWidget(self._help)
         self.header.addWidget(self._export)
@@ -254,6 +267,16 @@ class Panel(QWidget):
         for i, line in enumerate(wrapped(self.footer(), width, lines)):
             painter.drawText(QPointF(at.x(), at.y() + i * LINE + 12), line)  # others at each frame: not worth shaping
 
+    def words_cut(self, point: QPointF) -> str:
+        """All words under the plot, a phrase a line, if a point of the canvas lies on them and they are not all there."""
+        rect = QRectF(self.canvas.rect())
+        inner = self.plot_rect(rect)
+        if self.lack() or point.y() < inner.bottom():
+            return ""
+        words = self.footer()
+        cut = any(line.endswith("…") for line in wrapped(words, inner.width(), self._lines(rect)))
+        return words.replace("  ", "\n") if cut else ""
+
     def picture_size(self) -> QSize:
         """How large a picture of this panel alone is; larger than the widget where it scrolls."""
         return QSize(max(self.width(), 320), max(self.height(), 160))
@@ -314,6 +337,12 @@ def _shared(pointed: Pointed) -> Pointed:
     return {part: at for part, at in pointed.items() if part in SHARED}
 
 
+def make_slim(button: QToolButton) -> None:
+    """For a header: beside its buttons a narrow panel is to show its whole title."""
+    button.setProperty("slim", True)
+    button.setFixedWidth(SLIM)
+
+
 class Title(QLabel):
     """Shortened where the header has no room for it: a layout's panels must fit beside each other."""
 
@@ -324,6 +353,10 @@ class Title(QLabel):
 
     def minimumSizeHint(self) -> QSize:
         return QSize(min(LEAST_TITLE, super().minimumSizeHint().width()), super().minimumSizeHint().height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self.setToolTip(self.text() if self.fontMetrics().horizontalAdvance(self.text()) > self.width() else "")
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
@@ -360,6 +393,12 @@ class Canvas(QWidget):
     def leaveEvent(self, event: QEvent) -> None:
         self._panel.point_at(None)
 
+    def event(self, event: QEvent) -> bool:
+        if isinstance(event, QHelpEvent) and (words := self._panel.words_cut(QPointF(event.pos()))):
+            QToolTip.showText(event.globalPos(), words, self)
+            return True
+        return super().event(event)
+
     def mousePressEvent(self, event: QMouseEvent) -> None:
         if event.button() == Qt.MouseButton.LeftButton:
             self._panel.click_at(event.position())
@@ -370,16 +409,19 @@ class Canvas(QWidget):
 
 
 def wrapped(text: str, width: float, lines: int) -> list[str]:
-    """At most `lines` lines, broken at the double spaces between phrases, the last one shortened if need be."""
+    """At most `lines` lines, broken at the double spaces between phrases; … stands for the phrases that have no room,
+    and a phrase is cut only where it is wider than a line."""
     out: list[str] = []
-    for phrase in text.split("  "):
+    phrases = text.split("  ")
+    for i, phrase in enumerate(phrases, 1):
         longer = f"{out[-1]}   {phrase}" if out else phrase
-        if out and width_of(longer) <= width:
+        more = " …" if len(out) == lines and i < len(phrases) else ""  # it may be needed
+        if out and width_of(longer + more) <= width:
             out[-1] = longer
         elif len(out) < lines:
             out.append(phrase)
         else:
-            out[-1] = longer
+            out[-1] += " …"
             break
     return [fitted(line, width) for line in out]
 

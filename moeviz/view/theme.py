@@ -190,6 +190,7 @@ def stylesheet(theme: Theme) -> str:
 QToolTip {{ color: {theme.text}; background: {theme.raised}; border: 1px solid {theme.line}; padding: 4px; }}
 QToolButton {{ color: {theme.muted}; background: transparent; border: 1px solid transparent; border-radius: 4px;
                padding: 2px 6px; }}
+QToolButton[slim="true"] {{ padding: 2px; }}
 QToolBar QToolButton {{ color: {theme.text}; }}
 QToolButton:hover {{ color: {theme.text}; background: {theme.raised}; border-color: {theme.line}; }}
 QToolButton:pressed, QToolButton:checked {{ color: {theme.accent}; background: {theme.raised};
@@ -218,6 +219,10 @@ QStatusBar::item {{ border: none; }}
 QMainWindow::separator {{ background: {theme.window}; width: 4px; height: 4px; }}
 QDockWidget {{ color: {theme.muted}; }}
 QDockWidget::title {{ background: {theme.window}; padding: 2px 8px; }}
+QTabBar::tab {{ color: {theme.muted}; background: {theme.window}; border: none; padding: 3px 6px;
+               border-top: 2px solid {theme.window}; }}
+QTabBar::tab:hover {{ color: {theme.text}; }}
+QTabBar::tab:selected {{ color: {theme.text}; background: {theme.panel}; border-top-color: {theme.accent}; }}
 QScrollArea {{ border: none; background: transparent; }}
 QScrollBar:vertical {{ background: transparent; width: 8px; margin: 0; }}
 QScrollBar:horizontal {{ background: transparent; height: 8px; margin: 0; }}

@@ -14,6 +14,7 @@ from shiboken6 import VoidPtr
 from moeviz.view.theme import Theme, fitted, put, width_of
 
 Array = npt.NDArray[np.float64]
+Key = tuple[str, str, bool]  # a curve's name, its colour, and whether it has dots
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 12.0, 6.0, 32.0  # room for ticks and labels of the axes
 
 
@@ -188,7 +189,8 @@ def _draw_upright(painter: QPainter, rect: QRectF, theme: Theme, label: str) -> 
     painter.restore()
 
 
-def draw_x_axis(painter: QPainter, frame: Frame, theme: Theme, label: str) -> None:
+def draw_x_axis(painter: QPainter, frame: Frame, theme: Theme, label: str, key: Sequence[Key] = ()) -> None:
+    """Ticks, and under them the label; beside it the key, where there are several curves."""
     rect = frame.rect
     ticks = _ticks(frame.x0, frame.x1, int(rect.width() / 64), 2)
     painter.setPen(QColor(theme.line))
@@ -198,7 +200,26 @@ def draw_x_axis(painter: QPainter, frame: Frame, theme: Theme, label: str) -> No
     for tick in ticks:
         text = number(tick)
         put(painter, frame.x(tick) - width_of(text) / 2, rect.bottom() + 14, text)
-    draw_x_label(painter, rect, label, theme)
+    if key:
+        _draw_key(painter, rect, theme, label, key)
+    else:
+        draw_x_label(painter, rect, label, theme)
+
+
+def _draw_key(painter: QPainter, rect: QRectF, theme: Theme, label: str, key: Sequence[Key]) -> None:
+    """Which curve is which, on the line of the label, where no curve can run through it."""
+    x, base = rect.left(), rect.bottom() + 28
+    for name, colour, dots in key:
+        text = fitted(name, rect.right() - x - 18)
+        painter.setPen(QPen(QColor(colour), 2))
+        painter.drawLine(QLineF(x, base - 4, x + 14, base - 4))
+        if dots:
+            painter.fillRect(QRectF(x + 5, base - 6, 5, 5), QColor(colour))
+        painter.setPen(QColor(theme.muted))
+        put(painter, x + 18, base, text)
+        x += 18 + width_of(text) + 12
+    if x + width_of(label) <= rect.right():
+        put(painter, rect.right() - width_of(label), base, label)
 
 
 def draw_x_label(painter: QPainter, rect: QRectF, label: str, theme: Theme) -> None:

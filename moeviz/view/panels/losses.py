@@ -2,7 +2,7 @@
 
 import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF, QSignalBlocker, Qt
-from PySide6.QtGui import QColor, QPainter, QPen
+from PySide6.QtGui import QColor, QPainter
 from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 
 from moeviz.domain.routing import RoutingSnapshot
@@ -19,7 +19,7 @@ from moeviz.view.panels.marks import (
     earlier_step,
     step_range,
 )
-from moeviz.view.theme import Theme, put, width_of
+from moeviz.view.theme import Theme
 
 # a task's own measures of held-out data
 MEASURES = {
@@ -187,7 +187,8 @@ class Losses(Panel):
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         frame, theme = self.frame(rect), self.theme
         draw_y_axis(painter, frame, theme, self.unit())
-        draw_x_axis(painter, frame, theme, "step")
+        key = [(NAMES[name], theme.second if name in SECOND else theme.accent, name in SPARSE) for name in self._curves]
+        draw_x_axis(painter, frame, theme, "step", key)
         painter.save()
         painter.setClipRect(frame.rect.adjusted(0, -1, 1, 1))
         for name, (xs, means, low, high) in self.binned(frame.rect.width()).items():
@@ -214,20 +215,6 @@ class Losses(Panel):
             x = frame.x(float(self._steps[self._at]))
             painter.setPen(QColor(theme.muted))
             painter.drawLine(QLineF(x, frame.rect.top(), x, frame.rect.bottom()))
-        self._draw_key(painter, frame)
-
-    def _draw_key(self, painter: QPainter, frame: Frame) -> None:
-        """Which line is which; told apart by the dots too."""
-        x, y = frame.rect.left() + 8, frame.rect.bottom() - 8
-        for name in self._curves:
-            colour = QColor(self.theme.second if name in SECOND else self.theme.accent)
-            painter.setPen(QPen(colour, 2))
-            painter.drawLine(QLineF(x, y - 4, x + 14, y - 4))
-            if name in SPARSE:
-                painter.fillRect(QRectF(x + 5, y - 6, 5, 5), colour)
-            painter.setPen(QColor(self.theme.muted))
-            put(painter, x + 18, y, NAMES[name])
-            x += 18 + width_of(NAMES[name]) + 16
 
     def footer(self) -> str:
         if not self._steps.size:
@@ -239,11 +226,11 @@ class Losses(Panel):
             upto = np.flatnonzero(np.isfinite(values[: at + 1 if at is not None else None]))
             if upto.size:
                 when = int(self._steps[upto[-1]])
-                late = f" (of step {when})" if name in SPARSE else ""
+                late = f" (step {when})" if name in SPARSE else ""
                 words.append(f"{NAMES[name]} {number(float(values[upto[-1]]))}{late}")
         if self.kind.currentText() == "total loss":
             words += self._terms(at)
-        drawn = "line: mean, band: all values" if self._curves.keys() - set(SPARSE) else "dots: measured now and then"
+        drawn = "band: all values" if self._curves.keys() - set(SPARSE) else "dots: measured now and then"
         return "  ".join([*words, drawn])
 
     def _terms(self, at: int | None) -> list[str]:

@@ -13,9 +13,9 @@ from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, number
 from moeviz.view.panels.layers_experts import comparable
 from moeviz.view.panels.marks import draw_marks, draw_now, step_range
-from moeviz.view.theme import Theme, put, width_of
+from moeviz.view.theme import Theme
 
-REFERENCES = ("the last step", "the shown step")
+REFERENCES = ("last step", "shown step")
 NO_FILM = "No kept steps to compare yet: they gather while a model trains, or come with a trace."
 Bits = npt.NDArray[np.uint8]
 
@@ -81,8 +81,10 @@ class Saturation(Panel):
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         frame, theme = self.frame(rect), self.theme
-        draw_y_axis(painter, frame, theme, "share of choices")
-        draw_x_axis(painter, frame, theme, "step")
+        draw_y_axis(painter, frame, theme, "share of choices" if frame.rect.height() > 60 else "share")
+        draw_x_axis(
+            painter, frame, theme, "step", (("saturation", theme.accent, False), ("churn", theme.second, False))
+        )
         pen = QPen(QColor(theme.muted))
         pen.setDashPattern([4, 3])
         painter.setPen(pen)
@@ -95,20 +97,11 @@ class Saturation(Panel):
         assert self.history is not None
         draw_marks(painter, frame, self.history.marks, theme)
         draw_now(painter, frame, int(self._steps[self._at]) if self.reference.currentIndex() else None, theme)
-        self._draw_names(painter, frame)
         at = self.pointed.get("at")
         if at is not None and at < len(self._steps):
             x = frame.x(float(self._steps[at]))
             painter.setPen(QColor(theme.faint))
             painter.drawLine(QLineF(x, frame.rect.top(), x, frame.rect.bottom()))
-
-    def _draw_names(self, painter: QPainter, frame: Frame) -> None:
-        left = frame.rect.left() + 6
-        for row, (name, colour) in enumerate((("saturation", self.theme.accent), ("churn", self.theme.second))):
-            ground = QRectF(left - 3, frame.rect.top() + 3 + 13 * row, width_of(name) + 6, 13)
-            painter.fillRect(ground, QColor(self.theme.panel))
-            painter.setPen(QColor(colour))
-            put(painter, left, frame.rect.top() + 13 + 13 * row, name)
 
     def footer(self) -> str:
         at = self.pointed.get("at")
