@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QSettings, Qt
+from PySide6.QtCore import QPoint, QSettings, Qt
 from PySide6.QtGui import QAction, QColor, QGuiApplication, QImage
 from PySide6.QtWidgets import QAbstractSpinBox, QApplication, QComboBox, QInputDialog, QMenu, QMenuBar
 from pytestqt.qtbot import QtBot
@@ -19,7 +19,7 @@ from moeviz.domain.messages import ModelFacts, OpenModel, Report, SaveModel, Sur
 from moeviz.domain.settings import KNOBS, ROUTERS, Settings
 from moeviz.trace.stats import stats
 from moeviz.trace.store import open_trace
-from moeviz.view.controls import USUAL
+from moeviz.view.controls import USUAL, Controls
 from moeviz.view.dashboard import PLACES
 from moeviz.view.experiments import arm_values
 from moeviz.view.export_dialog import ExportDialog
@@ -169,7 +169,7 @@ def test_all_routers_one_after_the_other_on_a_model_in_training(qtbot: QtBot, wi
         train(qtbot, window, 1)
         assert window.runner.training
         assert not window.notices.isVisible(), window.notices.words.text()
-        assert not window.controls.hint.text().startswith("routing.")
+        assert not any("⚠" in row.note.text() for row in window.controls.rows.values())
 
     train(qtbot, window, 2)
     ask("routing.capacity_factor", 1.0)
@@ -340,31 +340,29 @@ def test_opening_asks_only_if_something_is_lost(qtbot: QtBot, window: Window, tm
 
 def test_odd_combinations_are_explained() -> None:
     base = Settings()
-    assert explain(base) == ""
-    assert "no gradient" in explain(base.with_values({"routing.k": 1}))
-    assert explain(base.with_values({"routing.k": 1, "routing.router": "topk_raw"})) == ""
-    assert "dense mixture" in explain(base.with_values({"routing.k": 8}))
-    assert "One expert" in explain(base.with_values({"routing.k": 1, "model.experts": 1}))
+    assert explain(base) == {}
+    assert "no gradient" in explain(base.with_values({"routing.k": 1}))["routing.k"]
+    assert explain(base.with_values({"routing.k": 1, "routing.router": "topk_raw"})) == {}
+    assert "dense mixture" in explain(base.with_values({"routing.k": 8}))["routing.k"]
+    assert "One expert" in explain(base.with_values({"routing.k": 1, "model.experts": 1}))["model.experts"]
     for words, values in (
-        ("does nothing without noise", {"balance.load_coefficient": 0.1}),
         ("about 25% of the choices or more", {"routing.capacity_factor": 0.75}),
         ("both balance", {"routing.router": "sigmoid_bias"}),
-        ("no loss can change", {"routing.router": "hash"}),
         ("by construction", {"routing.router": "expert_choice"}),
         ("token entropy", {"routing.router": "top_p"}),
         ("L1 factor 1", {"routing.router": "relu", "routing.l1_factor": 1}),
         ("No null experts", dict(NO_NULL)),
     ):
-        told = explain(base.with_values(values)).split("\n")
+        told = explain(base.with_values(values)).values()
         assert [words in line for line in told] == [True], told
-    assert explain(base.with_values({"routing.router": "sigmoid_bias", "balance.loss": "none"})) == ""
-    assert explain(base.with_values({"routing.router": "gshard"})) == ""
+    assert explain(base.with_values({"routing.router": "sigmoid_bias", "balance.loss": "none"})) == {}
+    assert explain(base.with_values({"routing.router": "gshard"})) == {}
 
 
 def test_what_does_nothing_says_why() -> None:
     base = Settings()
     assert not [key for key in KNOBS if idle(base, key) and key != "balance.load_coefficient" and base.applies(key)]
-    assert idle(base, "balance.load_coefficient") == "needs noise"
+    assert idle(base, "balance.load_coefficient") == "it needs noise"
     noisy = base.with_values({"routing.noise": 1.0})
     assert idle(noisy, "balance.load_coefficient") == ""
     assert idle(noisy.with_values({"routing.k": 8}), "balance.load_coefficient") == "all are chosen"
@@ -385,7 +383,7 @@ def test_looking_ahead_is_told_where_the_router_does(router: str, more: dict[str
             {"routing.router": router, "routing.k": k, **{f"routing.{key}": value for key, value in more.items()}}
         )
         made = build_router(router, 16, 8, k, **options)  # type: ignore[arg-type]
-        words = looks_ahead(settings)
+        words = " ".join(looks_ahead(settings).values())
         assert bool(words) == made.train().looks_ahead
         assert ("the probe is routed without" in words) == (bool(words) and not made.eval().looks_ahead)
 
@@ -423,15 +421,16 @@ def test_a_router_shows_its_own_knobs_and_a_fold_hides_losses_that_are_off(qtbot
         assert visible_keys(window) == {
             key for key in KNOBS if settings.applies(key) and not useless(settings, key)
         } - hidden | {"routing.k"}
-        assert controls.ahead.isVisibleTo(controls) == bool(looks_ahead(settings))
+        for key, sentence in looks_ahead(settings).items():
+            assert sentence in controls.rows[key].note.text()
     assert not {"routing.drop", "routing.scope", "model.shared_gate"} & visible_keys(window)
     controls.show_settings(SMALL.with_values({"routing.capacity_factor": 1, "model.shared_experts": 1}))
     assert {"routing.drop", "routing.scope", "model.shared_gate"} <= visible_keys(window)
     controls.show_settings(SMALL.with_values({"balance.load_coefficient": 0.1}))
     assert visible_keys(window) & hidden == {"balance.load_coefficient"}
-    assert controls.rows["balance.load_coefficient"].words.text() == "needs noise"
+    assert controls.rows["balance.load_coefficient"].note.text() == "Does nothing here: it needs noise."
     controls.show_settings(SMALL.with_values({"balance.load_coefficient": 0.1, "routing.router": "switch"}))
-    assert controls.rows["balance.load_coefficient"].words.text() == "not with switch"
+    assert controls.rows["balance.load_coefficient"].note.text() == "Does nothing here: not with switch."
     controls.show_settings(SMALL)
     assert "More losses" in controls.more.text()
     controls.more.click()
@@ -513,20 +512,50 @@ def test_a_defect_in_the_session_reaches_the_window_and_restart_mends_it(
     train(qtbot, window, 2)
 
 
-def test_k_above_the_experts_is_explained_at_the_knob(qtbot: QtBot, window: Window) -> None:
+def places(controls: Controls) -> dict[str, int]:
+    QApplication.processEvents()  # they are laid out
+    return {key: row.field.mapTo(controls.body, QPoint(0, 0)).y() for key, row in controls.rows.items() if row.seen}
+
+
+def type_k(qtbot: QtBot, window: Window, value: str) -> None:
+    field = window.controls.rows["routing.k"].field
+    field.setFocus()
+    field.selectAll()  # type: ignore[attr-defined]
+    qtbot.keyClicks(field, value)
+    qtbot.keyClick(field, Qt.Key.Key_Return)
+
+
+def test_k_above_the_experts_is_explained_at_the_knob_until_it_is_settled(qtbot: QtBot, window: Window) -> None:
     row, controls = window.controls.rows["routing.k"], window.controls
-    row.field.setFocus()
-    row.field.selectAll()  # type: ignore[attr-defined]
-    qtbot.keyClicks(row.field, "12")
-    qtbot.keyClick(row.field, Qt.Key.Key_Return)
-    assert "a token cannot choose more experts than there are" in controls.hint.text()
-    assert controls.hint.isVisible()
-    assert row.field.value() == window.settings.routing.k == 2  # type: ignore[attr-defined]
-    row.field.selectAll()  # type: ignore[attr-defined]
-    qtbot.keyClicks(row.field, "3")
-    qtbot.keyClick(row.field, Qt.Key.Key_Return)
+    for settle in (lambda: type_k(qtbot, window, "3"), controls.refused.timeout.emit):
+        before = places(controls)
+        type_k(qtbot, window, "12")
+        assert "a token cannot choose more experts than there are" in row.note.text()
+        assert row.note.isVisible()
+        assert controls.refused.isActive()
+        after = places(controls)
+        assert row.field.value() == window.settings.routing.k  # type: ignore[attr-defined]
+        under = row.note.mapTo(controls.body, QPoint(0, 0)).y()
+        assert after["routing.k"] < under < after["routing.noise"]
+        high = row.note.height()
+        for key, y in before.items():  # those above stay, those below give way by the sentence's height
+            down = after[key] - y
+            assert down == 0 if y <= before["routing.k"] else high <= down <= high + 8, key
+        settle()
+        assert row.note.isHidden()
+        assert places(controls) == before
     assert window.settings.routing.k == 3
-    assert "more experts than there are" not in controls.hint.text()
+
+
+def test_what_does_nothing_says_so_in_one_line_under_its_knob(qtbot: QtBot, window: Window) -> None:
+    row, controls = window.controls.rows["balance.coefficient"], window.controls
+    controls.show_settings(SMALL.with_values({"balance.loss": "none"}))
+    places(controls)
+    assert row.note.text() == "Does nothing here: no balance loss."
+    assert row.note.height() < 2 * row.note.fontMetrics().height()
+    controls.show_settings(SMALL.with_values({"routing.k": 1}))
+    assert "no gradient" in controls.rows["routing.k"].note.text()
+    assert row.note.isHidden()
 
 
 def test_divergence_pauses_with_the_last_good_state_and_a_reason(

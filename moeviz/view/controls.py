@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from PySide6.QtCore import QEvent, QObject, QSignalBlocker, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QObject, QSignalBlocker, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QFocusEvent
 from PySide6.QtWidgets import (
     QComboBox,
@@ -33,6 +33,7 @@ GROUPS = {
     "data": "Data (restarts)",
 }
 TICKS = 1000  # positions of a slider over real numbers
+REFUSAL_MS = 10_000  # how long it is told why a value was refused, if no other is set before
 LOG_FLOOR = 1e-4  # a logarithmic slider has zero at its left end and this right beside it
 USUAL = ("balance.loss", "balance.coefficient", "balance.z_coefficient")  # of the balance group; the others are folded
 
@@ -76,20 +77,14 @@ class Controls(QScrollArea):
                 row = Row(key, KNOBS[key], self._ask)
                 self.rows[key] = row
                 grid.addWidget(row.label, line, 0)
-                grid.addWidget(row.words, line, 1, 1, 2 if key == "routing.k" else 1)
+                grid.addWidget(row.words, line, 1, 1, 2)
                 if row.slider is None:
                     grid.addWidget(row.field, line, 1, 1, 2)
                 else:
                     grid.addWidget(row.slider, line, 1)
                     grid.addWidget(row.field, line, 2)
-                line += 1
-            if group == "main":
-                self.hint, self.ahead = QLabel(), QLabel()
-                for words in (self.hint, self.ahead):
-                    words.setWordWrap(True)
-                    words.setObjectName("hint")
-                    grid.addWidget(words, line, 0, 1, 3)
-                    line += 1
+                grid.addWidget(row.note, line + 1, 0, 1, 3)
+                line += 2
             if group == "balance":
                 grid.addWidget(self.more, line, 0, 1, 3)
                 line += 1
@@ -99,6 +94,10 @@ class Controls(QScrollArea):
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setMaximumWidth(400)  # on a wide screen the room is for the panels
+        self.refused = QTimer(self)
+        self.refused.setSingleShot(True)
+        self.refused.setInterval(REFUSAL_MS)
+        self.refused.timeout.connect(lambda: self.show_settings(self.settings))
         self.show_settings(self.settings)
 
     def minimumSizeHint(self) -> QSize:
@@ -110,7 +109,8 @@ class Controls(QScrollArea):
     def show_settings(self, settings: Settings) -> None:
         """What the running model has now."""
         self.settings = settings
-        flat, folded = settings.flat(), 0
+        self.refused.stop()
+        flat, folded, notes = settings.flat(), 0, (explain(settings), looks_ahead(settings))
         for key, row in self.rows.items():
             row.show_value(flat[key])
             applies, off = settings.applies(key), flat[key] == 0
@@ -119,7 +119,9 @@ class Controls(QScrollArea):
                 seen = (applies and self.more.isChecked()) or not off  # a coefficient that is set is never hidden
             else:
                 seen = (applies and not useless(settings, key)) or key == "routing.k"
-            row.show_row(seen, idle(settings, key))
+            why = idle(settings, key)
+            sentences = (f"Does nothing here: {why}." if why else "", *(note.get(key, "") for note in notes))
+            row.show_row(seen, " ".join(filter(None, sentences)))
         k, (title, instead) = self.rows["routing.k"], k_in_words(settings)
         k.end_slider_at(settings.model.experts)
         k.label.setText(title)
@@ -129,9 +131,6 @@ class Controls(QScrollArea):
             head.setVisible(any(row.seen for row in self.rows.values() if row.knob.group == group))
         self.more.setText(f"▾ Fewer losses ({folded})" if self.more.isChecked() else f"▸ More losses ({folded})")
         self.more.setVisible(folded > 0)
-        for words, text in ((self.hint, explain(settings)), (self.ahead, looks_ahead(settings))):
-            words.setText(text)
-            words.setVisible(bool(text))
         if not self.recording.isHidden():
             self.show_recording(True)
 
@@ -150,9 +149,9 @@ class Controls(QScrollArea):
         try:
             wanted = self.settings.with_values(values)
         except SettingsError as error:
-            self.hint.setText(str(error))
-            self.hint.show()
-            self.rows[key].show_value(self.settings.flat()[key])
+            self.show_settings(self.settings)
+            self.rows[key].say(f"⚠ {error}")
+            self.refused.start()
             return
         if wanted != self.settings:
             self.changed.emit(values)
@@ -172,9 +171,11 @@ class Row(QObject):
         self.default: Value = Settings().flat()[key]
         self.seen = True
         self.label = QLabel(knob.title)
-        self.words = QLabel()  # in the slider's place, where turning the knob does nothing
-        self.words.setWordWrap(True)
-        self.words.setObjectName("hint")
+        self.words = QLabel()  # in the place of slider and number, where there is nothing to set
+        self.note = QLabel()  # under the knob: why it was refused, or what is odd about its value
+        for words in (self.words, self.note):
+            words.setWordWrap(True)
+            words.setObjectName("hint")
         self.slider: QSlider | None = None
         self._drags = 0
         self.field: QWidget
@@ -290,20 +291,27 @@ class Row(QObject):
         with QSignalBlocker(self.slider):
             self.slider.setMaximum(high)
 
-    def show_row(self, seen: bool, idle: str) -> None:
-        """`idle`: why the value does nothing now; empty if it does."""
+    def show_row(self, seen: bool, note: str) -> None:
+        """`note`: what stands under the knob; empty if nothing is odd about it."""
         self.seen = seen
-        self.label.setVisible(seen)
-        self.field.setVisible(seen)
-        self.words.setText(idle)
-        self.words.setVisible(seen and bool(idle))
-        if self.slider is not None:
-            self.slider.setVisible(seen and not idle)
+        for widget in (self.label, self.field, self.slider):
+            if widget is not None:
+                widget.setVisible(seen)
+        self.words.setText("")
+        self.words.hide()
+        self.say(note if seen else "")
+
+    def say(self, note: str) -> None:
+        self.note.setText(note)
+        self.note.setVisible(bool(note))
 
     def replace_by(self, words: str) -> None:
         """There is nothing to set: say what holds instead."""
-        self.show_row(True, words)
-        self.field.hide()
+        for widget in (self.field, self.slider):
+            if widget is not None:
+                widget.hide()
+        self.words.setText(words)
+        self.words.show()
 
     def _text(self, value: Value) -> str:
         return "empty" if value == "" else value if isinstance(value, str) else f"{value:g}"

@@ -268,7 +268,7 @@ class Panel(QWidget):
             painter.drawText(QPointF(at.x(), at.y() + i * LINE + 12), line)  # others at each frame: not worth shaping
 
     def words_cut(self, point: QPointF) -> str:
-        """All words under the plot, a phrase a line, if a point of the canvas lies on them and they are not all there."""
+        """All words under the plot, a phrase a line, if a point of the canvas lies on them and some had no room."""
         rect = QRectF(self.canvas.rect())
         inner = self.plot_rect(rect)
         if self.lack() or point.y() < inner.bottom():

@@ -199,6 +199,7 @@ QToolButton:focus, QPushButton:focus {{ border-color: {theme.accent}; }}
 QToolBar QToolButton:checked {{ color: {theme.accent}; }}
 QToolButton:disabled, QToolBar QToolButton:disabled {{ color: {theme.faint}; }}
 QToolButton::menu-indicator {{ image: none; }}
+QLabel#hint {{ color: {theme.muted}; font-size: {SMALL}px; }}
 QPushButton {{ color: {theme.text}; background: {theme.raised}; border: 1px solid {theme.line}; border-radius: 4px;
                padding: 4px 12px; }}
 QPushButton:hover {{ border-color: {theme.muted}; }}

@@ -1,5 +1,6 @@
 """What settings mean together: what changes along with a knob, what does nothing, and odd combinations in words."""
 
+from collections.abc import Iterator
 from math import ceil
 
 from moeviz.domain.settings import KNOBS, Settings, Value
@@ -63,76 +64,89 @@ def idle(settings: Settings, key: str) -> str:
     if not KNOBS[key].applies_to(router):
         return f"not with {router}"
     if router == "hash":
-        return "nothing to learn"
+        return "hash has nothing to learn"
     if key == "balance.coefficient":
         return "no balance loss" if settings.balance.loss == "none" else ""
     if key == "balance.load_coefficient":
         if settings.routing.noise == 0:
-            return "needs noise"
+            return "it needs noise"
         return "all are chosen" if settings.routing.k == settings.model.experts else ""
     one = router in ("topk", "noisy_topk") and settings.routing.k == 1
     return "weights are all 1" if key == "balance.importance_coefficient" and one else ""
 
 
-def looks_ahead(settings: Settings) -> str:
-    """Whether a token's experts depend on tokens after it, and when; empty if they do not."""
+def looks_ahead(settings: Settings) -> dict[str, str]:
+    """Whether a token's experts depend on tokens after it, and when: a sentence, by the key of the knob that makes it
+    so; empty if they do not."""
     routing = settings.routing
     if routing.router in ("expert_choice", "soft"):
-        return (
-            f"{routing.router} looks ahead: later tokens change an earlier one's routing, so it cannot route text as "
-            "it is written."
-        )
+        return {
+            "routing.router": f"{routing.router} looks ahead: later tokens change an earlier one's routing, so it "
+            "cannot route text as it is written."
+        }
     drops = settings.applies("routing.capacity_factor") and routing.capacity_factor > 0
     if drops and (routing.drop == "probability" or (routing.router not in ("switch", "hash") and not _one(settings))):
-        return "With a capacity, what is dropped of a token depends on later tokens too."
+        return {"routing.capacity_factor": "What is dropped of a token depends on later tokens too."}
     if routing.router in ("sinkhorn", "base"):
-        return f"{routing.router} looks ahead while it trains; the probe is routed without."
-    return ""
+        return {"routing.router": f"{routing.router} looks ahead while it trains; the probe is routed without."}
+    return {}
 
 
 def _one(settings: Settings) -> bool:
     return settings.applies("routing.k") and settings.routing.k == 1 and settings.routing.router != "relu"
 
 
-def explain(settings: Settings) -> str:
-    """What a newcomer should know of this combination of knobs; empty if there is nothing odd about it."""
-    return "\n".join(_oddities(settings))
+def explain(settings: Settings) -> dict[str, str]:
+    """What a newcomer should know of this combination of settings: sentences by the key of the knob that they are
+    about; empty if there is nothing odd about it."""
+    out: dict[str, str] = {}
+    for key, sentence in _oddities(settings):
+        out[key] = f"{out[key]} {sentence}" if key in out else sentence
+    return out
 
 
-def _oddities(settings: Settings) -> list[str]:
+def _oddities(settings: Settings) -> Iterator[tuple[str, str]]:
     routing, balance, experts = settings.routing, settings.balance, settings.model.experts
     if experts == 1 and routing.router != "null":
-        return ["One expert: every token goes to it, the router has nothing to choose."]
-    router, k, words = routing.router, routing.k, []
+        yield "model.experts", "One expert: every token goes to it, the router has nothing to choose."
+        return
+    router, k = routing.router, routing.k
     if router in ("topk", "noisy_topk") and k == 1:
-        words.append(f"With k = 1, {router} gives every token the weight 1: the router gets no gradient. Use topk_raw.")
+        yield (
+            "routing.k",
+            f"With k = 1, {router} gives every token the weight 1: the router gets no gradient. Use topk_raw.",
+        )
     if router == "noisy_topk" and routing.noise == 0:
-        words.append("noisy_topk without noise routes as topk does.")
+        yield "routing.noise", "noisy_topk without noise routes as topk does."
     if router in ("topk", "topk_raw", "noisy_topk", "sinkhorn", "sigmoid_bias") and 1 < k == experts:
-        words.append("k equals the number of experts: this is the dense mixture.")
+        yield "routing.k", "k equals the number of experts: this is the dense mixture."
     if router == "top_p" and routing.top_p == 1:
-        words.append("Top-p 1 takes every expert: this is the dense mixture.")
+        yield "routing.top_p", "Top-p 1 takes every expert: this is the dense mixture."
     if router == "top_p" and 0 < routing.top_p < 1 and balance.token_entropy_coefficient == 0:
-        words.append("Without the token entropy loss, top_p may flatten its probabilities to get more experts.")
+        yield (
+            "routing.top_p",
+            "Without the token entropy loss, top_p may flatten its probabilities to get more experts.",
+        )
     if router == "top_p" and settings.train.dense_twin == "on":
-        words.append("The dense twin has the FLOPs of all experts, for top_p has no k to go by.")
+        yield "train.dense_twin", "The dense twin has the FLOPs of all experts, for top_p has no k to go by."
     if router == "relu" and routing.l1_factor == 1:
-        words.append("With L1 factor 1 the weight λ stays at 1e-8: relu uses all experts that it likes, not k.")
+        yield (
+            "routing.l1_factor",
+            "With L1 factor 1 the weight λ stays at 1e-8: relu uses all experts that it likes, not k.",
+        )
     if router == "null" and not routing.constant_experts + routing.copy_experts + routing.zero_experts:
-        words.append("No null experts are left: null routes as topk does.")
+        yield "routing.router", "No null experts are left: null routes as topk does."
     if router == "sigmoid_bias" and routing.bias_speed > 0 and balance.loss != "none" and balance.coefficient > 0:
-        words.append("Bias and balance loss both balance. DeepSeek-V3 sets the balance loss to none.")
-    if balance.load_coefficient > 0 and settings.applies("balance.load_coefficient") and routing.noise == 0:
-        words.append("The load loss does nothing without noise.")
-    if balance.loss != "none" and balance.coefficient > 0:
-        if router in EVEN:
-            words.append(f"{router} is evenly loaded by construction: the balance loss only flattens probabilities.")
-        if router == "hash":
-            words.append("hash has nothing to learn: no loss can change its balance.")
+        yield "balance.loss", "Bias and balance loss both balance. DeepSeek-V3 sets the balance loss to none."
+    if router in EVEN and balance.loss != "none" and balance.coefficient > 0:
+        yield (
+            "balance.coefficient",
+            f"{router} is evenly loaded by construction: the balance loss only flattens probabilities.",
+        )
     narrow = settings.applies("routing.capacity_factor") and 0 < routing.capacity_factor < 1
     if narrow and router not in ("null", "gshard"):
-        words.append(
-            f"Capacity factor below 1: about {1 - routing.capacity_factor:.0%} of the choices or more are dropped, "
-            "however even they are."
+        yield (
+            "routing.capacity_factor",
+            f"Below 1 about {1 - routing.capacity_factor:.0%} of the choices or more are dropped, however even they "
+            "are.",
         )
-    return words
