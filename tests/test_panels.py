@@ -383,17 +383,19 @@ def test_a_layer_tells_what_moved_and_what_it_decides(board, qapp, history):
         history.add_snapshot(taken)
     panel = board.panels["layers_experts"]
     board.show_snapshot(film[2])
-    assert panel.layer_in_words(0)[:2] == [
-        "layer 0: churn 0.25 since step 1",
+    assert panel.layer_in_words(0)[:3] == [
+        "layer 0: churn 0.25",
+        "since step 1",
         "saturation 0.75 of step 9",
     ]
     board.show_snapshot(film[3])
     assert panel.layer_in_words(0) == [
-        "layer 0: churn 0.25 since step 3",
+        "layer 0: churn 0.25",
+        "since step 3",
         f"tells {number(1 - 1 / (8 * np.log(2)))} of layer 1",
         "(tokens shown)",
     ]
-    assert panel.layer_in_words(1) == ["layer 1: churn 0 since step 3", "(tokens shown)"]  # no layer after it
+    assert panel.layer_in_words(1) == ["layer 1: churn 0", "since step 3", "(tokens shown)"]  # no layer after it
     board.show_snapshot(film[1])
     assert panel.layer_in_words(1) == []  # other tokens than at any other moment
     assert change_in_words(film[0], [moment(0, [0, 1])], 0) == []

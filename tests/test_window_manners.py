@@ -186,6 +186,31 @@ def test_a_theme_reaches_the_frame_the_title_bars_and_the_scroll_bars(qtbot: QtB
 
 
 # ---- messages
+def test_messages_have_room_of_their_own_under_the_knobs(qtbot: QtBot, window: Window) -> None:
+    """No plot and no knob is hidden: the knobs scroll above them."""
+    controls, messages = window.controls, window.messages
+    high = controls.viewport().height()
+    window.tell("Something is wrong.")
+    window.question.ask("Really?", "Do", lambda: None, third=("Something else that takes a wide button", bool))
+    for _ in range(2):
+        QApplication.processEvents()
+        at = messages.geometry().translated(-controls.mapTo(window, QPoint(0, 0)))
+        assert controls.rect().contains(at)
+        assert controls.viewport().geometry().bottom() < at.top()
+        for bar in (messages.notices, messages.question):
+            for part in (bar.words, *bar._buttons):
+                assert part.isHidden() or bar.rect().contains(part.geometry())
+        window.tell("A path that can be broken: /a/rather/long/path/to/a/file/of/some/kind.pdf, and more words.")
+    window.docks["controls"].close()  # then they can only lie over the panels
+    qtbot.waitUntil(lambda: messages.geometry().center().x() == pytest.approx(window.width() / 2, abs=2), timeout=WAIT)
+    assert messages.geometry().bottom() < window.timeline.y()
+    window.docks["controls"].show()
+    qtbot.waitUntil(lambda: messages.x() < controls.width(), timeout=WAIT)
+    while messages.dismiss():
+        pass
+    assert controls.viewport().height() == high
+
+
 def test_messages_move_nothing_and_go(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
     before = [dock.geometry() for dock in window.docks.values()]
     window.notices.passing.setInterval(50)

@@ -106,6 +106,10 @@ class Controls(QScrollArea):
         wide = self.body.minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width()
         return size.expandedTo(QSize(min(wide, self.maximumWidth()), 0))
 
+    def leave_room(self, height: int) -> None:
+        """At the foot, for what the window has to say; the knobs scroll above it."""
+        self.setViewportMargins(0, 0, 0, height)
+
     def show_settings(self, settings: Settings) -> None:
         """What the running model has now."""
         self.settings = settings

@@ -169,7 +169,7 @@ class Window(QMainWindow):
         centre = QWidget()
         centre.setMaximumSize(0, 0)
         self.setCentralWidget(centre)
-        self.messages = Messages(self, self.timeline)
+        self.messages = Messages(self, self.controls, self.timeline)
         self.notices, self.question = self.messages.notices, self.messages.question
         actions = make_menus(self)
         self.train_action, self.step_action, self.restart_action = (actions[n] for n in ("train", "step", "restart"))
