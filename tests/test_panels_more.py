@@ -1,8 +1,10 @@
 """The panels of what the experts learned: exact numbers, what they lack, what is pointed at, hidden ones rest."""
 
 import csv
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +152,28 @@ def paint(panel: Panel) -> None:
         painter.end()
 
 
+def words_of(panel: Panel, folder: Path) -> set[str]:
+    """What is written in the panel's picture."""
+    export(panel, folder / "words.svg")
+    nodes = ET.parse(folder / "words.svg").iter("{http://www.w3.org/2000/svg}text")
+    return {"".join(node.itertext()).strip() for node in nodes}
+
+
+@pytest.mark.parametrize(
+    ("name", "titles"),
+    [
+        ("tokens_experts", {"token number", "expert", "gate g"}),
+        ("layers_experts", {"layer", "expert", "load q"}),
+        ("experts_domains", {"domain", "expert", "share"}),
+        ("co_activation", {"expert", "expert chosen too", "share"}),
+        ("similarity", {"expert", "cosine"}),
+        ("positions", {"expert", "position in its sequence", "load q"}),
+    ],
+)
+def test_axes_and_colours_have_a_title(qtbot, qapp, tmp_path, name, titles):
+    assert titles <= words_of(shown(qtbot, name), tmp_path)
+
+
 # ---- numbers
 def test_experts_domains_holds_the_specialisation(qtbot, qapp):
     survey = make_survey()
@@ -166,6 +190,24 @@ def test_experts_domains_holds_the_specialisation(qtbot, qapp):
         held.layers[0].expert_ids_TK, np.repeat(np.arange(4), 128), 8, equal_weights=True, shuffles=20
     )
     assert information_in_words(found)[0] in panel.footer()
+
+
+@pytest.mark.parametrize(
+    ("height", "named", "label"), [(560, 23, "domain"), (350, 23, "domain"), (200, 5, "every 5th domain")]
+)
+def test_every_domain_has_its_name_or_is_told_by_pointing_at_its_row(qtbot, qapp, tmp_path, height, named, label):
+    survey = make_survey(tokens=2300)
+    scripts = [f"script {i:02}" for i in range(23)]
+    survey = replace(survey, heldout=replace(survey.heldout, domains=[scripts[t % 23] for t in range(2300)]))
+    panel = shown(qtbot, "experts_domains", survey, 360, height)
+    words = words_of(panel, tmp_path)
+    assert len(words & set(scripts)) == named
+    assert label in words
+    rect = panel.plot_rect(QRectF(panel.canvas.rect()))
+    grid = panel.grid(rect)
+    panel.point_at(QPointF(grid.rect.left() - 20, grid.cell(7, 0).center().y()))
+    assert panel.footer().startswith("script 07: 100 tokens  expert ")
+    paint(panel)
 
 
 def test_dead_experts_and_uncovered_domains_are_told():

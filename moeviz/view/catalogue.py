@@ -112,7 +112,7 @@ PLOTS = (
     ),
     Plot(
         "similarity",
-        "Similarity of experts",
+        "Expert similarity",
         ("router weights", ALIKE),
         "A warm or bright cell: the two experts are wanted by like tokens (router rows), or do alike (outputs).",
         "router rows: cos(w_i, w_j), −1 to 1; outputs: linear CKA = ‖Y_jᵀY_i‖² / (‖Y_iᵀY_i‖·‖Y_jᵀY_j‖), centred, on "

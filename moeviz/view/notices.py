@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from PySide6.QtCore import QEvent, QObject, QPoint, QRect, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QGuiApplication
@@ -54,7 +54,7 @@ class Messages(QWidget):
             self.setGeometry(at or self._over_the_panels(there))
             self.raise_()
 
-    def _at_the_knobs(self, there: "list[_Bar]") -> QRect | None:
+    def _at_the_knobs(self, there: "Sequence[_Bar]") -> QRect | None:
         knobs = self._knobs
         width = knobs.width() - GRID
         if not knobs.isVisible() or knobs.window() is not self.window() or max(b.least_width() for b in there) > width:
@@ -64,7 +64,7 @@ class Messages(QWidget):
             return None
         return QRect(knobs.mapTo(self._window, QPoint(GRID // 2, knobs.height() - height)), QSize(width, height))
 
-    def _over_the_panels(self, there: "list[_Bar]") -> QRect:
+    def _over_the_panels(self, there: "Sequence[_Bar]") -> QRect:
         room = min(self._window.width() - 4 * GRID, WIDEST)
         width = min(max(bar.wanted_width() for bar in there), room)
         height = _high(there, width, stacked=False)
@@ -76,7 +76,7 @@ class Messages(QWidget):
         return False
 
 
-def _high(there: "list[_Bar]", width: int, *, stacked: bool) -> int:
+def _high(there: "Sequence[_Bar]", width: int, *, stacked: bool) -> int:
     return sum(bar.fit(width, stacked=stacked) for bar in there) + (len(there) - 1) * GRID // 2
 
 

@@ -161,7 +161,7 @@ def draw_y_axis(
     for tick in ticks:
         text = show(tick)
         put(painter, rect.left() - 5 - width_of(text), frame.y(tick) + 4, text)
-    _draw_upright(painter, rect, theme, label)
+    draw_upright(painter, rect, theme, label, rect.left() - LEFT + 9)
 
 
 def _linear_ticks(frame: Frame) -> list[float]:
@@ -174,8 +174,8 @@ def _ticks(low: float, high: float, count: int, least: int) -> list[float]:
     return next(t for n in counts if len(t := nice_ticks(low, high, n)) >= least or n == counts[-1])
 
 
-def _draw_upright(painter: QPainter, rect: QRectF, theme: Theme, label: str) -> None:
-    """The label of a y axis, read from below; shortened where the plot is low."""
+def draw_upright(painter: QPainter, rect: QRectF, theme: Theme, label: str, base: float) -> None:
+    """The label of a y axis with its base line at x = `base`, read from below; shortened where the plot is low."""
     if not label:
         return
     text = fitted(label, rect.height() + TOP + BOTTOM)
@@ -183,7 +183,7 @@ def _draw_upright(painter: QPainter, rect: QRectF, theme: Theme, label: str) -> 
     painter.save()
     painter.setPen(QColor(theme.muted))
     middle = min(max(rect.center().y() + width / 2, rect.top() - TOP + width), rect.bottom() + BOTTOM)
-    painter.translate(rect.left() - LEFT + 9, middle)
+    painter.translate(base, middle)
     painter.rotate(-90)
     painter.drawText(QPointF(0, 0), text)
     painter.restore()
@@ -262,7 +262,7 @@ def draw_row_labels(painter: QPainter, rect: QRectF, labels: Sequence[str], them
     for i in range(0, len(labels), every):
         text = labels[i]
         put(painter, rect.left() - 8 - width_of(text), rect.top() + (i + 0.5) * step + 4, text)
-    _draw_upright(painter, rect, theme, label)
+    draw_upright(painter, rect, theme, label, rect.left() - LEFT + 9)
 
 
 EVERY = [m * 10**d for d in range(8) for m in (1, 2, 5)]

@@ -21,6 +21,7 @@ from moeviz.view.panels.grid import (
     draw_scale,
     grid_in,
     image_of,
+    rows_named,
 )
 from moeviz.view.panels.heat import draw_heat, outline
 from moeviz.view.panels.sampled import NO_DOMAINS, Sampled, named
@@ -78,13 +79,15 @@ class ExpertsDomains(Sampled):
         grid, theme = self.grid(rect), self.theme
         draw_heat(painter, grid.rect, self._image)
         draw_numbers(painter, grid, self._shares, self._scale, theme)
-        draw_scale(painter, grid.rect, self._scale, theme, number)
-        draw_row_names(painter, grid, self._names, theme)
+        draw_scale(painter, grid.rect, self._scale, theme, "share")
+        draw_row_names(painter, grid, self._names, theme, rows_in_words(rows_named(grid)))
         draw_expert_edges(painter, grid, theme, rows=False)
         expert = self.expert_at(grid.columns)
         draw_column_labels(painter, grid.rect, [str(e) for e in range(grid.columns)], theme, "expert", expert)
+        row = self.pointed.get("row")
+        if expert is None and row is not None:
+            outline(painter, grid.row(row).adjusted(0, 0, -1, -1), theme)
         if expert is not None:
-            row = self.pointed.get("row")
             column = QRectF(grid.rect.left() + expert * grid.wide, grid.rect.top(), grid.wide, grid.rect.height())
             outline(painter, (grid.cell(row, expert) if row is not None else column).adjusted(0, 0, -1, -1), theme)
 
@@ -97,14 +100,23 @@ class ExpertsDomains(Sampled):
                 f"expert {expert} serves {number(q)} of {self._names[row]} ({self._tokens_D[row]} tokens)  "
                 f"{number(float(self._of_all[expert]))} of all, chance k/E = {number(self._baseline)}"
             )
+        elif row is not None and row < domains:
+            best = int(np.nanargmax(self._shares[row]))
+            first = (
+                f"{self._names[row]}: {self._tokens_D[row]} tokens  "
+                f"expert {best} serves the most, {number(float(self._shares[row, best]))}"
+            )
         else:
             first = f"share of a domain's tokens, chance k/E = {number(self._baseline)}  {self.whose()}"
         assert self._information is not None
         return "  ".join([first, *self._warnings, *information_in_words(self._information)])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
-        at = self.grid(rect).at(point)
-        return {} if at is None else {"row": at[0], "expert": at[1]}
+        grid = self.grid(rect)
+        if (at := grid.at(point)) is not None:
+            return {"row": at[0], "expert": at[1]}
+        beside = grid.at(QPointF(grid.rect.left(), point.y())) if point.x() < grid.rect.left() else None
+        return {} if beside is None else {"row": beside[0]}  # on the names: some are cut, or have no room
 
     def table(self) -> Table:
         if self.missing():
@@ -116,6 +128,11 @@ class ExpertsDomains(Sampled):
             for name, tokens, shares in zip(self._names, self._tokens_D.tolist(), self._shares.tolist(), strict=True)
         ]
         return head, rows
+
+
+def rows_in_words(every: int) -> str:
+    """What the rows are, and which of them are named."""
+    return "domain" if every == 1 else f"every {every}{'nd' if every == 2 else 'th'} domain"
 
 
 def information_in_words(information: Information) -> list[str]:

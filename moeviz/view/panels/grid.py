@@ -9,12 +9,15 @@ from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QImage, QPainter
 
 from moeviz.view.colours import Table, diverging, expert_colour, sequential
-from moeviz.view.panels.axes import BOTTOM, EVERY, TOP, share
-from moeviz.view.panels.heat import BAR, draw_heat, heat_image
-from moeviz.view.theme import Theme, fitted, put, width_of
+from moeviz.view.panels.axes import BOTTOM, EVERY, TOP, draw_upright, number, share
+from moeviz.view.panels.heat import BAR, draw_colours, heat_image
+from moeviz.view.theme import SMALL, Theme, fitted, put, sans, width_of
 
 Values = npt.NDArray[np.floating]
 NAMES = 96.0  # px, at most, for the names of rows
+LABEL = 14.0  # px, for what the rows are
+ROW = 12  # px, that a name needs
+TINY = 9  # px, the smallest face that can be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,9 @@ class Grid:
         left, top = self.rect.left() + column * self.wide, self.rect.top() + row * self.high
         return QRectF(left, top, self.wide, self.high)
 
+    def row(self, row: int) -> QRectF:
+        return QRectF(self.rect.left(), self.rect.top() + row * self.high, self.rect.width(), self.high)
+
     def at(self, point: QPointF) -> tuple[int, int] | None:
         if not self.rect.contains(point):
             return None
@@ -101,11 +107,11 @@ def draw_numbers(
             put(painter, middle - width_of(text) / 2, grid.rect.top() + (row + 0.5) * grid.high + 4, text)
 
 
-def draw_scale(painter: QPainter, rect: QRectF, scale: Scale, theme: Theme, show: Callable[[float], str]) -> None:
+def draw_scale(
+    painter: QPainter, rect: QRectF, scale: Scale, theme: Theme, title: str, show: Callable[[float], str] = number
+) -> None:
     """The bar right of `rect` that says what a colour means."""
-    bar = QRectF(rect.right() + 8, rect.top(), 8, rect.height())
-    table = scale.table(theme)
-    draw_heat(painter, bar, QImage(np.ascontiguousarray(table[::-1]).data, 1, 256, 4, QImage.Format.Format_RGB32))
+    bar = draw_colours(painter, rect, scale.table(theme), theme, title)
     painter.setPen(QColor(theme.muted))
     places = scale.place(np.array(scale.ticks)).tolist()
     for tick, part in zip(scale.ticks, places, strict=True):
@@ -118,16 +124,31 @@ def draw_scale(painter: QPainter, rect: QRectF, scale: Scale, theme: Theme, show
 
 
 def name_room(names: Sequence[str]) -> float:
-    """Room left of a grid for the names of its rows."""
-    return min(max(map(width_of, names), default=0.0), NAMES) + 14
+    """Room left of a grid for the label of its rows and their names."""
+    return LABEL + min(max(map(width_of, names), default=0.0), NAMES) + 14
 
 
-def draw_row_names(painter: QPainter, grid: Grid, names: Sequence[str], theme: Theme) -> None:
-    every = next(n for n in EVERY if n * grid.high >= 12)
+def draw_row_names(painter: QPainter, grid: Grid, names: Sequence[str], theme: Theme, label: str) -> None:
+    """In a smaller face where the rows are low, every n-th where they are lower still."""
+    every = rows_named(grid)
+    small = every == 1 and grid.high < ROW
+    draw_upright(painter, grid.rect, theme, label, grid.rect.left() - name_room(names) + 9)
     painter.setPen(QColor(theme.muted))
+    if small:
+        painter.setFont(sans(TINY))
     for i in range(0, grid.rows, every):
-        text = fitted(names[i], NAMES)
-        put(painter, grid.rect.left() - 9 - width_of(text), grid.rect.top() + (i + 0.5) * grid.high + 4, text)
+        text, middle = fitted(names[i], NAMES), grid.rect.top() + (i + 0.5) * grid.high
+        if small:
+            width = painter.fontMetrics().horizontalAdvance(text)
+            painter.drawText(QPointF(grid.rect.left() - 9 - width, middle + 3), text)
+        else:
+            put(painter, grid.rect.left() - 9 - width_of(text), middle + 4, text)
+    painter.setFont(sans(SMALL))
+
+
+def rows_named(grid: Grid) -> int:
+    """Every how many rows there is room for a name."""
+    return 1 if grid.high >= TINY else next(n for n in EVERY if n * grid.high >= ROW)
 
 
 def draw_expert_edges(painter: QPainter, grid: Grid, theme: Theme, *, rows: bool = True, columns: bool = True) -> None:

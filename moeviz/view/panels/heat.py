@@ -7,7 +7,7 @@ from PySide6.QtGui import QColor, QImage, QPainter
 
 from moeviz.view.colours import Table
 from moeviz.view.panels.axes import VECTOR, Frame, number
-from moeviz.view.theme import Theme, put
+from moeviz.view.theme import Theme, fitted, put
 
 BAR = 58.0  # room for the colour bar at the right
 
@@ -37,11 +37,17 @@ def draw_heat(painter: QPainter, rect: QRectF, image: QImage) -> None:
 
 
 def draw_colour_bar(
-    painter: QPainter, rect: QRectF, table: Table, low: float, high: float, theme: Theme, mark: float | None = None
+    painter: QPainter,
+    rect: QRectF,
+    table: Table,
+    low: float,
+    high: float,
+    theme: Theme,
+    title: str,
+    mark: float | None = None,
 ) -> None:
     """A bar right of `rect` with its numbers; `mark` is a value with a meaning, such as an even share."""
-    bar = QRectF(rect.right() + 8, rect.top(), 8, rect.height())
-    draw_heat(painter, bar, QImage(np.ascontiguousarray(table[::-1]).data, 1, 256, 4, QImage.Format.Format_RGB32))
+    bar = draw_colours(painter, rect, table, theme, title)
     frame = Frame(bar, 0, 1, low, high)
     ticks = (low, (low + high) / 2, high) if rect.height() > 48 else (low, high)
     painter.setPen(QColor(theme.muted))
@@ -51,6 +57,15 @@ def draw_colour_bar(
     if mark is not None and low <= mark <= high:
         painter.setPen(QColor(theme.text))
         painter.drawLine(QLineF(bar.left() - 3, frame.y(mark), bar.right() + 3, frame.y(mark)))
+
+
+def draw_colours(painter: QPainter, rect: QRectF, table: Table, theme: Theme, title: str) -> QRectF:
+    """The bare bar right of `rect`, and under it what its colours mean; returns where it lies."""
+    bar = QRectF(rect.right() + 8, rect.top(), 8, rect.height())
+    draw_heat(painter, bar, QImage(np.ascontiguousarray(table[::-1]).data, 1, 256, 4, QImage.Format.Format_RGB32))
+    painter.setPen(QColor(theme.muted))
+    put(painter, bar.left(), rect.bottom() + 28, fitted(title, BAR - 8))
+    return bar
 
 
 def outline(painter: QPainter, cell: QRectF, theme: Theme) -> None:

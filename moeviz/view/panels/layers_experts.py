@@ -77,7 +77,7 @@ class LayersExperts(Panel):
         heat, theme = self.heat_rect(rect), self.theme
         layers, experts = self._shares.shape
         draw_heat(painter, heat, self._image)
-        draw_colour_bar(painter, heat, sequential(theme), 0.0, self._top, theme, mark=1 / experts)
+        draw_colour_bar(painter, heat, sequential(theme), 0.0, self._top, theme, "load q", mark=1 / experts)
         high, wide = heat.height() / layers, heat.width() / experts
         if wide >= width_of("0.00") + 6 and high >= 16:
             table = sequential(theme)

@@ -49,19 +49,21 @@ class ExpertPairs(Sampled):
         names = [str(e) for e in range(grid.rows)]
         draw_heat(painter, grid.rect, self._image)
         draw_numbers(painter, grid, self._values, self._scale, theme, two_digits)
-        draw_scale(painter, grid.rect, self._scale, theme, number)
+        draw_scale(painter, grid.rect, self._scale, theme, self.colours_are())
         draw_expert_edges(painter, grid, theme)
-        draw_row_names(painter, grid, names, theme)
+        draw_row_names(painter, grid, names, theme, "expert")
         expert, other = self.expert_at(grid.rows), self.pointed.get("column")
         draw_column_labels(painter, grid.rect, names, theme, self.columns_are(), other)
         if expert is not None:
-            row = QRectF(grid.rect.left(), grid.rect.top() + expert * grid.high, grid.rect.width(), grid.high)
-            outline(painter, row.adjusted(0, 0, -1, -1), theme)
+            outline(painter, grid.row(expert).adjusted(0, 0, -1, -1), theme)
             if other is not None and other < grid.columns:
                 outline(painter, grid.cell(expert, other).adjusted(1, 1, -2, -2), theme)
 
     def columns_are(self) -> str:
         return "expert"
+
+    def colours_are(self) -> str:
+        raise NotImplementedError
 
     def pointed_pair(self) -> tuple[int, int] | None:
         row, column = self.pointed.get("expert"), self.pointed.get("column")
@@ -123,6 +125,9 @@ class CoActivation(ExpertPairs):
 
     def columns_are(self) -> str:
         return "expert chosen too"
+
+    def colours_are(self) -> str:
+        return "share"
 
     def footer(self) -> str:
         pair, ends = self.pointed_pair(), self.extremes()
@@ -189,6 +194,9 @@ class SimilarityOfExperts(ExpertPairs):
         values = matrix.astype(np.float64)
         np.fill_diagonal(values, np.nan)
         self.take(values, Scale(0.0, 1.0) if self.choice() == "outputs" else Scale(-1.0, 1.0, 0.0))
+
+    def colours_are(self) -> str:
+        return "CKA" if self.choice() == "outputs" else "cosine"
 
     def subtitle(self) -> str:
         return f"{super().subtitle()}, {self.choice()}"

@@ -92,7 +92,7 @@ class PlanePicture:
         draw_x_axis(painter, frame, theme, "x" if named else "")
         draw_heat(painter, frame.rect, self.image)
         if self.kind == "output":
-            draw_scale(painter, frame.rect, SCALE, theme, number)
+            draw_scale(painter, frame.rect, SCALE, theme, "p(●)" if named else "")
         else:
             draw_rail(painter, frame.rect, labels(self.routing.num_experts, self.null), theme, self.expert)
         painter.save()

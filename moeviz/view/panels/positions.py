@@ -84,16 +84,15 @@ class Positions(Sampled):
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         grid, theme = self.grid(rect), self.theme
         draw_heat(painter, grid.rect, self._image)
-        draw_scale(painter, grid.rect, self._scale, theme, number)
+        draw_scale(painter, grid.rect, self._scale, theme, "load q")
         draw_expert_edges(painter, grid, theme, columns=False)
-        draw_row_names(painter, grid, [str(e) for e in range(grid.rows)], theme)
+        draw_row_names(painter, grid, [str(e) for e in range(grid.rows)], theme, "expert")
         draw_x_axis(painter, Frame(grid.rect, 0, self.length, 0, 1), theme, "position in its sequence")
         if self._drops is not None and self._has_strip(rect):
             self._draw_drops(painter, grid, self._drops)
         expert, column = self.expert_at(grid.rows), self.pointed.get("column")
         if expert is not None:
-            row = QRectF(grid.rect.left(), grid.rect.top() + expert * grid.high, grid.rect.width(), grid.high)
-            outline(painter, row.adjusted(0, 0, -1, -1), theme)
+            outline(painter, grid.row(expert).adjusted(0, 0, -1, -1), theme)
             if column is not None and column < grid.columns:
                 outline(painter, grid.cell(expert, column).adjusted(1, 1, -2, -2), theme)
 

@@ -28,6 +28,7 @@ ONE_OF = {
     "router scores": "router score",
     "selection scores": "selection score",
 }
+TITLES = {"gate weights": "gate g", "probabilities": "prob. p", "scores": "score z", "selection": "score"}
 ROUND = 20  # selection scores lie close together: their scale ends at multiples of 1/20
 
 
@@ -133,7 +134,7 @@ class TokensExperts(Panel):
         assert routing is not None
         null = first_null(routing)
         draw_heat(painter, heat, self._image)
-        draw_colour_bar(painter, heat, self._colours(), *self._range, self.theme)
+        draw_colour_bar(painter, heat, self._colours(), *self._range, self.theme, TITLES[self.kind.currentText()])
         high, wide = heat.height() / experts, heat.width() / tokens
         for e in range(experts):  # the colour that this expert has everywhere; hollow where it computes nothing
             patch = QRectF(heat.left() - 5, heat.top() + e * high, 3, high)
