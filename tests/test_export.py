@@ -58,6 +58,7 @@ def test_a_panel_is_written_as_vector_with_real_text(board, tmp_path, name):
     export(panel, tmp_path / "p.svg")
     root = ET.parse(tmp_path / "p.svg").getroot()
     assert root.get("viewBox") == f"0 0 {wanted.width()} {wanted.height()}"
+    assert (root.get("width"), root.get("height")) == (f"{wanted.width()}", f"{wanted.height()}")
     words = ["".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")]
     assert panel.plot.title in " ".join(words)
     assert (tmp_path / "p.pdf").read_bytes().count(b"/DCTDecode") == 0  # no heat map as blurred JPEG

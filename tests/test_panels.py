@@ -582,3 +582,13 @@ def test_the_words_of_losses_are_of_the_step_that_is_shown(qtbot, history) -> No
         panel.show_snapshot(make_snapshot(step=step))
         panel.lack()
         assert words in panel.footer().replace(f"held-out {number(history.scalar('heldout')[40])}", "held-out 2.01")
+
+
+def test_losses_tell_of_a_band_only_where_steps_share_a_point(qtbot, history) -> None:
+    panel = show(qtbot, PANELS["losses"](DARK), 600, 300)
+    panel.show_history(history)
+    panel.grab()
+    assert "band" not in panel.footer()
+    panel.resize(300, 300)
+    panel.grab()
+    assert panel.footer().endswith("line: mean, band: all values")

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -176,6 +177,9 @@ def _write_svg(widget: QWidget, panels: list[Panel], path: Path, theme: Theme | 
         _paint(painter, widget, panels, theme)
     finally:
         painter.end()
+    # Qt gives the size in millimetres, rounded: others then make the picture a pixel wider than its content
+    size_mm, in_pixels = rb'width="[^"]*" height="[^"]*"', f'width="{size.width()}" height="{size.height()}"'.encode()
+    path.write_bytes(re.sub(size_mm, in_pixels, path.read_bytes(), count=1))
 
 
 def _rasterise(draft: Path, size: QSize, scale: float) -> None:

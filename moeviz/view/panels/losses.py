@@ -230,8 +230,16 @@ class Losses(Panel):
                 words.append(f"{NAMES[name]} {number(float(values[upto[-1]]))}{late}")
         if self.kind.currentText() == "total loss":
             words += self._terms(at)
-        drawn = "band: all values" if self._curves.keys() - set(SPARSE) else "dots: measured now and then"
-        return "  ".join([*words, drawn])
+        return "  ".join([*words, *self._drawn()])
+
+    def _drawn(self) -> list[str]:
+        """What the lines are, where that is not the plain values."""
+        dense = self._curves.keys() - set(SPARSE)
+        if not dense:
+            return ["dots: measured now and then"]
+        means = self._bins[1] if self._bins is not None else {}
+        hidden = any(means[name][0].size < np.isfinite(self._curves[name]).sum() for name in dense & means.keys())
+        return ["line: mean, band: all values"] if hidden else []
 
     def _terms(self, at: int | None) -> list[str]:
         """The terms of the total at one point, before their coefficients, without those that are off."""
