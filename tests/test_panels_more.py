@@ -197,7 +197,7 @@ def test_experts_domains_holds_the_specialisation(qtbot, qapp):
 )
 def test_every_domain_has_its_name_or_is_told_by_pointing_at_its_row(qtbot, qapp, tmp_path, height, named, label):
     survey = make_survey(tokens=2300)
-    scripts = [f"script {i:02}" for i in range(23)]
+    scripts = [f"{i:02} script" for i in range(23)]
     survey = replace(survey, heldout=replace(survey.heldout, domains=[scripts[t % 23] for t in range(2300)]))
     panel = shown(qtbot, "experts_domains", survey, 360, height)
     words = words_of(panel, tmp_path)
@@ -206,8 +206,17 @@ def test_every_domain_has_its_name_or_is_told_by_pointing_at_its_row(qtbot, qapp
     rect = panel.plot_rect(QRectF(panel.canvas.rect()))
     grid = panel.grid(rect)
     panel.point_at(QPointF(grid.rect.left() - 20, grid.cell(7, 0).center().y()))
-    assert panel.footer().startswith("script 07: 100 tokens  expert ")
+    assert panel.footer().startswith("07 script: 100 tokens  expert ")
     paint(panel)
+
+
+def test_what_all_domains_begin_with_is_said_once(qtbot, qapp, tmp_path):
+    survey = make_survey()
+    pairs = [f"English → {to}" for to in ("French", "German", "Greek")]
+    survey = replace(survey, heldout=replace(survey.heldout, domains=[pairs[t % 3] for t in range(512)]))
+    panel = shown(qtbot, "experts_domains", survey, 320, 300)
+    assert {"French", "German", "Greek", "English → …"} <= words_of(panel, tmp_path)
+    assert [row["domain"] for row in columns(panel)] == pairs
 
 
 def test_dead_experts_and_uncovered_domains_are_told():

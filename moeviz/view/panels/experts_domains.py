@@ -37,6 +37,7 @@ class ExpertsDomains(Sampled):
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
         self._names: list[str] = []
+        self._rows: list[str] = []  # the names without the words that all begin with
         self._tokens_D: Ints = np.zeros(0, dtype=np.int64)
         self._shares: Array = np.zeros((1, 1))  # (D, E)
         self._of_all: Array = np.zeros(1)  # (E,)
@@ -58,6 +59,7 @@ class ExpertsDomains(Sampled):
         assert self.source is not None
         assert self.source.domains is not None
         self._names, domain_T = codes(self.source.domains)
+        self._rows = [name[len(shared_words(self._names)) :] for name in self._names]
         ids, experts = routing.expert_ids_TK, routing.num_experts
         self._tokens_D = np.bincount(domain_T, minlength=len(self._names))
         self._shares = domain_specialisation(ids, domain_T, experts, len(self._names))
@@ -67,20 +69,20 @@ class ExpertsDomains(Sampled):
         self._information = label_information(ids, domain_T, experts, equal_weights=True, shuffles=SHUFFLES)
         self._warnings = [
             *dead_in_words(counts),
-            *uncovered_in_words(self._names, self._shares, self._of_all, self._tokens_D),
+            *uncovered_in_words(self._rows, self._shares, self._of_all, self._tokens_D),
         ]
         self._scale = around(self._shares, self._baseline)
         self._image = image_of(self._shares, self._scale, self.theme)
 
     def grid(self, rect: QRectF) -> Grid:
-        return grid_in(rect, self._names, *self._shares.shape)
+        return grid_in(rect, self._rows, *self._shares.shape)
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         grid, theme = self.grid(rect), self.theme
         draw_heat(painter, grid.rect, self._image)
         draw_numbers(painter, grid, self._shares, self._scale, theme)
         draw_scale(painter, grid.rect, self._scale, theme, "share")
-        draw_row_names(painter, grid, self._names, theme, rows_in_words(rows_named(grid)))
+        draw_row_names(painter, grid, self._rows, theme, rows_in_words(rows_named(grid), shared_words(self._names)))
         draw_expert_edges(painter, grid, theme, rows=False)
         expert = self.expert_at(grid.columns)
         draw_column_labels(painter, grid.rect, [str(e) for e in range(grid.columns)], theme, "expert", expert)
@@ -130,9 +132,18 @@ class ExpertsDomains(Sampled):
         return head, rows
 
 
-def rows_in_words(every: int) -> str:
+def shared_words(names: list[str]) -> str:
+    """What all names begin with, up to a whole word."""
+    shared = names[0] if len(names) > 1 else ""
+    while shared and not (shared.endswith(" ") and all(name.startswith(shared) for name in names)):
+        shared = shared[:-1]
+    return shared
+
+
+def rows_in_words(every: int, shared: str) -> str:
     """What the rows are, and which of them are named."""
-    return "domain" if every == 1 else f"every {every}{'nd' if every == 2 else 'th'} domain"
+    what = f"{shared}…" if shared else "domain"
+    return what if every == 1 else f"every {every}{'nd' if every == 2 else 'th'} {what}"
 
 
 def information_in_words(information: Information) -> list[str]:

@@ -11,7 +11,7 @@ from moeviz.domain.metrics import transition_information, transition_information
 from moeviz.domain.metrics.arrays import first_choice
 from moeviz.domain.routing import Ints, Routing
 from moeviz.view.colours import expert_colour, readable_on
-from moeviz.view.panel import Pointed, Table
+from moeviz.view.panel import NARROW, Pointed, Table
 from moeviz.view.panels.axes import number
 from moeviz.view.panels.sampled import Sampled
 from moeviz.view.theme import Theme, put, width_of
@@ -145,6 +145,9 @@ class Flow(Sampled):
             *((layer - 1, int(i), e) for i in np.flatnonzero(before)),
             *((layer, e, int(j)) for j in np.flatnonzero(after)),
         ]
+
+    def lines_of_words(self, width: float) -> int:
+        return 2 if width >= NARROW else 3
 
     def footer(self) -> str:
         layer, node, after = self.pointed.get("layer", self.layer), self.node(), self.pointed.get("next")
