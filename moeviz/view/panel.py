@@ -36,7 +36,6 @@ SHARED = ("layer", "token", "expert")
 Table = tuple[list[str], list[list[int | float | str]]]
 Uses = Literal["snapshot", "history", "survey", "layer", "token", "expert"]
 LINE = 16  # px, one line of words under a plot
-LOWEST = 96  # px, of a plot and its axes beside one line of words
 NARROW = 380  # px, a panel below it needs more lines for its words
 HEADER = 3 * GRID
 LEAST_TITLE = 9 * GRID
@@ -56,6 +55,7 @@ class Panel(QWidget):
     name: ClassVar[str]
     uses: ClassVar[frozenset[Uses]] = frozenset({"snapshot", "layer"})
     footer_lines: ClassVar[int] = 1
+    lowest: ClassVar[int] = 96  # px, of a plot and its axes beside one line of words
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -239,7 +239,7 @@ class Panel(QWidget):
     def _lines(self, rect: QRectF) -> int:
         """The words of a low panel give way to its plot, down to one line."""
         wanted = self.lines_of_words(rect.width())
-        return min(wanted, max(1, int(rect.height() - LOWEST) // LINE))
+        return min(wanted, max(1, int(rect.height() - self.lowest) // LINE))
 
     def paint_body(self, painter: QPainter, rect: QRectF) -> None:
         """Everything below the header, into any painter."""

@@ -220,6 +220,7 @@ QStatusBar::item {{ border: none; }}
 QMainWindow::separator {{ background: {theme.window}; width: 4px; height: 4px; }}
 QDockWidget {{ color: {theme.muted}; }}
 QDockWidget::title {{ background: {theme.window}; padding: 2px 8px; }}
+QTabBar {{ qproperty-drawBase: 0; }}
 QTabBar::tab {{ color: {theme.muted}; background: {theme.window}; border: none; padding: 3px 6px;
                border-top: 2px solid {theme.window}; }}
 QTabBar::tab:hover {{ color: {theme.text}; }}

@@ -58,6 +58,7 @@ class Line:
 class Anatomy(Panel):
     name = "anatomy"
     uses = frozenset({"snapshot", "survey", "layer", "token", "expert"})
+    lowest = 136  # two rows, for the two experts that most routers choose
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)

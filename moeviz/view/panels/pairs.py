@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QComboBox, QWidget
 from moeviz.domain.metrics import co_activation, co_activation_baseline, pair_counts
 from moeviz.domain.routing import Ints, Routing
 from moeviz.domain.survey import Similarity
-from moeviz.view.panel import Pointed, Table
+from moeviz.view.panel import NARROW, Pointed, Table
 from moeviz.view.panels.axes import Array, draw_column_labels, number
 from moeviz.view.panels.grid import (
     Grid,
@@ -122,6 +122,9 @@ class CoActivation(ExpertPairs):
         self._pairs = pair_counts(ids, experts)
         values = co_activation(ids, experts)
         self.take(values, around(values, max(self._baseline, 1e-3)))
+
+    def lines_of_words(self, width: float) -> int:
+        return 3 if 300 <= width < NARROW else super().lines_of_words(width)
 
     def columns_are(self) -> str:
         return "expert chosen too"
