@@ -20,7 +20,7 @@ from moeviz.view.catalogue import PLOTS
 from moeviz.view.colours import _to_oklab, diverging, expert_colour, sequential
 from moeviz.view.dashboard import PANELS, PLACES, Dashboard
 from moeviz.view.panel import Panel, wrapped
-from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number
+from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number, tick_labels
 from moeviz.view.panels.gate_weights import confidence_in_words, expert_in_words, margin_in_words
 from moeviz.view.panels.layers_experts import change_in_words
 from moeviz.view.panels.marks import bin_edges, binned_mean, place_labels, unnamed_in_words
@@ -347,13 +347,13 @@ def test_the_key_lies_under_the_plot_and_nothing_over_it(qtbot, name, monkeypatc
 
     for module in ("axes", "marks"):
         monkeypatch.setattr(f"moeviz.view.panels.{module}.put", record)
-    monkeypatch.setattr("moeviz.view.panel.put", record)
     panel.grab()
-    frame = panel.frame(panel.plot_rect(QRectF(panel.canvas.rect())))
+    plot = panel.plot_rect(QRectF(panel.canvas.rect()))  # the words lie below it
+    frame = panel.frame(plot)
     key = {"losses": ("training", "held-out"), "saturation": ("saturation", "churn")}[name]
     assert "k 2 → 4" in boxes
     for word in key:
-        assert boxes[word].top() > frame.rect.bottom() + 3
+        assert frame.rect.bottom() + 3 < boxes[word].top() < boxes[word].bottom() <= plot.bottom()
         over = [text for text, box in boxes.items() if text != word and box.intersects(boxes[word])]
         assert not over
 
@@ -453,6 +453,35 @@ def test_numbers_have_at_most_three_significant_digits():
     assert [visible(t) for t in spaces] == ["␣", "b␣␣", "(0.5, -1) ●", "a␣␣b", "Toy Story →␣"]
     assert nice_ceiling(0.27) == pytest.approx(0.3)
     np.testing.assert_allclose(nice_ticks(0, 1, 4), [0, 0.25, 0.5, 0.75, 1])
+
+
+@pytest.mark.parametrize(
+    ("ticks", "texts"),
+    [
+        ([4000, 4025, 4050], ["4000", "4025", "4050"]),
+        ([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"]),
+        ([-0.05, 0, 0.05], ["−0.05", "0", "0.05"]),
+        ([12_000, 12_250, 12_500], ["12k", "12.25k", "12.5k"]),
+        ([0, 1_000_000, 2_000_000], ["0", "1M", "2M"]),
+        ([1.465, 1.47, 1.475], ["1.465", "1.47", "1.475"]),
+        ([1e-5, 2e-5], ["1e−05", "2e−05"]),
+        ([7], ["7"]),
+    ],
+)
+def test_labels_of_ticks_tell_them_apart_and_are_exact(ticks, texts):
+    assert tick_labels(ticks) == texts
+
+
+def test_a_single_step_has_one_tick_and_no_label_twice(qtbot, monkeypatch):
+    history = History()
+    history.extend(StepLog(np.array([4001]), {"cross_entropy": np.array([1.468])}, ()))
+    panel = show(qtbot, PANELS["losses"](DARK), 400, 220)
+    panel.show_history(history)
+    told: list[str] = []
+    monkeypatch.setattr("moeviz.view.panels.axes.put", lambda *args: told.append(args[-1]))
+    panel.grab()
+    assert len(told) == len(set(told)), told
+    assert {"4001", "4002"} <= set(told)
 
 
 def test_labels_of_marks_never_overlap():

@@ -1,6 +1,6 @@
 """Numbers and axes, painted with as few calls as possible. Ranges are always given, never found out while painting."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf, log10
 from typing import Any
@@ -58,6 +58,19 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
     first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
     return [i * step for i in range(first, last + 1)]
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """With as many digits as tell evenly spaced ticks apart: 4025 stays 4025, where `number` makes it 4020."""
+    size = max(map(abs, ticks), default=0.0)
+    if len(ticks) < 2 or size < 1e-3:
+        return [number(tick) for tick in ticks]
+    unit, sign = (1e6, "M") if size >= 999_500 else (1e3, "k") if size >= 9_995 else (1.0, "")
+    step = (ticks[1] - ticks[0]) / unit
+    digits = next((d for d in range(9) if abs(round(step, d) - step) < 1e-6 * step), 9)
+    texts = [f"{tick / unit:.{digits}f}" for tick in ticks]
+    texts = [text.rstrip("0").rstrip(".") if "." in text else text for text in texts]
+    return ["0" if text in ("0", "-0") else text.replace("-", "−") + sign for text in texts]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -143,23 +156,19 @@ def inside(rect: QRectF, left: float = LEFT, right: float = RIGHT, top: float = 
     return QRectF(rect.left() + left, rect.top() + top, rect.width() - left - right, rect.height() - top - bottom)
 
 
-def draw_y_axis(
-    painter: QPainter, frame: Frame, theme: Theme, label: str, show: Callable[[float], str] = number
-) -> None:
+def draw_y_axis(painter: QPainter, frame: Frame, theme: Theme, label: str) -> None:
     rect = frame.rect
-    if frame.log_y:
-        ticks = log_ticks(frame.y0, frame.y1)
-        if len(ticks) < 3:  # less than a decade
-            ticks = _linear_ticks(frame)
-        elif len(ticks) > rect.height() / 18:
-            ticks = [t for t in ticks if abs(log10(t) - round(log10(t))) < 1e-6]
-    else:
+    ticks = log_ticks(frame.y0, frame.y1) if frame.log_y else []
+    if len(ticks) > max(3, rect.height() / 18):
+        ticks = [t for t in ticks if abs(log10(t) - round(log10(t))) < 1e-6]
+    texts = list(map(number, ticks))
+    if len(ticks) < 3:  # less than a decade, or not by decades
         ticks = _linear_ticks(frame)
+        texts = tick_labels(ticks)
     painter.setPen(QColor(theme.grid))
     painter.drawLines([QLineF(rect.left(), frame.y(t), rect.right(), frame.y(t)) for t in ticks])
     painter.setPen(QColor(theme.muted))
-    for tick in ticks:
-        text = show(tick)
+    for tick, text in zip(ticks, texts, strict=True):
         put(painter, rect.left() - 5 - width_of(text), frame.y(tick) + 4, text)
     draw_upright(painter, rect, theme, label, rect.left() - LEFT + 9)
 
@@ -193,12 +202,13 @@ def draw_x_axis(painter: QPainter, frame: Frame, theme: Theme, label: str, key: 
     """Ticks, and under them the label; beside it the key, where there are several curves."""
     rect = frame.rect
     ticks = _ticks(frame.x0, frame.x1, int(rect.width() / 64), 2)
+    if label == "step":
+        ticks = [tick for tick in ticks if tick == round(tick)]  # there is nothing between two steps
     painter.setPen(QColor(theme.line))
     painter.drawLine(QLineF(rect.left(), rect.bottom(), rect.right(), rect.bottom()))
     painter.drawLines([QLineF(frame.x(t), rect.bottom(), frame.x(t), rect.bottom() + 3) for t in ticks])
     painter.setPen(QColor(theme.muted))
-    for tick in ticks:
-        text = number(tick)
+    for tick, text in zip(ticks, tick_labels(ticks), strict=True):
         put(painter, frame.x(tick) - width_of(text) / 2, rect.bottom() + 14, text)
     if key:
         _draw_key(painter, rect, theme, label, key)

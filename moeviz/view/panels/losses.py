@@ -284,7 +284,9 @@ def loss_range(values: Array, log: bool, count: int = 4) -> tuple[float, float]:
     low, high = float(values.min()), float(np.partition(values, -1 - outliers)[-1 - outliers])
     if log and low > 0:
         return low * 0.93, max(high, low * 1.05) * 1.07
-    span = max(high - low, 1e-3 * max(abs(high), 1e-6), 1e-9)
+    span = max(
+        high - low, 1e-2 * max(abs(high), 1e-6), 1e-9
+    )  # finer ticks would need more digits than there is room for
     ticks = nice_ticks(low - 0.05 * span, high + 0.05 * span, count)
     step = ticks[1] - ticks[0] if len(ticks) > 1 else span
     bottom = np.floor((low - 0.02 * span) / step) * step
