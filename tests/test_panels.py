@@ -331,6 +331,19 @@ def test_a_title_that_is_shortened_can_be_read_by_pointing_at_it(qtbot, width, t
     assert panel._title.toolTip() == tip
 
 
+@pytest.mark.parametrize(("height", "rows"), [(150, 1), (320, 4)])
+def test_in_a_low_plot_the_words_of_marks_keep_to_one_row(qtbot, monkeypatch, height, rows):
+    history = make_history(100)
+    for at in (1, 2, 3, 4, 60):
+        history.add_mark(at, f"Experts {at} → 8")
+    panel = show(qtbot, PANELS["losses"](DARK), 311, height)
+    panel.show_history(history)
+    bases: set[float] = set()
+    monkeypatch.setattr("moeviz.view.panels.marks.put", lambda _, left, base, text: bases.add(base))
+    panel.grab()
+    assert len(bases) == rows
+
+
 @pytest.mark.parametrize("name", ["losses", "saturation"])
 def test_the_key_lies_under_the_plot_and_nothing_over_it(qtbot, name, monkeypatch, history):
     """Nor can a curve: they end at the plot's edge."""

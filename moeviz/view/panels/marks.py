@@ -30,7 +30,7 @@ def place_labels(lefts: Sequence[float], widths: Sequence[float], right: float, 
 
 
 def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[float, str]], theme: Theme) -> None:
-    """A thin line at each mark, and its label at the top where there is room; below them, how many have none."""
+    """A thin line at each mark, and its label at the top where there is room; beside or below, how many have none."""
     seen = [(frame.x(step), label) for step, label in marks if frame.x0 <= step <= frame.x1]
     if not seen:
         return
@@ -41,7 +41,8 @@ def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[float, str
     painter.drawLines([QLineF(x, rect.top(), x, rect.bottom()) for x in sorted({round(x) + 0.5 for x, _ in seen})])
     lefts = [x + 4 for x, _ in seen]
     widths = [width_of(label) for _, label in seen]
-    rows = place_labels(lefts, widths, rect.right(), min(ROWS, max(1, int(rect.height() / 3 / ROW))))
+    most = min(ROWS, max(1, int(rect.height() / 3 / ROW)))
+    rows = place_labels(lefts, widths, rect.right(), most)
     ground = QColor(theme.panel)
     ground.setAlpha(200)
 
@@ -56,7 +57,10 @@ def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[float, str
         if fits:
             write(min(left, rect.right() - width), row, label, width, theme.text)
     if words := unnamed_in_words(shown):
-        write(rect.left() + 4, max(rows) + 1, words, width_of(words), theme.muted)
+        ends = rect.left() + 4 + width_of(words)
+        beside = ends + 6 < min((left for left, fits in zip(lefts, shown, strict=True) if fits), default=rect.right())
+        if beside or most > 1:  # a second row would cover the curves of a low plot
+            write(rect.left() + 4, 0 if beside else max(rows) + 1, words, width_of(words), theme.muted)
 
 
 def unnamed_in_words(shown: Sequence[bool]) -> str:
