@@ -41,7 +41,7 @@ class Layout:
         return [name for row in self.rows for cell in row.cells for name in cell.tabs]
 
 
-_TOKENS = Row(3, (Cell(1, ("tokens",)),), highest=176)  # some eight lines of text
+_TOKENS = Row(3, (Cell(1, ("tokens",)),), highest=192)  # some eight lines of text
 _LEARNED = Row(
     9,
     (Cell(1, ("experts_domains", "positions")), Cell(1, ("experts_tokens",)), Cell(1, ("co_activation", "similarity"))),

@@ -15,7 +15,7 @@ from moeviz.view.theme import Theme, fitted, put, width_of
 
 Array = npt.NDArray[np.float64]
 Key = tuple[str, str, bool]  # a curve's name, its colour, and whether it has dots
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 12.0, 6.0, 32.0  # room for ticks and labels of the axes
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 6.0, 32.0  # room for ticks and labels of the axes
 
 
 def number(value: float) -> str:
