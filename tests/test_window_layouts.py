@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import QEvent, QObject, QPoint, QSettings, Qt
 from PySide6.QtGui import QHelpEvent
-from PySide6.QtWidgets import QApplication, QToolButton, QToolTip
+from PySide6.QtWidgets import QApplication, QTabBar, QToolButton, QToolTip
 from pytestqt.qtbot import QtBot
 
 from moeviz.app import make_window
@@ -98,6 +98,27 @@ def test_every_layout_shows_its_panels_and_cuts_no_knob(qtbot: QtBot, window: Wi
         for panel in seen(window):
             assert window.panels[panel].canvas.height() >= 80, (name, panel)
         assert (window.width(), window.height()) == (1264, 662)  # what a screen of 1280x720 has room for
+
+
+@pytest.mark.parametrize("task", ["text", *ROWS_OF_TASK])
+def test_no_title_and_no_tab_is_cut_in_a_window_of_1280(qtbot: QtBot, window: Window, task: str) -> None:
+    """And where one is, in a narrower window, its tooltip has it whole."""
+    window.resize(1264, 662)
+    window.layouts.take_task(task)
+    for name in (*LAYOUTS, "Learn"):
+        button(window, name).click()
+        cut = [window.panels[panel].plot.title for panel in seen(window) if window.panels[panel]._title.toolTip()]
+        assert not cut, name
+        qtbot.waitUntil(lambda: not cut_tabs(window), timeout=WAIT)
+
+
+def cut_tabs(window: Window) -> list[str]:
+    bars = [bar for bar in window.findChildren(QTabBar) if window.childAt(bar.geometry().center()) is bar]
+    titles = [(bar, i, bar.tabText(i)) for bar in bars for i in range(bar.count())]
+    assert titles
+    assert all(bar.tabToolTip(i) == title for bar, i, title in titles)  # where one is cut
+    beside = 12  # px, left and right of the text, as the style sheet says
+    return [t for bar, i, t in titles if bar.tabRect(i).width() < bar.fontMetrics().horizontalAdvance(t) + beside]
 
 
 def test_a_layout_is_found_again_as_it_was_left(qtbot: QtBot, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ ROWS_OF_TASK = {
             Row(7, (Cell(1, ("load",)), Cell(1, ("losses",)))),
         ),
         "Train": (
-            Row(12, (Cell(13, _MAP), Cell(9, ("layers_experts", "gate_weights", "anatomy")))),
+            Row(12, (Cell(13, _MAP), Cell(10, ("layers_experts", "gate_weights", "anatomy")))),
             Row(8, (Cell(1, ("load",)), Cell(1, ("losses", "saturation", "moe_dense")), Cell(1, ("load_over_time",)))),
         ),
         "Inspect": (
