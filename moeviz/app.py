@@ -84,9 +84,9 @@ def save_trace(
     return f"Saved {len(snapshots):,} snapshots and the numbers of {steps:,} steps to {path}."
 
 
-def read_file(path: str, text: str, report: Report) -> tuple[RoutingSnapshot, ...]:
-    """What a trace holds, evenly thinned, oldest first; or what the model of a file does with a text. Called on a
-    thread."""
+def read_file(path: str, text: str, task: str, report: Report) -> tuple[RoutingSnapshot, ...]:
+    """What a trace holds, evenly thinned, oldest first; or what the model of a file does with a text of a task. Called
+    on a thread."""
     if kind_of(path) == "trace":
         from moeviz.trace.session import film_of
 
@@ -96,7 +96,7 @@ def read_file(path: str, text: str, report: Report) -> tuple[RoutingSnapshot, ..
     import_torch()
     from moeviz.moe.training import read_checkpoint
 
-    return (read_checkpoint(path, text, report),)
+    return (read_checkpoint(path, text, task, report),)
 
 
 def make_window(

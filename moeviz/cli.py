@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -262,11 +263,11 @@ def _render(args: argparse.Namespace) -> int:
     side: dict[str, Any] = {"path": args.against, "step": args.against_step, "layer": args.against_layer}
     steps = args.steps or 100
 
-    def check(first: "RoutingSnapshot") -> None:
+    def check(task: str, first: "RoutingSnapshot") -> None:
         """What is not there is told before anything is trained."""
         check_place(first, args.layer, args.token)
         if compared:
-            headless.check_reference(first, steps, **side)
+            headless.check_reference(first, steps, task, **side)
 
     with _Files():
         if args.trace:
@@ -275,8 +276,9 @@ def _render(args: argparse.Namespace) -> int:
             of_model: dict[str, Any] = {"changes": _changes(args), "device": args.device, "survey": plot.surveys}
             seen = headless.of_checkpoint(args.model, _text(args), **of_model, read=args.against_text)
         else:
-            of_run: dict[str, Any] = {"survey": plot.surveys, "read": args.against_text, "check": check}
             settings = _settings(args)
+            of_run: dict[str, Any] = {"survey": plot.surveys, "read": args.against_text}
+            of_run["check"] = partial(check, settings.task)
             if args.plot == "moe_dense" and settings.train.dense_twin == "off":
                 raise UserError("The plot moe_dense needs a dense twin; add --set train.dense_twin=on.")
             seen = headless.of_training(settings, steps, args.device, **of_run)

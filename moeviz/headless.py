@@ -22,7 +22,7 @@ from moeviz.domain.history import History
 from moeviz.domain.kinds import kind_of
 from moeviz.domain.messages import Advance, Read, SaveModel, Session, SetKnobs, StepLog, Survey, Update, UserError
 from moeviz.domain.metrics import cv, max_violation
-from moeviz.domain.reference import Reference
+from moeviz.domain.reference import Reference, same_experts
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.domain.survey import SurveyResult
@@ -337,10 +337,12 @@ def model_file(path: str) -> Path:
 
 # ---- what a picture shows
 class Shown(NamedTuple):
-    """A moment with its history, a survey of the model if asked for, and what it does with another text."""
+    """A moment with its history, the task if known, a survey of the model if asked for, and what it does with another
+    text."""
 
     snapshot: RoutingSnapshot
     history: History
+    task: str = ""
     survey: SurveyResult | None = None
     read: RoutingSnapshot | None = None
 
@@ -350,7 +352,7 @@ def of_checkpoint(
 ) -> Shown:
     seen = look(model, text, changes=changes, device=device, survey=survey)
     other = look(model, read, changes=changes, device=device).snapshot if read else None
-    return Shown(seen.snapshot, History(), seen.survey, other)
+    return Shown(seen.snapshot, History(), seen.settings.task, seen.survey, other)
 
 
 def of_training(
@@ -380,7 +382,7 @@ def of_training(
     found = survey_of(run) if survey else None
     other = read_text(run, read) if read else None
     run.close()
-    return Shown(snapshot, history, found, other)
+    return Shown(snapshot, history, settings.task, found, other)
 
 
 def of_trace(path: str, position: int, *, film: bool = False) -> Shown:
@@ -393,7 +395,7 @@ def of_trace(path: str, position: int, *, film: bool = False) -> Shown:
         history.add_mark(step, label)
     for at in range(0, len(trace), math.ceil(len(trace) / SNAPSHOTS)) if film else ():
         history.add_snapshot(trace[at])
-    return Shown(snapshot, history)
+    return Shown(snapshot, history, str((trace.settings or {}).get("task", "")))
 
 
 def recorded(trace: Trace, position: int, option: str) -> RoutingSnapshot:
@@ -416,17 +418,17 @@ def reference(
 
 
 def check_reference(
-    first: RoutingSnapshot, steps: int, *, path: str = "", step: int | None = None, layer: int | None = None
+    first: RoutingSnapshot, steps: int, task: str, *, path: str = "", step: int | None = None, layer: int | None = None
 ) -> None:
     """UserError for what `reference` would refuse once a model that begins like this is trained so many steps."""
     if step is not None and not path:
         _check_kept(step, kept_steps(steps))
         step = None
-    reference(Shown(first, History()), path=path, step=step, layer=layer)
+    reference(Shown(first, History(), task), path=path, step=step, layer=layer)
 
 
 def _other_side(shown: Shown, path: str, step: int | None, trace: str) -> tuple[str, RoutingSnapshot, bool]:
-    """Its name, its routing, and whether its experts are those of the run that is shown."""
+    """Its name, its routing, and whether its experts are those that are shown."""
     if shown.read is not None:
         return f"another text, step {shown.read.step:,}", shown.read, True
     of_trace = bool(path) and kind_of(path) == "trace"
@@ -435,15 +437,15 @@ def _other_side(shown: Shown, path: str, step: int | None, trace: str) -> tuple[
     if path and not of_trace:
         from moeviz.moe.training import read_checkpoint
 
-        snapshot = read_checkpoint(str(model_file(path)), "".join(shown.snapshot.tokens or ()))
-        return f"{Path(path).name}, step {snapshot.step:,}", snapshot, False
+        snapshot = read_checkpoint(str(model_file(path)), "".join(shown.snapshot.tokens or ()), shown.task)
+        return f"{Path(path).name}, step {snapshot.step:,}", snapshot, same_experts(snapshot, shown.snapshot)
     if path:
         snapshot = recorded(open_trace(path), -1 if step is None else step, "--against-step")
-        return f"{Path(path).name}, step {snapshot.step:,}", snapshot, False
+        return f"{Path(path).name}, step {snapshot.step:,}", snapshot, same_experts(snapshot, shown.snapshot)
     if step is None:
         return "the same moment", shown.snapshot, True
     snapshot = recorded(open_trace(trace), step, "--against-step") if trace else _kept(shown.history, step)
-    return f"step {snapshot.step:,}", snapshot, True
+    return f"step {snapshot.step:,}", snapshot, same_experts(snapshot, shown.snapshot, shown.history.marks)
 
 
 def _kept(history: History, step: int) -> RoutingSnapshot:

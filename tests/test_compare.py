@@ -17,22 +17,24 @@ from test_cli import SMALL as SMALL_SET
 from test_cli import fails
 from test_panels import make_snapshot, routing, show
 from test_panels_more import paint
-from test_window import WAIT, action, settled, train, window
+from test_window import SMALL, WAIT, action, settled, train, window
 from test_window_files import model, trace
 
 from moeviz import app
 from moeviz.cli import main
 from moeviz.domain import metrics
-from moeviz.domain.messages import Command, Read, Report, SetProbe
-from moeviz.domain.reference import Reference
+from moeviz.domain.messages import Advance, Command, Read, Report, SaveModel, SetKnobs, SetProbe
+from moeviz.domain.reference import Reference, same_experts
 from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.selection import Selection
+from moeviz.domain.survey import Part
 from moeviz.moe import training
 from moeviz.moe.tasks import TASKS
 from moeviz.moe.trainer import Trainer
 from moeviz.view.panel import wrapped
 from moeviz.view.panels.axes import number
-from moeviz.view.panels.compare import SAMPLE, Compare, same_tokens
+from moeviz.view.panels.compare import SAMPLE, Compare, percent, same_tokens
+from moeviz.view.panels.words import about
 from moeviz.view.reference import KINDS
 from moeviz.view.theme import DARK
 from moeviz.view.window import Window
@@ -65,7 +67,7 @@ def test_loads_tokens_and_measures_are_those_of_the_two_sides(qtbot: QtBot) -> N
     panel = comparing(qtbot, Reference("step 7", b, kin=True), a)
     ra, rb = a.layers[0], b.layers[0]
     qa, qb = (metrics.load_share(metrics.expert_counts(r)) for r in (ra, rb))
-    np.testing.assert_allclose(list(rows_of(panel, "load_share").values()), np.stack([qa, qb, qb - qa], axis=1))
+    np.testing.assert_allclose(list(rows_of(panel, "load_share").values()), np.stack([qa, qb, qa - qb], axis=1))
     firsts = np.array([row[:2] for row in rows_of(panel, "first_expert").values()])
     np.testing.assert_array_equal(firsts, np.stack([ra.expert_ids_TK[:, 0], rb.expert_ids_TK[:, 0]], axis=1))
     found = {name: row[-1] for name, row in rows_of(panel, "measure").items()}
@@ -78,10 +80,11 @@ def test_loads_tokens_and_measures_are_those_of_the_two_sides(qtbot: QtBot) -> N
     assert found["jsd_nats"] == pytest.approx(metrics.load_divergence(qa, qb))
     words = panel.footer()
     most = int(np.abs(qb - qa).argmax())
-    assert f"most changed: expert {most} by {'+' if qb[most] > qa[most] else '−'}" in words
+    assert f"top gap: expert {most}, A {about(qa[most])}, B {about(qb[most])} (chance ±" in words
+    assert f"moved to other experts: {percent(found['changed_weight'])} of g, {percent(moved)} of p" in words
     assert "at most 0.693" in words
     assert "share only their numbers" not in words
-    assert rows_of(panel, "side")[""][:2] == ["A: step 99", "B: step 7; layer 0 of both"]
+    assert rows_of(panel, "side")[""][:2] == ["A: step 99 (later)", "B: step 7 (earlier); layer 0 of both"]
 
 
 def test_another_layer_of_the_same_moment(qtbot: QtBot) -> None:
@@ -114,7 +117,7 @@ def test_other_tokens_leave_the_loads(qtbot: QtBot) -> None:
 
 def test_other_numbers_of_experts_cannot_be_paired(qtbot: QtBot) -> None:
     panel = comparing(qtbot, Reference("a file", other_snapshot(experts=12)))
-    assert "8 and 12 experts: none of B's is one of A's" in panel.footer()
+    assert "8 and 12 experts: these are not compared one by one" in panel.footer()
     assert "effective experts: A " in panel.footer()
     assert "JSD" not in panel.footer()
     loads = rows_of(panel, "load_share")
@@ -139,7 +142,7 @@ def test_one_expert_and_many(qtbot: QtBot, experts: int, k: int) -> None:
     assert len(rows_of(panel, "load_share")) == experts
     if experts == 1:
         assert "JSD 0 nats" in panel.footer()
-        assert "no load changed" in panel.footer()
+        assert "no load differs" in panel.footer()
 
 
 @pytest.mark.parametrize(("router", "capacity"), CASES)
@@ -220,6 +223,40 @@ def test_what_is_missing_is_one_sentence(qtbot: QtBot) -> None:
     panel.show_reference(None)
     assert "choose B" in panel.lack()
     assert panel.table()[1] == []
+
+
+def numbered(step: int, experts: int, lineage: str = "") -> RoutingSnapshot:
+    return replace(make_snapshot(experts=experts, step=step), lineage=lineage)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "marks", "same"),
+    [
+        ((0, 8), (9, 8), [], True),
+        ((0, 8), (9, 8), [(5, "k 2 → 1"), (5, "Router topk → switch"), (6, "Shared experts 0 → 4")], True),
+        ((0, 8), (9, 8), [(5, "Experts 8 → 4"), (5, "Experts 4 → 8")], True),  # undone before another step
+        ((0, 8), (9, 8), [(5, "Experts 8 → 4"), (6, "Experts 4 → 8")], False),
+        ((0, 8), (9, 8), [(5, "k 4 → 2, Experts 8 → 4"), (7, "Experts 4 → 8, Noise 0 → 1")], False),
+        ((5, 4), (6, 4), [(5, "Experts 8 → 4"), (6, "Experts 4 → 8")], True),  # after the one, before the other
+        ((5, 8), (9, 8), [(5, "Experts 8 → 4"), (6, "Experts 4 → 8")], False),
+        ((7, 8), (9, 8), [(5, "Experts 8 → 4"), (6, "Experts 4 → 8")], True),
+        ((0, 8), (9, 4), [(5, "Experts 8 → 4")], False),
+    ],
+)
+def test_experts_are_followed_by_the_marks_of_a_trace(
+    a: tuple[int, int], b: tuple[int, int], marks: list[tuple[int, str]], same: bool
+) -> None:
+    one, other = numbered(*a), numbered(*b)
+    assert same_experts(one, other, marks) == same_experts(other, one, marks) == same
+    assert not same_experts(one, other), "of two runs nothing is known"
+
+
+def test_experts_are_followed_by_their_lineage_where_it_is_known() -> None:
+    marks = [(5, "Experts 8 → 4"), (6, "Experts 4 → 8")]
+    assert same_experts(numbered(0, 8, "x"), numbered(9, 8, "x"), marks)
+    assert same_experts(numbered(0, 8, "x"), numbered(9, 8, "x"))
+    assert not same_experts(numbered(0, 8, "x"), numbered(9, 8, "y"), [])
+    assert not same_experts(numbered(0, 8, "x"), numbered(9, 8), [])
 
 
 # ---- the window
@@ -341,11 +378,16 @@ def test_a_pinned_moment_outlives_training_restart_and_another_model(qtbot: QtBo
     window.restart_action.trigger()
     action(window, "Answer: Restart").trigger()
     qtbot.waitUntil(lambda: window.snapshot is not None and window.snapshot.step == 0, timeout=WAIT)
+    again = Reference(f"pinned step {pinned.step} of an earlier run from the same start", pinned, kin=True)
+    assert second(window) == again
+    window.knobs.change({"seed": 5})
+    qtbot.waitUntil(lambda: window.settings.seed == 5, timeout=WAIT)
+    rest(qtbot, window)
     assert second(window) == Reference(f"pinned step {pinned.step} of an earlier run", pinned, kin=False)
     window.files.open_model(model)
     qtbot.waitUntil(lambda: window.snapshot is not None and window.snapshot.step == 3, timeout=WAIT)
     assert second(window).snapshot is pinned
-    assert "experts of A and B share only their numbers" in words(window)
+    assert second(window).kin  # that model, too, began with these settings and this seed
     action(window, "Pin this moment").trigger()
     assert second(window).snapshot is window.snapshot
 
@@ -381,6 +423,53 @@ def test_experts_that_went_and_came_back_are_strangers(qtbot: QtBot, window: Win
     slider = window.references.choice.step
     slider.setValue(slider.maximum() - 1)
     assert second(window).kin
+
+
+def test_a_model_saved_from_this_run_has_its_experts(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    step(qtbot, window, 2)
+    early, late = tmp_path / "early.safetensors", tmp_path / "late.safetensors"
+    window.send(SaveModel(str(early)))
+    rest(qtbot, window)
+    step(qtbot, window, 1)
+    window.references.open(str(early))
+    qtbot.waitUntil(lambda: second(window).snapshot is not None, timeout=WAIT)
+    assert second(window).kin
+    assert rows_of(compare(window), "side")[""][:2] == [
+        "A: step 3 (later)",
+        "B: early.safetensors, step 2 (earlier); layer 0 of both",
+    ]
+    assert "share only their numbers" not in words(window)
+    # other experts now, as many as before
+    for count in (4, 8):
+        window.knobs.change({"model.experts": count})
+        step(qtbot, window, 1)
+    assert not second(window).kin
+    assert "experts of A and B share only their numbers" in words(window)
+    window.send(SaveModel(str(late)))
+    rest(qtbot, window)
+    window.references.open(str(late))
+    qtbot.waitUntil(lambda: second(window).snapshot is not None, timeout=WAIT)
+    assert second(window).kin
+    # and whoever goes on with the older one has its experts
+    window.files.open_model(str(early))
+    qtbot.waitUntil(lambda: window.snapshot.step == 2, timeout=WAIT)
+    rest(qtbot, window)
+    assert not second(window).kin
+    window.references.open(str(early))
+    qtbot.waitUntil(lambda: second(window).snapshot is not None, timeout=WAIT)
+    assert second(window).kin
+
+
+def test_a_model_of_another_task_is_refused_by_its_task(qtbot: QtBot, window: Window) -> None:
+    path = app.bundled_model("plane")
+    assert path is not None
+    window.references.open(path)
+    why = (
+        "plane.safetensors is a model of the task plane, and what is shown is of the task text: "
+        "compare with a model of the same task."
+    )
+    qtbot.waitUntil(lambda: compare(window).lack() == why, timeout=WAIT)
+    assert window.notices.words.text() == why
 
 
 def test_the_model_reads_another_text_once_and_rests(qtbot: QtBot, window: Window, sent: list[Command]) -> None:
@@ -426,6 +515,31 @@ def test_while_training_both_sides_are_of_one_step(
     asked = sum(isinstance(command, Read) for command in sent)
     train(qtbot, window, 10)
     assert sum(isinstance(command, Read) for command in sent) <= asked + 1  # one may have been on its way
+
+
+def test_after_a_pause_both_sides_come_to_the_step_shown_before_a_long_survey(
+    qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest(qtbot, window)
+    pick(window, "text")
+    window.docks["compare"].setFloating(True)
+    window.docks["flow"].toggleViewAction().trigger()  # a panel that a survey is for, seen beside it
+    write(qtbot, window, "another")
+    train(qtbot, window, 5)
+    let, original = threading.Event(), training._Run.survey
+
+    def slow(run: training._Run, parts: frozenset[Part]) -> object:
+        assert let.wait(20)
+        return original(run, parts)
+
+    qtbot.waitUntil(lambda: second(window).snapshot is not None and not window.runner.pending, timeout=WAIT)
+    monkeypatch.setattr("moeviz.view.window.SURVEY_SECONDS", 1e9)  # while it trains
+    monkeypatch.setattr(training._Run, "survey", slow)
+    window.train_action.trigger()
+    qtbot.waitUntil(lambda: window.runner.asked_work is not None and not window._survey_due, timeout=WAIT)
+    assert not let.is_set()
+    assert compare(window).source.step == second(window).snapshot.step == window.snapshot.step
+    let.set()
 
 
 def test_a_text_that_cannot_be_read_is_refused_once(qtbot: QtBot, window: Window, sent: list[Command]) -> None:
@@ -541,7 +655,7 @@ def test_a_bad_file_is_one_sentence_and_the_next_one_is_read(
     qtbot.waitUntil(window.notices.isVisible, timeout=WAIT)
     assert bad in window.notices.words.text()
     assert "Traceback" not in window.notices.words.text()
-    qtbot.waitUntil(lambda: compare(window).lack().startswith(f"{bad} could not be read"), timeout=WAIT)
+    qtbot.waitUntil(lambda: compare(window).lack() == window.notices.words.text(), timeout=WAIT)
     rest(qtbot, window)  # it is not tried again and again
     train(qtbot, window, 3)
     window.references.open(model)
@@ -553,11 +667,11 @@ def slow_files(window: Window, monkeypatch: pytest.MonkeyPatch) -> Iterator[tupl
     """Files that are read only when they are let."""
     let, begun = threading.Event(), list[str]()
 
-    def slow(path: str, text: str, report: Report) -> tuple[RoutingSnapshot, ...]:
+    def slow(path: str, text: str, task: str, report: Report) -> tuple[RoutingSnapshot, ...]:
         begun.append(Path(path).name)
         while not let.wait(0.01):
             report(0, 1)
-        return app.read_file(path, text, report)
+        return app.read_file(path, text, task, report)
 
     monkeypatch.setattr(window.references, "_read_file", slow)
     yield let, begun
@@ -594,7 +708,7 @@ def test_reading_a_model_can_be_cancelled(
     window.status.cancel.click()
     let.set()
     qtbot.waitUntil(lambda: window.notices.words.text() == "Reading small.safetensors: cancelled.", timeout=WAIT)
-    qtbot.waitUntil(lambda: "could not be read" in compare(window).lack(), timeout=WAIT)
+    qtbot.waitUntil(lambda: "cancelled" in compare(window).lack(), timeout=WAIT)
 
 
 def test_closing_does_not_wait_for_a_file_to_compare_with(
@@ -644,8 +758,8 @@ def test_a_hidden_comparison_asks_for_nothing(
 def test_a_model_of_every_task_reads_back_what_is_shown(task: str) -> None:
     path = app.bundled_model(task)
     assert path is not None
-    (own,) = app.read_file(path, "", lambda done, total: None)
-    (again,) = app.read_file(path, text_of(own), lambda done, total: None)
+    (own,) = app.read_file(path, "", task, lambda done, total: None)
+    (again,) = app.read_file(path, text_of(own), task, lambda done, total: None)
     assert same_tokens(own, again) == (True, "")
     for a, b in zip(own.layers, again.layers, strict=True):
         np.testing.assert_array_equal(a.expert_ids_TK, b.expert_ids_TK)
@@ -684,9 +798,9 @@ def rendered(out: Path, *arguments: str) -> dict[str, list[list[str]]]:
 def test_render_compares_steps_layers_texts_and_files(run: Path, tmp_path: Path) -> None:
     out, recorded, of = tmp_path / "c.csv", str(run / "trace.zarr"), str(run / "model.safetensors")
     steps = rendered(out, "--trace", recorded, "--against-step", "0")
-    assert steps["side"][0][1:3] == ["A: step 6", "B: step 0; layer 0 of both"]
+    assert steps["side"][0][1:3] == ["A: step 6 (later)", "B: step 0 (earlier); layer 0 of both"]
     both = rendered(out, "--trace", recorded, "--against-step", "0", "--against-layer", "1")
-    assert both["side"][0][1:3] == ["A: layer 0, step 6", "B: layer 1, step 0"]
+    assert both["side"][0][1:3] == ["A: layer 0, step 6 (later)", "B: layer 1, step 0 (earlier)"]
     layers = rendered(out, "--trace", recorded, "--against-layer", "1")
     assert layers["side"][0][2] == "B: layer 1, the same moment"
     texts = rendered(out, "--model", of, "--text", "abc", "--against-text", "abcd")
@@ -700,7 +814,43 @@ def test_render_compares_steps_layers_texts_and_files(run: Path, tmp_path: Path)
     trained = rendered(out, *small, "--against-text", "abc")
     assert trained["side"][0][1:3] == ["A: step 2", "B: another text, step 2; layer 0 of both"]
     trained = rendered(out, *small, "--against-step", "1")
-    assert trained["side"][0][2] == "B: step 1; layer 0 of both"
+    assert trained["side"][0][2] == "B: step 1 (earlier); layer 0 of both"
+
+
+def test_render_knows_the_experts_of_a_run_and_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose experts were changed at steps 2 and 4, recorded with marks, and its model."""
+    session = app.make_session(SMALL, "cpu", None)(lambda done, total: None)
+    snapshots, marks = [next(session).snapshot], []
+    for step in range(1, 7):
+        snapshots.append(session.send(Advance()).snapshot)
+        if step in (2, 4):
+            told = session.send(SetKnobs({"model.experts": 4 if step == 2 else 8}))
+            marks.append((step, told.mark))
+    path = str(tmp_path / "model.safetensors")
+    session.send(SaveModel(path))
+    session.close()
+    assert [len({s.lineage for s in snapshots[a:b]}) for a, b in ((0, 3), (3, 5), (5, 7), (0, 7))] == [1, 1, 1, 3]
+    seen: list[Reference] = []
+    show_reference = Compare.show_reference
+
+    def note(panel: Compare, reference: Reference) -> None:
+        seen.append(reference)
+        show_reference(panel, reference)
+
+    monkeypatch.setattr(Compare, "show_reference", note)
+
+    def kin(*arguments: str) -> bool:
+        assert main(["render", "--out", str(tmp_path / "c.png"), "--plot", "compare", *arguments]) == 0
+        return seen[-1].kin
+
+    for name, film in (("new", snapshots), ("old", [replace(s, lineage="") for s in snapshots])):
+        recorded = str(tmp_path / f"{name}.zarr")
+        app.save_trace(recorded, SMALL, (), tuple(film), tuple(marks), lambda done, total: None)
+        assert kin("--trace", recorded, "--against-step", "5")
+        assert not kin("--trace", recorded, "--against-step", "0")
+        assert kin("--trace", recorded, "--step", "1", "--against-step", "0")
+        assert kin("--trace", recorded, "--against", path) == (name == "new")
+        assert not kin("--trace", recorded, "--step", "1", "--against", path)
 
 
 def test_render_tells_mistakes_of_a_comparison_in_one_sentence(
@@ -719,6 +869,10 @@ def test_render_tells_mistakes_of_a_comparison_in_one_sentence(
     assert "There is no file" in fails(capsys, *of_trace, *compared, "--against", str(tmp_path / "no"))
     assert "Give one of" in fails(capsys, *of_model, *compared, "--against", str(run), "--against-text", "a")
     assert "one step only" in fails(capsys, *of_model, *compared, "--against", str(run), "--against-step", "0")
+    plane = ("--against", str(app.bundled_model("plane")))
+    of_task = "plane.safetensors is a model of the task plane, and what is shown is of the task text"
+    assert of_task in fails(capsys, *of_model, *compared, *plane)
+    assert of_task in fails(capsys, *of_trace, *compared, *plane)
 
 
 def test_render_tells_what_cannot_be_compared_before_it_trains(
@@ -746,6 +900,7 @@ def test_render_tells_what_cannot_be_compared_before_it_trains(
         ("broken.safetensors", ("--against", str(broken))),
         ("broken.zarr", ("--against", str(own))),
         ("has 5000 characters", ("--against-text", "x" * 5000)),
+        ("is a model of the task plane", ("--against", str(app.bundled_model("plane")))),
         ("no list of points", ("--task", "plane", "--against-text", "no point")),
     ):
         assert said in fails(capsys, *small, "--plot", "compare", *arguments), arguments

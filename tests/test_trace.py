@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -157,6 +158,19 @@ def test_plain_zarr_reads_it(tmp_path):
     assert root["layers/0/router_probs_TE"].metadata.dimension_names == ("S", "T", "E")
 
 
+def test_which_experts_they_are_is_kept_and_unknown_in_older_traces(tmp_path):
+    path = tmp_path / "t.zarr"
+    with TraceWriter.create(path) as writer:
+        for lineage in ("a", "b", "", "a"):
+            writer.append(replace(make_snapshot(1), lineage=lineage))
+    assert [snapshot.lineage for snapshot in open_trace(path)] == ["a", "b", "", "a"]
+    attributes = json.loads((path / "zarr.json").read_text())
+    del attributes["attributes"]["lineages"]
+    (path / "zarr.json").write_text(json.dumps(attributes))
+    shutil.rmtree(path / "lineage")
+    assert [snapshot.lineage for snapshot in open_trace(path)] == [""] * 4
+
+
 def test_the_folder_of_a_run_opens_as_its_trace(tmp_path):
     with TraceWriter.create(tmp_path / "run" / "trace.zarr", "{}", "test") as writer:
         writer.append(make_snapshot(np.random.default_rng(0)))
@@ -217,7 +231,8 @@ def test_bad_paths_and_damage(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["layers/0/expert_ids_TK", "layers/1/num_experts", "layers/0/router_probs_TE", "step", "layers/0/soft"]
+    "name",
+    ["layers/0/expert_ids_TK", "layers/1/num_experts", "layers/0/router_probs_TE", "step", "layers/0/soft", "lineage"],
 )
 @pytest.mark.parametrize("way", ["garbage", "chunks gone", "array gone"])
 def test_damaged_arrays_are_never_shown_as_routing(tmp_path, name, way):

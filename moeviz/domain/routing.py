@@ -64,6 +64,8 @@ class RoutingSnapshot:
     scalars              losses and rates of this step by name
     layers               one Routing a layer, all over the same T tokens (the probe, while training)
     train_counts_LE      assignments per expert (E,) in the TRAINING batch of this step, one array a layer, or empty
+    lineage              which experts these are: of two snapshots that have the same one, experts of one number are the
+                         same; empty where unknown
     """
 
     step: int
@@ -72,6 +74,7 @@ class RoutingSnapshot:
     domains: Sequence[str] | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     train_counts_LE: tuple[Ints, ...] = ()
+    lineage: str = ""
 
     @property
     def num_tokens(self) -> int:

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from moeviz.domain.messages import UserError
 from moeviz.domain.settings import Settings, SettingsError
+from moeviz.moe.lineage import began
 from moeviz.moe.model import CharModel
 from moeviz.moe.optimiser import AdamW
 from moeviz.moe.tasks.data import Vocabulary
@@ -40,6 +41,7 @@ class Checkpoint:
     state: what routers keep that is no parameter (bias, table, coefficient), by its name in the model.
     counts_LE: assignments per expert in the last training batch, -1 if that is unknown.
     twin: the state of a dense twin; empty without one.
+    lineage: which experts these are (moe/lineage.py); of a file that does not say, they begin with it.
     """
 
     settings: Settings
@@ -52,6 +54,7 @@ class Checkpoint:
     steps: Mapping[str, Tensor]
     counts_LE: Tensor
     twin: Mapping[str, Tensor]
+    lineage: str
 
 
 def state_of(model: CharModel) -> dict[str, Tensor]:
@@ -69,6 +72,7 @@ def save(
     optimiser: AdamW | None,
     counts_LE: Tensor,
     twin: Mapping[str, Tensor] = MappingProxyType({}),
+    lineage: str = "",
 ) -> Path:
     """Write the file, or FILE_NAME into a folder, and return its path. Without an optimiser it is a third as large."""
     path = Path(path)
@@ -87,6 +91,7 @@ def save(
         "settings": settings.to_json(),
         "vocabulary": json.dumps(vocabulary),
         "step": str(step),
+        **({"lineage": lineage} if lineage else {}),
     }
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise UserError(f"The model holds values that are no numbers, so {path} was not written; restart it.")
@@ -156,7 +161,8 @@ def _read(path: Path, file: Any) -> Checkpoint:
 
     moments = _part(tensors, _MEAN), _part(tensors, _SQUARE), _part(tensors, _STEPS)
     model, state, twin = _part(tensors, _MODEL), _part(tensors, _STATE), _part(tensors, _TWIN)
-    return Checkpoint(settings, vocabulary, step, model, state, *moments, tensors[_COUNTS], twin)
+    lineage = metadata.get("lineage") or began(settings, model)
+    return Checkpoint(settings, vocabulary, step, model, state, *moments, tensors[_COUNTS], twin, lineage)
 
 
 def _part(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from moeviz.domain.settings import Settings
 from moeviz.moe.batches import noise_draws, resize_generator
 from moeviz.moe.checkpoint import Checkpoint, state_of
 from moeviz.moe.experts import can_group
+from moeviz.moe.lineage import began, resized
 from moeviz.moe.model import (
     CharModel,
     active_parameters,
@@ -65,7 +66,9 @@ class Trainer:
         generator = torch.Generator().manual_seed(settings.seed)
         frequencies = None if checkpoint else self._frequencies(settings)
         self.model = CharModel(settings, len(data.vocabulary), generator, frequencies)
-        self.optimiser = AdamW(dict(self.model.named_parameters()))
+        parameters = dict(self.model.named_parameters())
+        self.optimiser = AdamW(parameters)
+        self.lineage = checkpoint.lineage if checkpoint else began(settings, parameters)
         self.twin = self._make_twin(checkpoint)
         self.step = 0
         self.losses: dict[str, float] = {}
@@ -275,14 +278,15 @@ class Trainer:
         counts = tuple(self._counts_LE) if self._counts_are_of_this_step else ()
         self._snapshot_seconds = time.perf_counter() - start
         shown = self.shown
-        return RoutingSnapshot(self.step, layers, shown.tokens, shown.domains, dict(self.losses), counts)
+        return RoutingSnapshot(self.step, layers, shown.tokens, shown.domains, dict(self.losses), counts, self.lineage)
 
     @torch.no_grad()
     def read(self, text: str) -> RoutingSnapshot:
         """The routing of another text now; the probe stays."""
         shown, shown_T, inputs = self._lay_out(text)
         packed = Look(self.model)(*inputs).cpu().numpy()  # not the probe's own, which is traced for its shape
-        return RoutingSnapshot(self.step, unpack_look(packed, self._router, shown_T), shown.tokens, shown.domains)
+        layers = unpack_look(packed, self._router, shown_T)
+        return RoutingSnapshot(self.step, layers, shown.tokens, shown.domains, lineage=self.lineage)
 
     def facts(self) -> ModelFacts:
         return ModelFacts(
@@ -308,7 +312,9 @@ class Trainer:
         """
         check_router(settings)
         old, before, after = self.settings, shape(self.settings), shape(settings)
-        now = _Earlier(structure(self.model, self.optimiser), self._counts_LE, self._counts_are_of_this_step)
+        now = _Earlier(
+            structure(self.model, self.optimiser), self._counts_LE, self._counts_are_of_this_step, self.lineage
+        )
         try:
             if after != before and after in self._earlier:
                 self._go_back(self._earlier[after])
@@ -336,6 +342,7 @@ class Trainer:
             plans = resize_experts(model, self.optimiser, list(self._counts_LE), settings.model.experts, generator)
             ffn = [c[list(p.sources)] for c, p in zip(self._counts_LE, plans, strict=True)]
             self._counts_LE = np.concatenate([np.stack(ffn), self._counts_LE[:, old.model.experts :]], axis=1)
+            self.lineage = resized(self.lineage, self.step, [p.sources for p in plans])
             self._counts_are_of_this_step = False
         options = router_options(settings)
         if settings.routing.router != old.routing.router or any(
@@ -363,6 +370,7 @@ class Trainer:
     def _go_back(self, earlier: "_Earlier") -> None:
         put_back(earlier.structure, self.model, self.optimiser)
         self._counts_LE, self._counts_are_of_this_step = earlier.counts_LE, earlier.counts_are_of_this_step
+        self.lineage = earlier.lineage
 
     def learn_from(self, data: Data) -> None:
         """Go on with other data of the same task and vocabulary. UserError if too little; then nothing changes."""
@@ -446,11 +454,12 @@ class Trainer:
 
 
 class _Earlier(NamedTuple):
-    """A structure, and the training batch's counts that belong to it."""
+    """A structure, and the training batch's counts and the experts' lineage that belong to it."""
 
     structure: Structure
     counts_LE: Ints
     counts_are_of_this_step: bool
+    lineage: str
 
 
 def check_device(name: str) -> None:

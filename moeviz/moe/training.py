@@ -113,6 +113,15 @@ def _data(settings: Settings, report: Report = unreported) -> Data:
     return load_text(path, report) if path else load_text(path)
 
 
+def _data_of_task(path: str, task: str, report: Report, settings: Settings) -> Data:
+    if task and settings.task != task:
+        raise UserError(
+            f"{Path(path).name} is a model of the task {settings.task}, and what is shown is of the task {task}: "
+            "compare with a model of the same task."
+        )
+    return _data(settings, report)
+
+
 def measure(checkpoint: str, device: str = "cpu") -> tuple[dict[str, float], dict[str, float]]:
     """A model's held-out measures on all rows that its context holds, and those of the most frequent answer."""
     trainer, _ = _opened(checkpoint, device, None, data_of=_data)
@@ -120,11 +129,12 @@ def measure(checkpoint: str, device: str = "cpu") -> tuple[dict[str, float], dic
     return trainer.measure(), data.baseline(trainer.settings.model.context) if data.measures else {}
 
 
-def read_checkpoint(path: str, text: str, report: Report = unreported) -> RoutingSnapshot:
-    """What the model of a checkpoint does with a text, or without one with its task's own. UserError if it cannot."""
+def read_checkpoint(path: str, text: str, task: str = "", report: Report = unreported) -> RoutingSnapshot:
+    """What the model of a checkpoint does with a text, or without one with its task's own. UserError if it cannot, or
+    if the text is of another task; `task`: which one, where that is known."""
     torch.set_num_threads(1)
     report(0, 0)  # how far it is nobody knows, but it may be cancelled
-    trainer, _ = _opened(path, "cpu", text or None, data_of=partial(_data, report=report))
+    trainer, _ = _opened(path, "cpu", text or None, data_of=partial(_data_of_task, path, task, report))
     report(0, 0)
     return trainer.snapshot()
 
@@ -232,7 +242,15 @@ class _Run:
         moments, counts_LE = trainer.optimiser, trainer.counts()
         twin = trainer.twin.state() if trainer.twin is not None else {}
         saved = save(
-            path, trainer.settings, trainer.data.vocabulary, trainer.step, trainer.model, moments, counts_LE, twin
+            path,
+            trainer.settings,
+            trainer.data.vocabulary,
+            trainer.step,
+            trainer.model,
+            moments,
+            counts_LE,
+            twin,
+            trainer.lineage,
         )
         return self.update(saved=str(saved))
 

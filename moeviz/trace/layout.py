@@ -3,9 +3,10 @@
 S steps are recorded; T, K and E are the widest of the run, shorter steps are padded with the fill value.
 
     attributes               format, version, settings, source, layers (names), marks [[step, label]],
-                             num_steps, log_steps
+                             lineages, num_steps, log_steps
     step (S,)                number of the training step
     probe (S,)               which probe the tokens are, -1 for unknown tokens
+    lineage (S,)             which of `lineages` the experts have; "" for an unknown one
     scalars/{name} (S,)      losses and rates of a snapshot, NaN where there is none
     probes/{n}               attributes: tokens, domains (a list of strings each, or null)
     layers/{i}/              expert_ids_TK, gate_weights_TK, router_probs_TE, router_logits_TE, dropped_TK,
@@ -15,7 +16,7 @@ S steps are recorded; T, K and E are the widest of the run, shorter steps are pa
     log/{name} (N,)          its scalars
     log/counts/{i} (N, E)    assignments per expert in its training batch
 
-Version 1 had no selection_scores_TE, num_null, looks_ahead and soft; there were none.
+Version 1 had no selection_scores_TE, num_null, looks_ahead and soft; there were none. Older traces have no lineages.
 
 Data is written first and `num_steps`, `log_steps` last: what lies beyond them was not finished.
 """

@@ -56,6 +56,7 @@ class Trace:
         self.steps: Array = self._column("step", self.num_steps) if self.num_steps else np.zeros(0, np.int64)
         if (self.steps < 0).any():
             raise ValueError("step has lost some of its values")
+        self._lineages = self._lineages_of(attributes.get("lineages"))
         self.layers: tuple[LayerInfo, ...] = tuple(
             LayerInfo(str(name), int(sizes["num_experts"].max(initial=0)), int(sizes["k"].max(initial=0)))
             for name, sizes in zip(attributes["layers"], self._sizes, strict=True)
@@ -87,6 +88,7 @@ class Trace:
                 domains,
                 {name: float(column[at]) for name, column in self._scalars.items() if not np.isnan(column[at])},
                 tuple(c for c in counts if c is not None),
+                self._lineages[at],
             )
 
     @cached_property
@@ -166,6 +168,15 @@ class Trace:
             if texts is not None and not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
                 raise ValueError("a probe holds something else than texts")
         return tokens if tokens is None else tuple(tokens), domains if domains is None else tuple(domains)
+
+    def _lineages_of(self, names: Any) -> list[str]:
+        """Of each step; unknown in traces from before there were any."""
+        if names is None or not self.num_steps:
+            return [""] * self.num_steps
+        numbers = self._column("lineage", self.num_steps).tolist()
+        if min(numbers) < 0 or max(numbers) >= len(names):
+            raise ValueError("lineage has lost some of its values")
+        return [str(names[number]) for number in numbers]
 
     # ---- sizes, before memory is taken for them
     def _check_stored(self, name: str, size: int) -> None:

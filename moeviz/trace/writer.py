@@ -34,6 +34,7 @@ class TraceWriter:
         self._logs: list[StepLog] = []
         self._marks: list[list[Any]] = []
         self._probes: dict[str, int] = {}
+        self._lineages: dict[str, int] = {}
         self._arrays: dict[str, Any] = {}
         self._num_steps = self._log_steps = 0
         self._chunk_steps = CHUNK_STEPS
@@ -52,6 +53,7 @@ class TraceWriter:
             "source": source,
             "layers": [],
             "marks": [],
+            "lineages": [],
             "num_steps": 0,
             "log_steps": 0,
         }
@@ -109,6 +111,7 @@ class TraceWriter:
                 {
                     "layers": list(self._names or ()),
                     "marks": self._marks,
+                    "lineages": list(self._lineages),
                     "num_steps": self._num_steps + len(self._snapshots),
                     "log_steps": self._log_steps + sum(len(log.steps_S) for log in self._logs),
                 }
@@ -123,6 +126,8 @@ class TraceWriter:
         start = self._num_steps
         self._put("step", start, np.array([s.step for s in snapshots], np.int64), fill=-1)
         self._put("probe", start, np.array([self._probe(s) for s in snapshots], np.int64), fill=-1)
+        lineages = [self._lineages.setdefault(s.lineage, len(self._lineages)) for s in snapshots]
+        self._put("lineage", start, np.array(lineages, np.int64), fill=-1)
         for name in _names_of([s.scalars for s in snapshots]):
             values = np.array([s.scalars.get(name, np.nan) for s in snapshots], np.float64)
             self._put(f"scalars/{node(name)}", start, values, fill=np.nan, attributes={"name": name})

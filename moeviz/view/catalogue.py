@@ -162,11 +162,13 @@ PLOTS = (
         "compare",
         "Compare",
         ("chosen experts", SECOND),
-        "Full bars are A, what the window shows, pale ones B, chosen in the header; below, what B has more or less.",
+        "Full bars are A, what the window shows, pale ones B, chosen in the header; below, bars go up where A "
+        "has more load, down where B has.",
         "q_e = c_e / Σc of the tokens shown; JSD = H((q_A + q_B)/2) − (H(q_A) + H(q_B))/2 in nats, 0 for equal loads, "
         "at most ln 2, by chance (E−k)·(1/M_A + 1/M_B)/8; band ±2·√((E−k)·(1/M_A + 1/M_B))/E; of the same tokens: "
-        "changed choices = 1 − mean |S∩S′|/k, moved = mean ½·Σ|g′_e − g_e|, NMI = (I(e; e′) − its value by chance) / "
-        "√(H(e)·H(e′)) of the first experts of 1,024 tokens at most",
+        "changed choices = 1 − mean |S∩S′|/k, moved = mean ½·Σ|g′_e − g_e| of gate weights g, and so of "
+        "probabilities p, NMI = (I(e; e′) − its value by chance) / √(H(e)·H(e′)) of the first experts of at most 1,024 "
+        "tokens",
     ),
     Plot(
         "input_map",

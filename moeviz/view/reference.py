@@ -23,7 +23,7 @@ from PySide6.QtWidgets import (
 
 from moeviz.domain.kinds import kind_of
 from moeviz.domain.messages import Read, Report, Update, UserError
-from moeviz.domain.reference import Reference
+from moeviz.domain.reference import Reference, same_experts
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.panels.compare import Compare
 
@@ -36,7 +36,8 @@ HELP = (
     "What to compare with. A is what the window shows: its layer, its step on the timeline, its text, its model or "
     "trace. B is chosen here, so any two can be compared."
 )
-ReadFile = Callable[[str, str, Report], tuple[RoutingSnapshot, ...]]  # path and text: what a file holds, oldest first
+Wanted = tuple[str, str, str]  # path, text, and the task that the text is of; empty where there is none
+ReadFile = Callable[[str, str, str, Report], tuple[RoutingSnapshot, ...]]  # what was wanted of a file, oldest first
 
 
 class References:
@@ -56,7 +57,6 @@ class References:
         }
         self._seen = False
         self._run = 0  # which of the window's runs so far
-        self._experts: list[tuple[int, int]] = []  # of this run: from which step on there are how many of them
         self._at: int | None = -1  # the step to compare with; None: the newest, -1: the first
         self._pin: tuple[RoutingSnapshot, int] | None = None  # of which run
         # the other text: what was asked, and its routing beside that of the window's text at the same step
@@ -67,17 +67,16 @@ class References:
         # the file: what is wanted of it, what is on its way, and what came of it
         self._path = ""
         self._reading: _Reading | None = None
-        self._had = ("", "")
+        self._had: Wanted = "", "", ""
         self._film: tuple[RoutingSnapshot, ...] = ()
+        self._why_not = ""
 
     # ---- what the window tells
     def take(self, update: Update) -> None:
         """The news of a session: runs, and the answer to what was asked last; older ones are dropped."""
         if update.reset:
             self._run += 1
-            self._pair, self._asked, self._refused, self._experts = None, None, "", []
-        for snapshot in (*update.film, *([update.snapshot] if update.snapshot is not None else [])):
-            self._note_experts(snapshot)
+            self._pair, self._asked, self._refused = None, None, ""
         if not isinstance(update.answers, Read):
             self._due = self._due or (update.snapshot is not None and update.survey is None)
         elif update.answers is self._asked:
@@ -86,21 +85,9 @@ class References:
             if update.read is not None and update.snapshot is not None:
                 self._pair = update.read, update.snapshot
 
-    def _note_experts(self, snapshot: RoutingSnapshot) -> None:
-        """Before another step is trained a change of their number can be undone, as if it had not been."""
-        step, count = snapshot.step, _experts(snapshot)
-        if not self._experts or self._experts[-1][1] != count:
-            self._experts = [change for change in self._experts if change[0] < step]
-        if not self._experts or self._experts[-1][1] != count:
-            self._experts.append((step, count))
-
     def _kin(self, a: RoutingSnapshot, b: RoutingSnapshot) -> bool:
-        """Of two snapshots of this run: whether both have the same experts, not only as many."""
-        last = [
-            max((at for at, count in self._experts if at <= one.step and count == _experts(one)), default=-1)
-            for one in (a, b)
-        ]
-        return last[0] == last[1]
+        """Of two snapshots of this run."""
+        return same_experts(a, b, self.window.history.marks)
 
     def note_seen(self, seen: bool) -> None:
         self._seen = seen
@@ -162,7 +149,7 @@ class References:
 
     def open(self, path: str) -> None:
         if path:
-            self._path, self._had, self._film = path, ("", ""), ()
+            self._path, self._had, self._film = path, ("", "", ""), ()
             self.choice.show_file(Path(path).name)
             self.choose("file")
             self.kind_changed()
@@ -191,8 +178,9 @@ class References:
             return Reference("", lack="No moment is pinned: press Pin to keep the one that is shown now.")
         there, run = self._pin
         same = run == self._run
-        kin = same and self._kin(there, shown)
-        return Reference(f"pinned step {there.step:,}{'' if same else ' of an earlier run'}", there, kin=kin)
+        kin = self._kin(there, shown) if same else same_experts(there, shown)
+        run_of = "" if same else " of an earlier run from the same start" if kin else " of an earlier run"
+        return Reference(f"pinned step {there.step:,}{run_of}", there, kin=kin)
 
     def _text(self, shown: RoutingSnapshot) -> Reference:
         name = "another text"
@@ -212,11 +200,12 @@ class References:
         if self._film:
             steps = [snapshot.step for snapshot in self._film]
             at = max(bisect_right(steps, shown.step) - 1, 0) if self.choice.same_step else len(steps) - 1
-            return Reference(f"{name}, step {steps[at]:,}", self._film[at])
+            there = self._film[at]
+            return Reference(f"{name}, step {there.step:,}", there, kin=same_experts(there, shown))
         if not self._path:
             return Reference(name, lack="Choose a trace or a model with the button in the header.")
         if self._had[0] == self._path:
-            return Reference(name, lack=f"{name} could not be read: choose another file in the header.")
+            return Reference(name, lack=self._why_not)
         return Reference(name, lack=f"Reading {name}…")
 
     # ---- what takes time
@@ -229,19 +218,19 @@ class References:
             self._asked = Read(self._wish)
             window.send(self._asked, "Reading the other text")
 
-    def _wanted(self) -> tuple[str, str]:
-        """Path and text: a model reads what the window shows, a trace has its own."""
+    def _wanted(self) -> Wanted:
+        """A model reads what the window shows, a trace has its own."""
         shown = self.window.shown
         if not self._path or shown is None or kind_of(self._path) == "trace":
-            return self._path, ""
-        return self._path, "".join(shown.tokens or ())
+            return self._path, "", ""
+        return self._path, "".join(shown.tokens or ()), self.window.settings.task
 
     def _ask_file(self) -> None:
         runner, wanted = self.window.runner, self._wanted()
         if self._reading is not None and self._reading.ended:
             done, self._reading = self._reading, None
             if done.wanted == wanted:  # else something else is wanted meanwhile
-                self._had, self._film = wanted, done.film
+                self._had, self._film, self._why_not = wanted, done.film, done.why_not
                 self.show()
         if not wanted[0] or wanted == self._had:
             return
@@ -255,25 +244,22 @@ class References:
             runner.errand_work.cancelled.set()
 
 
-def _experts(snapshot: RoutingSnapshot) -> int:
-    """How many, without null experts, which are all alike."""
-    return snapshot.layers[0].num_experts - snapshot.layers[0].num_null if snapshot.layers else 0
-
-
 class _Reading:
-    """An errand: reads a file on a thread; the window's thread takes `film` once it has `ended`, empty if it failed.
-    Once it is `dropped` for another, nobody wants to know how it ends."""
+    """An errand: reads a file on a thread; the window's thread takes `film` once it has `ended`, or `why_not` if it
+    failed. Once it is `dropped` for another, nobody wants to know how it ends."""
 
-    def __init__(self, wanted: tuple[str, str], read: Callable[[Report], tuple[RoutingSnapshot, ...]]) -> None:
+    def __init__(self, wanted: Wanted, read: Callable[[Report], tuple[RoutingSnapshot, ...]]) -> None:
         self.wanted, self._read = wanted, read
         self.film: tuple[RoutingSnapshot, ...] = ()
+        self.why_not = f"{Path(wanted[0]).name} could not be read: choose another file in the header."
         self.ended = self.dropped = False
 
     def __call__(self, report: Report) -> str:
         try:
             self.film = self._read(report)
-        except UserError:
+        except UserError as error:
             if not self.dropped:
+                self.why_not = str(error)
                 raise
         finally:
             self.ended = True

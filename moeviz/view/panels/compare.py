@@ -1,5 +1,6 @@
 """Two routings side by side on the same axes, with their difference: A is what the window shows, B the reference."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +83,7 @@ class Compare(Panel):
         self._prepared: tuple[Routing, Routing, Reference] | None = None
         self._sides: tuple[Routing, Routing] | None = None
         self._loads: tuple[Array, Array] = np.ones(1), np.ones(1)  # shares of each side, (E,)
-        self._delta: Array | None = None  # None: the experts cannot be paired
+        self._delta: Array | None = None  # q of A less q of B; None: the experts cannot be paired
         self._noise = 0.0
         self._firsts: tuple[Ints, Ints] | None = None  # (T,) of each side; None: not the same tokens
         self._moved: Bools | None = None  # (T,): those with another first expert; None: experts cannot be paired
@@ -144,7 +145,8 @@ class Compare(Panel):
         self._top = min(1.0, max(2 / max(a.num_experts, b.num_experts), nice_ceiling(highest)))
         self._delta, self._noise = None, 0.0
         if a.num_experts == b.num_experts:
-            self._delta = load_delta(*self._loads)
+            of_a, of_b = self._loads
+            self._delta = load_delta(of_b, of_a)
             if not (a.soft or b.soft):
                 self._noise = float(np.nan_to_num(delta_noise(*sizes, a.num_experts, _floor_k(a, b))))
             self._reach = min(
@@ -167,7 +169,7 @@ class Compare(Panel):
         """What a reader must know who takes experts of one number for the same."""
         assert self.reference is not None
         if a.num_experts != b.num_experts:
-            return [f"{a.num_experts} and {b.num_experts} experts: none of B's is one of A's"]
+            return [f"{a.num_experts} and {b.num_experts} experts: these are not compared one by one"]
         if self.layer != self.other_layer:
             return ["experts of two layers share only their numbers"]
         return [] if self.reference.kin else ["experts of A and B share only their numbers"]
@@ -182,9 +184,10 @@ class Compare(Panel):
         words = [f"JSD {number(jsd)} nats ({by_chance}at most {number(MOST_DIVERGENCE)})"]
         most = int(np.abs(np.nan_to_num(self._delta)).argmax())
         if self._delta[most] == 0:
-            words.append("no load changed")
+            words.append("no load differs")
         elif np.isfinite(self._delta).all():
-            change = f"most changed: expert {label(most, first_null(a))} by {signed(float(self._delta[most]))}"
+            of_a, of_b = (about(float(q[most])) for q in self._loads)
+            change = f"top gap: expert {label(most, first_null(a))}, A {of_a}, B {of_b}"
             words.append(change if soft else f"{change} (chance ±{about(2 * self._noise)})")
         return words
 
@@ -233,7 +236,7 @@ class Compare(Panel):
         draw_y_axis(painter, parts.loads, theme, _fitting(("load share q", "q"), parts.loads))
         self._draw_loads(painter, parts.loads)
         if parts.delta is not None:
-            draw_y_axis(painter, parts.delta, theme, _fitting(("B − A", ""), parts.delta))
+            draw_y_axis(painter, parts.delta, theme, _fitting(("B ← more in → A", "A − B", ""), parts.delta))
             self._draw_delta(painter, parts.delta)
         null = self._first_null()
         last = frames[-1].rect
@@ -265,10 +268,17 @@ class Compare(Panel):
         """What is compared with what."""
         assert self.source is not None
         assert self.reference is not None
-        here = f"step {self.source.step:,}"
+        assert self.reference.snapshot is not None
+        here, there = f"step {self.source.step:,}", self.reference.name
+        steps = self.source.step, self.reference.snapshot.step
+        if self.reference.kin and steps[0] != steps[1]:  # of one model
+            here, there = (
+                f"{name} ({'later' if step == max(steps) else 'earlier'})"
+                for name, step in zip((here, there), steps, strict=True)
+            )
         if self.layer == self.other_layer:
-            return f"A: {here}", f"B: {self.reference.name}; layer {self.layer} of both"
-        return f"A: layer {self.layer}, {here}", f"B: layer {self.other_layer}, {self.reference.name}"
+            return f"A: {here}", f"B: {there}; layer {self.layer} of both"
+        return f"A: layer {self.layer}, {here}", f"B: layer {self.other_layer}, {there}"
 
     def _draw_loads(self, painter: QPainter, frame: Frame) -> None:
         step = frame.x(1) - frame.x(0)
@@ -358,7 +368,7 @@ class Compare(Panel):
         expert, token = self.pointed.get("expert"), self.pointed.get("token")
         if expert is not None:
             q = [number(float(shares[expert])) if expert < shares.size else "–" for shares in self._loads]
-            change = f", B − A {signed(float(self._delta[expert]))}" if self._delta is not None else ""
+            change = f", A − B {signed(float(self._delta[expert]))}" if self._delta is not None else ""
             name = label(expert, self._first_null())
             return [f"expert {name}: q A {q[0]}, B {q[1]}{change}"]
         if token is not None and self.source is not None and self._firsts is not None:
@@ -382,7 +392,7 @@ class Compare(Panel):
 
     def table(self) -> Table:
         """Of each side: its loads, the first experts of its tokens, and the measures between the two."""
-        head = ["what", "of", "A", "B", "B_minus_A"]
+        head = ["what", "of", "A", "B", "A_minus_B"]
         if self.lack() or self._sides is None:
             return head, []
         a, b = self._sides
@@ -435,12 +445,11 @@ def tokens_in_words(a: Routing, b: Routing, *, numbered: bool) -> list[str]:
         by_chance = flip_baseline(a.expert_ids_TK, b.expert_ids_TK)
         k = min(float((r.expert_ids_TK >= 0).sum(axis=1).mean()) for r in (a, b))
         other_choices = 1 - k * overlap_baseline(1, a.num_experts)
-        moved = [f"{of} {number(found[key])}" for key, of in MOVED.items() if key in found]
         words += [
             f"other first expert {percent(found['changed_first'])} of {a.num_tokens} tokens "
             f"(chance {percent(by_chance)})",
             f"changed choices {percent(found['changed_choices'])} (chance {percent(other_choices)})",
-            *([f"moved: {', '.join(moved)}"] if moved else []),
+            *moved_in_words(a, b, found),
         ]
     if not numbered:
         of = f" of {SAMPLE} tokens" if a.num_tokens > SAMPLE else ""
@@ -456,7 +465,21 @@ def sampled_agreement(a: Routing, b: Routing) -> Information:
     return agreement(a.expert_ids_TK[some], b.expert_ids_TK[some], a.num_experts, SHUFFLES)
 
 
-MOVED = {"changed_weight": "gate weight", "changed_probability": "probability"}
+def moved_in_words(a: Routing, b: Routing, found: Mapping[str, float]) -> list[str]:
+    """How much of a token's gate weight g and of its probability p lies at other experts: a share, where these sum to 1
+    on both sides."""
+    whole, others = [], []
+    for key, symbol, of_a, of_b in (
+        ("changed_weight", "g", a.gate_weights_TK, b.gate_weights_TK),
+        ("changed_probability", "p", a.router_probs_TE, b.router_probs_TE),
+    ):
+        if of_a is None or of_b is None:
+            continue
+        if all(np.allclose(np.sum(values, axis=1), 1, atol=1e-3) for values in (of_a, of_b)):
+            whole.append(f"{percent(found[key])} of {symbol}")
+        else:
+            others.append(f"{symbol} moved by {number(found[key])} a token")
+    return [*([f"moved to other experts: {', '.join(whole)}"] if whole else []), *others]
 
 
 def percent(share: float) -> str:
