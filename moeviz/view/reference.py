@@ -209,11 +209,17 @@ class References:
         return Reference(name, lack=f"Reading {name}…")
 
     # ---- what takes time
+    @property
+    def text_due(self) -> bool:
+        """The panel stays at an older step until the other text has been read."""
+        window = self.window
+        wanted = self._seen and self.choice.kind == "text" and self._wish and not self._refused and window.has_model
+        rests = not window.runner.training or time.monotonic() - self._read_at >= READ_SECONDS
+        return bool(wanted and self._due and rests)
+
     def _ask_text(self) -> None:
         window = self.window
-        rests = not window.runner.training or time.monotonic() - self._read_at >= READ_SECONDS
-        able = window.has_model and not window.runner.pending
-        if self._wish and self._due and rests and able and not self._refused:
+        if self.text_due and not window.runner.pending:
             self._due, self._read_at = False, time.monotonic()
             self._asked = Read(self._wish)
             window.send(self._asked, "Reading the other text")

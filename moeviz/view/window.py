@@ -414,8 +414,9 @@ class Window(QMainWindow):
             self.timer.setInterval(min(max(FRAME_MS, round(spent / DRAWING_SHARE)), SLOWEST_MS))
         if idle and self.runner.idle and not self.runner.mailbox.waiting():  # taking the news may have asked for more
             self.timer.stop()
-        self.references.ask()  # these start the timer again; what stays at an older step meanwhile goes first
-        self._ask_survey()
+        self.references.ask()  # these start the timer again
+        if not self.references.text_due:  # a survey takes long
+            self._ask_survey()
         self.runner.mailbox.ask()
         if self._closing and idle_files:
             self.window().close()
