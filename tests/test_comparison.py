@@ -162,3 +162,29 @@ def test_agreement_asks_for_no_common_numbering():
     assert abs(m.agreement(a, rng.integers(0, 6, size=(800, 1)), 6).symmetric) < 0.03
     assert np.isnan(m.agreement(a, np.zeros_like(a), 6).symmetric)
     assert np.isnan(m.agreement(a[:0], a[:0], 6).symmetric)
+
+
+# ---- the error of a mean over rows
+def test_the_error_of_a_mean_over_rows():
+    # rows of one length: the standard deviation of their means over the root of their number
+    values = np.array([[1.0, 3.0], [2.0, 6.0], [0.0, 0.0]])
+    every = np.ones((3, 2), bool)
+    close(m.mean_error(values, every), np.std([2, 4, 0], ddof=1) / 3**0.5)
+    # rows of other lengths, by hand: sums 4 and 2, counts 2 and 1, so both are as the mean says
+    some = np.array([[True, True], [True, False], [False, False]])
+    close(m.mean_error(values, some), 0)
+    # sums 4 and 0 of counts 2 and 1, mean 4/3: residuals 4/3 and -4/3
+    some = np.array([[True, True], [False, False], [True, False]])
+    close(m.mean_error(values, some), np.sqrt(2 * 2 * (4 / 3) ** 2) / 3)
+    assert np.isnan(m.mean_error(values, np.array([[True, True], [False, False], [False, False]])))
+
+
+def test_the_error_of_a_mean_is_what_drawing_again_shows():
+    """Values of one row are alike; to take them for independent would find a third of the error."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 20, (4000, 30))
+    counted = np.arange(20) < lengths[..., None]
+    values = rng.normal(size=(4000, 30, 1)) + 0.1 * rng.normal(size=(4000, 30, 20))
+    means = [v[c].mean() for v, c in zip(values, counted, strict=True)]
+    errors = [m.mean_error(v, c) for v, c in zip(values, counted, strict=True)]
+    assert np.mean(errors) == pytest.approx(np.std(means), rel=0.08)

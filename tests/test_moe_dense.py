@@ -1,10 +1,12 @@
 """The panel MoE against dense: exact numbers, what it lacks, and its button in the window."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PySide6.QtCore import QPointF, QRectF, Qt
 from pytestqt.qtbot import QtBot
-from test_panels import picture, show
+from test_panels import make_snapshot, picture, show
 from test_panels_more import twin_log
 from test_window import WAIT, action, settled, window
 
@@ -12,7 +14,8 @@ from moeviz.domain.history import History
 from moeviz.domain.messages import StepLog
 from moeviz.domain.settings import Settings
 from moeviz.view.panels.axes import draw_curve
-from moeviz.view.panels.moe_dense import FLOPS, GAP, NO_HISTORY, NO_TWIN, VIEWS, MoeDense
+from moeviz.view.panels.losses import Losses
+from moeviz.view.panels.moe_dense import FLOPS, GAP, KEY, NO_HISTORY, NO_TWIN, VIEWS, MoeDense, gap_in_words
 from moeviz.view.theme import DARK, LIGHT
 from moeviz.view.together import explain
 from moeviz.view.window import Window
@@ -36,14 +39,14 @@ def test_words_are_of_both_models_at_one_step(qtbot: QtBot) -> None:
     panel = panel_of(qtbot, twin_log(10))
     assert panel.footer().split("  ") == [
         "held-out at step 8: MoE 2.92, dense 3.17",
-        "MoE − dense = −0.25, so the MoE is better",
+        "MoE − dense = −0.25 ± 0.05 (standard error): the MoE is better",
         "FLOPs a token: MoE 200k (first 300k), dense 301k",
         "parameters: MoE 146k of 367k active, dense all 145k",
     ]
     panel.pointed = {"at": 5}
     assert panel.footer().split("  ") == [
         "held-out at step 4: MoE 2.96, dense 3.21",
-        "MoE − dense = −0.25, so the MoE is better",
+        "MoE − dense = −0.25 ± 0.05 (standard error): the MoE is better",
         "FLOPs a token: MoE 300k, dense 301k",
         "training at step 6: MoE 3.88, dense 3.98",
     ]
@@ -51,6 +54,43 @@ def test_words_are_of_both_models_at_one_step(qtbot: QtBot) -> None:
     panel.refresh()
     assert panel.footer().endswith("step 6: MoE 5.53 GFLOP, dense 5.55 GFLOP")
     assert "nothing held-out" in panel_of(qtbot, twin_log(3)).footer()
+
+
+@pytest.mark.parametrize(
+    ("difference", "error", "words"),
+    [
+        (0.25, 0.05, "MoE − dense = +0.25 ± 0.05 (standard error): the dense model is better"),
+        (-0.101, 0.05, "MoE − dense = −0.101 ± 0.05 (standard error): the MoE is better"),
+        (0.1, 0.05, "MoE − dense = +0.1 ± 0.05 (standard error): no difference beyond chance"),
+        (-0.02, 0.0512, "MoE − dense = −0.02 ± 0.051 (standard error): no difference beyond chance"),
+        (0.0, 0.0, "MoE − dense = 0 ± 0 (standard error): no difference beyond chance"),
+        (0.25, np.nan, "MoE − dense = +0.25, its error by chance unknown"),
+    ],
+)
+def test_a_difference_that_chance_may_show_is_none(difference: float, error: float, words: str) -> None:
+    assert gap_in_words(difference, error) == words
+
+
+def test_a_loss_has_the_unit_of_the_losses(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr("moeviz.view.panels.moe_dense.draw_y_axis", lambda *given: titles.append(given[-1]))
+    for text, unit in ((make_snapshot(), "nats/char"), (replace(make_snapshot(), tokens=("ab",) * 41), "nats/token")):
+        for view, title in ((VIEWS[0], unit), (GAP, f"gap ({unit})")):
+            panel = panel_of(qtbot, twin_log(12), view=view)
+            panel.show_snapshot(text)
+            picture(panel)
+            assert titles[-1] == title
+        losses = Losses(DARK)
+        losses.show_snapshot(text)
+        assert losses.unit() == unit
+        losses.deleteLater()
+
+
+def test_no_curve_runs_under_the_key(qtbot: QtBot) -> None:
+    panel = panel_of(qtbot, twin_log(12))
+    for high in (60, 100, 400):
+        rect = QRectF(0, 0, 400, high)
+        assert panel.frame(rect).rect.top() >= rect.top() + KEY
 
 
 def test_each_view_draws_its_own_curves(qtbot: QtBot) -> None:

@@ -94,6 +94,7 @@ def twin_log(steps: int, first: int = 1) -> StepLog:
         "dense_cross_entropy": 4.1 - step / 50,
         "heldout": held,
         "dense_heldout": held + 0.25,
+        "heldout_gap_error": held * 0 + 0.05,
         "flops": 3072 * per_token.cumsum(),
         "dense_flops": 3072 * 301e3 * step,
         "flops_per_token": per_token,

@@ -233,7 +233,7 @@ def test_bias_counts_training_batches_only() -> None:
     trainer.advance()
     before = [layer.router.bias.clone() for layer in trainer.model.layers]
     trainer.snapshot()
-    trainer.cross_entropy(*torch.zeros(2, 2, 16, dtype=torch.int64))
+    trainer._heldout(*torch.zeros(2, 2, 16, dtype=torch.int64))
     log = trainer.flush()
     for layer, bias, counts in zip(trainer.model.layers, before, log.counts_SE, strict=True):
         assert torch.equal(layer.router.bias, bias)

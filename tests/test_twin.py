@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_moe_training import SMALL, advance, make_model, make_trainer, send, tiny_text
+from torch.nn import functional
 
 from moeviz.domain.history import History
 from moeviz.domain.messages import Advance, Restart, SaveModel, SetDevice, SetKnobs, UserError
@@ -154,7 +155,25 @@ def test_held_out_is_the_twins_own() -> None:
     inputs, targets = (torch.from_numpy(part) for part in rows)
     with torch.no_grad():
         expected = float(DenseLoss(twin_of(trainer).model, False)(inputs, targets))
+        both = [model(inputs)[0] for model in (trainer.model.eval(), twin_of(trainer).model)]
     assert logged["dense_heldout"][-1] == pytest.approx(expected)
+    # rows of one length: the standard error of the mean of their differences
+    moe, dense = (functional.cross_entropy(logits.mT, targets, reduction="none").mean(1).numpy() for logits in both)
+    assert logged["heldout"][-1] - logged["dense_heldout"][-1] == pytest.approx((moe - dense).mean(), rel=1e-4)
+    assert logged["heldout_gap_error"][-1] == pytest.approx((moe - dense).std(ddof=1) / 16**0.5, rel=1e-4)
+
+
+def test_points_are_independent_also_in_one_row() -> None:
+    settings = Settings().with_values({"task": "plane", "train.dense_twin": "on", "model.layers": 1})
+    trainer = Trainer(settings, load_task("plane", ""), "cpu", "0 0")
+    rows = trainer.data.heldout_rows(settings.model.context, 16)
+    assert rows is not None
+    inputs, targets = (torch.from_numpy(part) for part in rows)
+    told = trainer._heldout(inputs, targets)
+    with torch.no_grad():
+        both = [model(inputs)[0] for model in (trainer.model.eval(), twin_of(trainer).model)]
+    moe, dense = (functional.cross_entropy(logits.mT, targets, reduction="none").numpy() for logits in both)
+    assert told["heldout_gap_error"] == pytest.approx((moe - dense).std(ddof=1) / targets.numel() ** 0.5, rel=1e-4)
 
 
 # ---- what both have cost

@@ -94,7 +94,8 @@ class StepLog:
     steps_S        step numbers, ascending
     scalars_S      arrays (S,) by name: "loss", "cross_entropy", "balance", "z", "heldout" (NaN where not measured).
                    With a dense twin also "flops" of training so far, "flops_per_token", "parameters" and
-                   "active_parameters"; "dense_" before a name: the twin's
+                   "active_parameters", and "heldout_gap_error", the standard error of heldout - dense_heldout;
+                   "dense_" before a name: the twin's
     counts_SE      one array (S, E) a layer: assignments per expert in each training batch
     """
 

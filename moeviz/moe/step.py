@@ -149,6 +149,12 @@ def coefficients(settings: Settings) -> list[float]:
     return out
 
 
+def losses_of(logits: Tensor, targets: Tensor) -> npt.NDArray[np.float64]:
+    """Cross-entropy in nats at each target of rows (B, C), 0 at those that are not counted."""
+    each = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return each.view(targets.shape).cpu().numpy().astype(np.float64)
+
+
 class StepLoss(nn.Module):
     """inputs and targets (B, C), coefficients (2 + n,) of balance, z and the other terms, noise draws (L, T, R) or
     nothing -> the loss to minimise, and news (4 + n + m + L*E): SCALARS, the other terms, the router's m numbers before

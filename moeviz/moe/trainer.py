@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from moeviz.domain.messages import ModelFacts, StepLog, UserError
-from moeviz.domain.metrics import executed_experts
+from moeviz.domain.metrics import executed_experts, mean_error
 from moeviz.domain.routing import Ints, RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.moe.batches import noise_draws, resize_generator
@@ -34,6 +33,7 @@ from moeviz.moe.step import (
     StepLoss,
     StepNews,
     coefficients,
+    losses_of,
     router_numbers,
     terms_in_use,
     unpack_look,
@@ -41,7 +41,7 @@ from moeviz.moe.step import (
 )
 from moeviz.moe.tasks.data import PADDING, UNCOUNTED, Data, Probe, Rows, Source
 from moeviz.moe.traced import Traced
-from moeviz.moe.twin import Twin
+from moeviz.moe.twin import GAP_ERROR, Twin
 
 CHECK_EVERY = 20  # steps; the longest that a loss which is no number goes unseen
 HELDOUT_EVERY, HELDOUT_ROWS = 50, 16
@@ -82,7 +82,7 @@ class Trainer:
         self._train = Traced(lambda: StepLoss(self.model, self._terms, data.padded), eager_calls=10)
         self._look = Traced(lambda: Look(self.model), eager_calls=10)
         self._news: list[torch.Tensor] = []
-        heldout = ("heldout", "dense_heldout") if self.twin else ("heldout",)
+        heldout = ("heldout", "dense_heldout", GAP_ERROR) if self.twin else ("heldout",)
         self._measured: dict[str, dict[int, float]] = {name: {} for name in (*heldout, *data.measures)}
         self._unchecked = 0
         self._timer, self._snapshot_seconds = 0.0, 0.0
@@ -152,9 +152,8 @@ class Trainer:
         self._news.append(news)
         self._unchecked += 1
         if self.step % HELDOUT_EVERY == 0 and self._heldout_rows is not None:
-            self._measured["heldout"][self.step] = self.cross_entropy(*self._heldout_rows)
-            if self.twin is not None:
-                self._measured["dense_heldout"][self.step] = self.twin.cross_entropy(*self._heldout_rows)
+            for name, value in self._heldout(*self._heldout_rows).items():
+                self._measured[name][self.step] = value
         if self.step % MEASURE_EVERY == 0 and self.data.measures:
             for name, value in self.measure(MEASURE_ROWS).items():
                 self._measured[name][self.step] = value
@@ -214,9 +213,18 @@ class Trainer:
         return {"step": seconds / num_steps, "snapshot": self._snapshot_seconds} if num_steps else {}
 
     @torch.no_grad()
-    def cross_entropy(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
-        """Mean loss in nats per target over rows (B, C), without noise."""
-        return float(functional.cross_entropy(self._logits(inputs).flatten(0, 1), targets.flatten()))
+    def _heldout(self, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        """Mean losses in nats per target over rows (B, C), without noise; with a twin the standard error of their
+        difference too, which is of these rows."""
+        counted_BC = (targets != UNCOUNTED).cpu().numpy()
+        moe_BC = losses_of(self._logits(inputs), targets)
+        told = {"heldout": moe_BC[counted_BC].mean()}
+        if self.twin is not None:
+            dense_BC = self.twin.losses(inputs, targets)
+            alone = (-1, 1) if inputs.is_floating_point() else counted_BC.shape  # points do not see each other
+            error = mean_error((moe_BC - dense_BC).reshape(alone), counted_BC.reshape(alone))
+            told |= {"dense_heldout": dense_BC[counted_BC].mean(), GAP_ERROR: error}
+        return {name: float(value) for name, value in told.items()}
 
     def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
         valid = inputs != PADDING if self.data.padded else None

@@ -28,8 +28,10 @@ from moeviz.moe.model import (
     total_parameters,
 )
 from moeviz.moe.optimiser import AdamW
+from moeviz.moe.step import losses_of
 from moeviz.moe.traced import Traced
 
+GAP_ERROR = "heldout_gap_error"  # the scalar: standard error of heldout - dense_heldout over the held-out rows
 TRAINING = 3  # FLOPs of a training step over those of its forward pass: the backward pass costs about twice as many
 _MODEL, _MEAN, _SQUARE, _STEPS, FLOPS = "model.", "adamw.mean.", "adamw.square.", "adamw.steps.", "flops"
 _WIDTH = _MODEL + "blocks.0.moe.ffn.down_proj"
@@ -160,9 +162,11 @@ class Twin:
         return {name: np.broadcast_to(values, runs_S.shape).astype(np.float64) for name, values in known.items()}
 
     @torch.no_grad()
-    def cross_entropy(self, inputs: Tensor, targets: Tensor) -> float:
-        """Mean loss in nats per target over rows (B, C)."""
-        return float("nan") if self.stopped else float(DenseLoss(self.model, self._padded)(inputs, targets))
+    def losses(self, inputs: Tensor, targets: Tensor) -> Values:
+        """Loss in nats at each target of rows (B, C); NaN once it has stopped."""
+        if self.stopped:
+            return np.full(tuple(targets.shape), np.nan)
+        return losses_of(self.model(inputs.clamp_min(0) if self._padded else inputs)[0], targets)
 
     def to(self, device: str) -> None:
         self.model.to(device)

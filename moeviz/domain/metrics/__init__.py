@@ -46,7 +46,7 @@ from moeviz.domain.metrics.balance import (
     soft_dead_experts,
     summarise,
 )
-from moeviz.domain.metrics.chance import cv_floor, floor_k, max_violation_floor, share_noise
+from moeviz.domain.metrics.chance import cv_floor, floor_k, max_violation_floor, mean_error, share_noise
 from moeviz.domain.metrics.comparison import (
     MOST_DIVERGENCE,
     agreement,
@@ -158,6 +158,7 @@ __all__ = [
     "max_violation_batch",
     "max_violation_floor",
     "max_violation_global",
+    "mean_error",
     "mean_output_cosine",
     "mean_probability",
     "mean_vocabulary_specialisation",

@@ -7,8 +7,9 @@ chooses k different experts varies less: every deviation shrinks by sqrt((E - k)
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
-from moeviz.domain.metrics.arrays import NOTHING
+from moeviz.domain.metrics.arrays import NOTHING, Array
 from moeviz.domain.routing import Ints
 
 DRAWS = 256  # simulated batches: the standard error of their mean is below 4 % of the floor
@@ -49,3 +50,18 @@ def max_violation_floor(num_assignments: int, num_experts: int, k: int = 1, seed
     counts = np.random.default_rng(seed).multinomial(num_assignments, even, size=DRAWS)
     independent = counts.max(axis=1).mean() * num_experts / num_assignments - 1
     return float(min(independent * np.sqrt((num_experts - k) / (num_experts - 1)), num_experts / k - 1))
+
+
+def mean_error(values_BC: Array, counted_BC: npt.NDArray[np.bool_]) -> float:
+    """Standard error of the mean of what is counted of `values_BC`, where the rows B are independent and the values of
+    one row may be alike: sqrt(B / (B - 1) * sum_b (s_b - n_b m)^2) / sum_b n_b for sums s, counts n and mean m of the
+    rows that count anything (ratio estimator of cluster sampling, Cochran 1977). NaN for less than two such rows."""
+    counts_B = counted_BC.sum(axis=1)
+    used = counts_B > 0
+    rows = int(used.sum())
+    if rows < 2:
+        return NOTHING
+    sums_B = np.where(counted_BC, values_BC, 0.0).sum(axis=1)[used]
+    counts_B = counts_B[used]
+    residuals_B = sums_B - counts_B * (sums_B.sum() / counts_B.sum())
+    return float(np.sqrt(rows / (rows - 1) * (residuals_B**2).sum()) / counts_B.sum())

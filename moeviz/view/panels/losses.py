@@ -156,11 +156,10 @@ class Losses(Panel):
         return self.kind.currentText()
 
     def unit(self) -> str:
-        """Of what the axis shows; a token is a character where all tokens shown are one character long."""
+        """Of what the axis shows."""
         if self.kind.currentText() != "cross-entropy":
             return UNITS[self.kind.currentText()]
-        tokens = self.snapshot.tokens if self.snapshot else None
-        return f"nats/{'char' if tokens and all(len(token) == 1 for token in tokens) else 'token'}"
+        return nats(self.snapshot)
 
     def prepare(self) -> None:
         everything = np.concatenate([values[np.isfinite(values)] for values in self._curves.values()])
@@ -275,6 +274,12 @@ class Losses(Panel):
             for step, *values in zip(self.history.steps.tolist(), *columns, strict=True)
         ]
         return ["step", *names], rows
+
+
+def nats(snapshot: RoutingSnapshot | None) -> str:
+    """The unit of a loss for one target; a token is a character where all tokens shown are one character long."""
+    tokens = snapshot.tokens if snapshot else None
+    return f"nats/{'char' if tokens and all(len(token) == 1 for token in tokens) else 'token'}"
 
 
 def loss_range(values: Array, log: bool, count: int = 4) -> tuple[float, float]:

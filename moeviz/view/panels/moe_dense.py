@@ -7,9 +7,10 @@ from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 
 from moeviz.domain.routing import Ints, RoutingSnapshot
 from moeviz.domain.settings import Settings
+from moeviz.view.colours import mixed
 from moeviz.view.panel import Panel, Pointed, Table
-from moeviz.view.panels.axes import Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, number, signed
-from moeviz.view.panels.losses import PIXELS_A_POINT, loss_range
+from moeviz.view.panels.axes import TOP, Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, number, signed
+from moeviz.view.panels.losses import PIXELS_A_POINT, loss_range, nats
 from moeviz.view.panels.marks import (
     bin_edges,
     binned_mean,
@@ -19,11 +20,12 @@ from moeviz.view.panels.marks import (
     earlier_step,
     step_range,
 )
+from moeviz.view.panels.words import about
 from moeviz.view.theme import Theme, put, width_of
 
 STEPS, FLOPS, GAP = VIEWS = ("steps", "FLOPs", "gap")
 COLUMNS = (
-    *("cross_entropy", "dense_cross_entropy", "heldout", "dense_heldout", "flops", "dense_flops"),
+    *("cross_entropy", "dense_cross_entropy", "heldout", "dense_heldout", "heldout_gap_error", "flops", "dense_flops"),
     *("flops_per_token", "dense_flops_per_token", "active_parameters", "parameters", "dense_parameters"),
 )
 UNITS = ("", "k", "M", "G", "T", "P", "E")  # a thousand times each
@@ -33,9 +35,11 @@ HOW = (
 )
 NO_TWIN = f"No dense twin trained beside this model. {HOW}"
 NO_HISTORY = f"No history of losses yet: it grows while a model trains. {HOW}"
+BEYOND = 2  # standard errors; a smaller difference is one that chance alone may show
 DASHES = (5.0, 3.0)
 TICKS = 7  # of losses that differ little
 DOT = 3.0  # px, half of a held-out mark
+KEY = 14.0  # px, above the plot
 
 
 class MoeDense(Panel):
@@ -71,9 +75,9 @@ class MoeDense(Panel):
             self.twin.setChecked(settings.train.dense_twin == "on")
 
     def show_snapshot(self, snapshot: RoutingSnapshot | None) -> None:
-        before = earlier_step(self.snapshot, self._steps)
+        before = earlier_step(self.snapshot, self._steps), nats(self.snapshot)
         super().show_snapshot(snapshot)
-        if before != earlier_step(self.snapshot, self._steps):
+        if before != (earlier_step(self.snapshot, self._steps), nats(self.snapshot)):
             self.canvas.update()
 
     def missing(self) -> str:
@@ -123,6 +127,7 @@ class MoeDense(Panel):
         return 2 if width >= 800 else 3 if width >= 600 else 4
 
     def frame(self, rect: QRectF) -> Frame:
+        rect = rect.adjusted(0, KEY, 0, 0)
         if self.view.currentText() != FLOPS:
             return Frame(inside(rect), *step_range(self._steps), *self._range)
         ends = [x for x, _ in self.curves().values()]
@@ -131,7 +136,8 @@ class MoeDense(Panel):
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         frame, theme, view = self.frame(rect), self.theme, self.view.currentText()
-        draw_y_axis(painter, frame, theme, "gap (nats/token)" if view == GAP else "nats/token")
+        unit = nats(self.snapshot)
+        draw_y_axis(painter, frame, theme, f"gap ({unit})" if view == GAP else unit)
         draw_x_axis(painter, frame, theme, f"training compute ({self._unit}FLOP)" if view == FLOPS else "step")
         if view == GAP:
             painter.setPen(QColor(theme.muted))
@@ -139,6 +145,8 @@ class MoeDense(Panel):
         painter.save()
         painter.setClipRect(frame.rect.adjusted(-DOT, -DOT, DOT + 1, DOT + 1))
         edges = bin_edges(self._steps, max(8, int(frame.rect.width() / PIXELS_A_POINT)))
+        if view == GAP:
+            self._draw_errors(painter, frame)
         for name, (x, y) in self.curves().items():
             self._draw_one(painter, frame, name, x, y, edges)
         painter.restore()
@@ -165,6 +173,16 @@ class MoeDense(Panel):
             if line.size() <= frame.rect.width() / 12:
                 self._draw_dots(painter, line, colour, filled=not dense)
 
+    def _draw_errors(self, painter: QPainter, frame: Frame) -> None:
+        """Twice the standard error to both sides of each held-out gap."""
+        x, gaps = self.curves()["held-out"]
+        errors = self._of["heldout_gap_error"]
+        painter.setPen(QPen(mixed(self.theme.second, self.theme.panel, 0.6), 1))
+        for i in np.flatnonzero(np.isfinite(gaps) & np.isfinite(errors)).tolist():
+            ends = (frame.y(float(gaps[i] + sign * BEYOND * errors[i])) for sign in (-1, 1))
+            at = round(frame.x(float(x[i]))) + 0.5
+            painter.drawLine(QLineF(at, next(ends), at, next(ends)))
+
     def _draw_dots(self, painter: QPainter, at: QPolygonF, colour: QColor, *, filled: bool) -> None:
         painter.setPen(QPen(colour, 1))
         painter.setBrush(colour if filled else QColor(self.theme.panel))
@@ -183,13 +201,11 @@ class MoeDense(Panel):
 
     def _draw_key(self, painter: QPainter, frame: Frame) -> None:
         """Which line is which; told apart by dashes and dots too."""
-        x, y = frame.rect.left() + 8, frame.rect.bottom() - 8
-        ground = QColor(self.theme.panel)
-        ground.setAlpha(200)
+        x, y = frame.rect.left(), frame.rect.top() - TOP - 3
         two = ("training", "held-out") if self.view.currentText() == GAP else ("MoE", "dense")
-        for name in (*two, *(("dots: held-out",) if two[0] == "MoE" else ())):
-            sample = 0 if name.startswith("dots") else 18
-            painter.fillRect(QRectF(x - 3, y - 11, sample + width_of(name) + 6, 14), ground)
+        gap = two[0] == "training"
+        for name in (*two, "lines: ±2 standard errors" if gap else "dots: held-out"):
+            sample = 18 if name in two else 0
             if sample:
                 line, colour, dense = (
                     QPolygonF([QPointF(x, y - 4), QPointF(x + 14, y - 4)]),
@@ -215,7 +231,7 @@ class MoeDense(Panel):
             moe, dense = of["heldout"][i], of["dense_heldout"][i]
             words = [
                 f"held-out at step {self._steps[i]}: MoE {number(moe)}, dense {number(dense)}",
-                f"MoE − dense = {signed(moe - dense)}, so {_better(moe - dense)}",
+                gap_in_words(float(moe - dense), float(of["heldout_gap_error"][i])),
             ]
         else:
             words = ["nothing held-out is measured yet"]
@@ -255,8 +271,15 @@ class MoeDense(Panel):
         ]
 
 
-def _better(difference: float) -> str:
-    return "they are equal" if difference == 0 else f"the {'MoE' if difference < 0 else 'dense model'} is better"
+def gap_in_words(difference: float, error: float) -> str:
+    """What held-out data say of MoE − dense, whose standard error over its rows is NaN where it was not measured."""
+    words = f"MoE − dense = {signed(difference)}"
+    if error != error:
+        return f"{words}, its error by chance unknown"
+    words += f" ± {about(error)} (standard error)"
+    if abs(difference) <= BEYOND * error:
+        return f"{words}: no difference beyond chance"
+    return f"{words}: the {'MoE' if difference < 0 else 'dense model'} is better"
 
 
 def _flop(value: float) -> str:
