@@ -39,14 +39,16 @@ def test_words_are_of_both_models_at_one_step(qtbot: QtBot) -> None:
     panel = panel_of(qtbot, twin_log(10))
     assert panel.footer().split("  ") == [
         "held-out at step 8: MoE 2.92, dense 3.17",
-        "MoE − dense = −0.25 ± 0.05 (standard error): the MoE is better",
+        "MoE − dense = −0.25 ± 0.05 (standard error)",
+        "the MoE is better",
         "FLOPs a token: MoE 200k (first 300k), dense 301k",
         "parameters: MoE 146k of 367k active, dense all 145k",
     ]
     panel.pointed = {"at": 5}
     assert panel.footer().split("  ") == [
         "held-out at step 4: MoE 2.96, dense 3.21",
-        "MoE − dense = −0.25 ± 0.05 (standard error): the MoE is better",
+        "MoE − dense = −0.25 ± 0.05 (standard error)",
+        "the MoE is better",
         "FLOPs a token: MoE 300k, dense 301k",
         "training at step 6: MoE 3.88, dense 3.98",
     ]
@@ -59,16 +61,16 @@ def test_words_are_of_both_models_at_one_step(qtbot: QtBot) -> None:
 @pytest.mark.parametrize(
     ("difference", "error", "words"),
     [
-        (0.25, 0.05, "MoE − dense = +0.25 ± 0.05 (standard error): the dense model is better"),
-        (-0.101, 0.05, "MoE − dense = −0.101 ± 0.05 (standard error): the MoE is better"),
-        (0.1, 0.05, "MoE − dense = +0.1 ± 0.05 (standard error): no difference beyond chance"),
-        (-0.02, 0.0512, "MoE − dense = −0.02 ± 0.051 (standard error): no difference beyond chance"),
-        (0.0, 0.0, "MoE − dense = 0 ± 0 (standard error): no difference beyond chance"),
+        (0.25, 0.05, "MoE − dense = +0.25 ± 0.05 (standard error)  the dense model is better"),
+        (-0.101, 0.05, "MoE − dense = −0.101 ± 0.05 (standard error)  the MoE is better"),
+        (0.1, 0.05, "MoE − dense = +0.1 ± 0.05 (standard error)  no difference beyond chance"),
+        (-0.02, 0.0512, "MoE − dense = −0.02 ± 0.051 (standard error)  no difference beyond chance"),
+        (0.0, 0.0, "MoE − dense = 0 ± 0 (standard error)  no difference beyond chance"),
         (0.25, np.nan, "MoE − dense = +0.25, its error by chance unknown"),
     ],
 )
 def test_a_difference_that_chance_may_show_is_none(difference: float, error: float, words: str) -> None:
-    assert gap_in_words(difference, error) == words
+    assert "  ".join(gap_in_words(difference, error)) == words
 
 
 def test_a_loss_has_the_unit_of_the_losses(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The router's answer for one token: every expert's probability, the chosen ones marked with their gate weight."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QPainter
@@ -21,6 +23,7 @@ from moeviz.view.panels.words import first_null, kept, label, labels, signs_in_w
 from moeviz.view.theme import Theme, put, width_of
 
 UNKNOWN = float("nan")
+MOST_NAMED = 2  # of the chosen experts, in words
 
 
 class GateWeights(Panel):
@@ -68,7 +71,7 @@ class GateWeights(Panel):
 
     def lines_of_words(self, width: float) -> int:
         routing = self.routing()
-        return (3 if width >= NARROW else 4) + bool(routing is not None and _legend(routing))
+        return (3 if width >= NARROW else 5) + bool(routing is not None and _legend(routing))
 
     def subtitle(self) -> str:
         return f"{self.where()}, {self._who()}"
@@ -109,7 +112,8 @@ class GateWeights(Panel):
         taken: list[QRectF] = []
         for e in sorted(self._chosen, key=lambda e: -self._heights[e]):  # the highest first, if not all have room
             weight, tick = self._chosen[e], "✗" if e in self._dropped else "✓"
-            for text in (tick,) if weight != weight else (f"{tick} {share(weight)}", tick):
+            known = f"{'✗ ' if e in self._dropped else ''}g {share(weight)}"
+            for text in (tick,) if weight != weight else (known, tick):
                 wide = width_of(text)
                 spot = QRectF(frame.x(e + 0.5) - wide / 2, frame.y(float(self._heights[e])) - 15, wide, 12)
                 roomy = wide <= step - 2 or len(self._chosen) == 1 or text == tick
@@ -140,9 +144,9 @@ class GateWeights(Panel):
                 state += f"  selection score {number(float(routing.selection_scores_TE[self.token, expert]))}"
             return f"{self._who()}  {words}, {state}  {expert_in_words(routing, expert)}"
         who = self._who() + ("" if self.selection.token is not None else " (the last)")
-        return "  ".join(
-            [who, margin_in_words(routing, token), *confidence_in_words(routing, token), *_legend(routing)]
-        )
+        chosen = chosen_in_words(self._chosen, first_null(routing)) if routing.router_probs_TE is not None else []
+        words = [margin_in_words(routing, token), *confidence_in_words(routing, token), *_legend(routing)]
+        return "  ".join([who, *chosen, *words])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         inner = self.frame(rect).rect
@@ -187,6 +191,13 @@ def chosen_weights(routing: Routing, token: int) -> dict[int, float]:
     ids = routing.expert_ids_TK[token].tolist()
     weights = [UNKNOWN] * len(ids) if routing.gate_weights_TK is None else routing.gate_weights_TK[token].tolist()
     return {e: w for e, w in zip(ids, weights, strict=True) if e >= 0}
+
+
+def chosen_in_words(chosen: Mapping[int, float], null: int) -> list[str]:
+    """What the ticks are beside bars of another quantity, and of the first ones how much."""
+    known = [f"{share(g)} at {label(e, null)}" for e, g in chosen.items() if g == g]
+    more = [f"{len(known) - MOST_NAMED} more"] if len(known) > MOST_NAMED else []
+    return [f"bars: p, ✓ g: {', '.join([*known[:MOST_NAMED], *more])}"] if known else []
 
 
 def margin_in_words(routing: Routing, token: int) -> str:

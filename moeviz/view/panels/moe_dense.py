@@ -124,7 +124,7 @@ class MoeDense(Panel):
         return "gap over steps" if view == GAP else f"over {view}"
 
     def lines_of_words(self, width: float) -> int:
-        return 2 if width >= 800 else 3 if width >= 600 else 4
+        return 2 if width >= 800 else 3 if width >= 600 else 5
 
     def frame(self, rect: QRectF) -> Frame:
         rect = rect.adjusted(0, KEY, 0, 0)
@@ -231,7 +231,7 @@ class MoeDense(Panel):
             moe, dense = of["heldout"][i], of["dense_heldout"][i]
             words = [
                 f"held-out at step {self._steps[i]}: MoE {number(moe)}, dense {number(dense)}",
-                gap_in_words(float(moe - dense), float(of["heldout_gap_error"][i])),
+                *gap_in_words(float(moe - dense), float(of["heldout_gap_error"][i])),
             ]
         else:
             words = ["nothing held-out is measured yet"]
@@ -271,15 +271,14 @@ class MoeDense(Panel):
         ]
 
 
-def gap_in_words(difference: float, error: float) -> str:
+def gap_in_words(difference: float, error: float) -> list[str]:
     """What held-out data say of MoE − dense, whose standard error over its rows is NaN where it was not measured."""
     words = f"MoE − dense = {signed(difference)}"
     if error != error:
-        return f"{words}, its error by chance unknown"
-    words += f" ± {about(error)} (standard error)"
-    if abs(difference) <= BEYOND * error:
-        return f"{words}: no difference beyond chance"
-    return f"{words}: the {'MoE' if difference < 0 else 'dense model'} is better"
+        return [f"{words}, its error by chance unknown"]
+    better = f"the {'MoE' if difference < 0 else 'dense model'} is better"
+    verdict = "no difference beyond chance" if abs(difference) <= BEYOND * error else better
+    return [f"{words} ± {about(error)} (standard error)", verdict]
 
 
 def _flop(value: float) -> str:
