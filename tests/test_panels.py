@@ -522,13 +522,38 @@ def test_what_a_time_axis_has_no_room_to_name_is_counted(qapp, tmp_path):
         written = ["".join(node.itertext()).strip() for node in ET.parse(out).iter("{http://www.w3.org/2000/svg}text")]
         named = sum(written.count(name) for name in names)
         assert 0 < named < len(names)
-        assert f"+{len(names) - named} more changes" in written
+        assert f"{len(names) - named} other changes" in written
         if plot == "load_over_time":
             [more] = [int(text) for text in written if text.startswith("+") and "more" not in text]
             last = written.index(f"+{more}")
             assert more + sum(text.isdigit() for text in written[last:]) == experts
-    assert unnamed_in_words([True, False]) == "+1 more change"
-    assert unnamed_in_words([True]) == unnamed_in_words([]) == ""
+    assert [unnamed_in_words(n, others=True) for n in (0, 1, 2)] == ["", "1 other change", "2 other changes"]
+    assert [unnamed_in_words(n, others=False) for n in (0, 1, 2)] == ["", "1 change", "2 changes"]
+
+
+@pytest.mark.parametrize(
+    ("marks", "width", "words"),
+    [
+        ([(20, "k 2 → 4, Noise 0 → 1")], 600, ["k 2 → 4, Noise 0 → 1"]),
+        ([(20, "k 2 → 4"), (20, "Noise 0 → 1"), (20, "Experts 8 → 4")], 600, ["k 2 → 4, Noise 0 → 1, Experts 8 → 4"]),
+        ([(20, "k 2 → 4"), (20, "Noise 0 → 1, Experts 8 → 4")], 200, ["k 2 → 4 and 2 others"]),
+        ([(20, "k 2 → 4, Balance coefficient 0 → 0.1")], 200, ["k 2 → 4 and 1 other"]),
+        ([(20, "k 2 → 4, Noise 0 → 1")], 90, ["2 changes"]),
+    ],
+)
+def test_changes_at_once_are_all_named_or_the_first_and_how_many(qtbot, monkeypatch, marks, width, words):
+    history = History()
+    history.extend(StepLog(np.arange(100), {"cross_entropy": np.ones(100)}, ()))
+    for step, label in marks:
+        history.add_mark(step, label)
+    panel = show(qtbot, PANELS["losses"](DARK), width, 160)
+    panel.setMinimumSize(0, 0)
+    panel.resize(width, 160)
+    panel.show_history(history)
+    written: list[str] = []
+    monkeypatch.setattr("moeviz.view.panels.marks.put", lambda painter, x, y, text: written.append(text))
+    picture(panel)
+    assert written == words
 
 
 def test_curves_are_cut_at_unknown_values_and_binned_by_their_mean():

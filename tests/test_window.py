@@ -15,7 +15,8 @@ from pytestqt.qtbot import QtBot
 
 from moeviz.app import make_window
 from moeviz.domain.experiments import EXPERIMENTS, Experiment
-from moeviz.domain.messages import ModelFacts, OpenModel, Report, SaveModel, Survey
+from moeviz.domain.history import History
+from moeviz.domain.messages import ModelFacts, OpenModel, Report, SaveModel, StepLog, Survey
 from moeviz.domain.settings import KNOBS, ROUTERS, Settings
 from moeviz.trace.stats import stats
 from moeviz.trace.store import open_trace
@@ -26,7 +27,8 @@ from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.frame import Frame
 from moeviz.view.memory import memory
 from moeviz.view.menus import numbered
-from moeviz.view.status import Progress, duration, in_words, short
+from moeviz.view.panels.losses import MEASURES
+from moeviz.view.status import SHARES, Progress, duration, in_words, measured, short
 from moeviz.view.theme import THEMES
 from moeviz.view.together import explain, idle, k_in_words, looks_ahead, together, useless
 from moeviz.view.window import Window
@@ -976,6 +978,43 @@ def test_a_survey_is_made_only_for_a_panel_that_is_seen(
     if window.question.open:
         window.question.answer(True)
     qtbot.waitUntil(lambda: window.survey is None, timeout=WAIT)  # it was of another model
+
+
+@pytest.mark.parametrize(
+    ("scalars", "words"),
+    [
+        ({}, ("", 0)),
+        ({"heldout": [2.0, np.nan, 1.688, np.nan]}, ("held-out 1.69 nats/char", 3)),
+        ({"heldout": [2.0, 1.0, 1.0, 1.0], "accuracy": [0.5, 0.9714, np.nan, np.nan]}, ("accuracy 97.1 %", 2)),
+        ({"hit_at_10": [np.nan, np.nan, np.nan, 0.4], "mrr": [0.1] * 4}, ("hit@10 40 %", 4)),
+        ({"hit_at_1": [0.0] * 4, "hit_at_1_no_context": [0.1] * 4}, ("hit@1 0 %", 4)),
+        ({"exact_match": [1.0] * 4, "character_accuracy": [0.1] * 4}, ("exact match 100 %", 4)),
+        ({"accuracy": [np.nan] * 4, "heldout": [1.0] * 4}, ("held-out 1 nats/char", 4)),
+    ],
+)
+def test_status_tells_the_newest_held_out_measure_of_the_task(
+    scalars: dict[str, list[float]], words: tuple[str, int]
+) -> None:
+    history = History()
+    history.extend(StepLog(np.arange(1, 5), {name: np.array(values) for name, values in scalars.items()}, ()))
+    assert measured(history, "nats/char") == words
+
+
+def test_every_task_has_a_measure_for_the_status() -> None:
+    assert set(SHARES) == {names[0] for names in MEASURES.values()}
+
+
+def test_status_tells_a_measure_while_training(qtbot: QtBot, window: Window) -> None:
+    label = window.status.labels["measure"]
+    assert label.text() == ""
+    window.train_for(51)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    held = window.history.scalar("heldout")
+    assert label.text() == f"held-out {held[np.isfinite(held)][-1]:.3g} nats/char"
+    assert label.toolTip() == "Of held-out data, measured at step 50"
+    window.restart_action.trigger()
+    action(window, "Answer: Restart").trigger()
+    qtbot.waitUntil(lambda: label.text() == "", timeout=WAIT)
 
 
 def test_status_says_what_is_measured(window: Window) -> None:

@@ -52,7 +52,7 @@ PLOTS = (
         "gate_weights",
         "Gate weights of a token",
         ("chosen experts", "router probabilities or gate weights"),
-        "Bars are the router's probabilities p for one token; filled ones were chosen, with gate weight g above or a tick.",
+        "Bars are the router's probabilities p for one token; filled ones were chosen, with gate weight g or a tick.",
         "p = softmax(z/τ), y = Σ g_e·E_e(x) over the chosen e; margin = smallest chosen p − largest p not chosen; "
         "hesitates between exp(H(p)) experts; over all tokens q_e = c_e/Σc, f_e = c_e/N, P_e = mean p_e, before drops",
     ),

@@ -4,14 +4,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QLabel, QProgressBar, QStatusBar, QToolButton
 
+from moeviz.domain.history import History
 from moeviz.domain.messages import ModelFacts
+from moeviz.domain.routing import RoutingSnapshot
+from moeviz.view.panels.axes import number
+from moeviz.view.panels.losses import nats
 from moeviz.view.theme import GRID
 
 WIDE = ("parameters", "flops", "frames")
 SHORTEST = 0.4  # s; shorter work is not worth a word
+# what tells of held-out data how well a task is done: shares, of each task the one that it goes by
+SHARES = {"accuracy": "accuracy", "hit_at_10": "hit@10", "hit_at_1": "hit@1", "exact_match": "exact match"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,7 @@ class Status(QStatusBar):
         self.setSizeGripEnabled(False)
         self.setContentsMargins(GRID, 0, GRID, 0)
         self.labels: dict[str, QLabel] = {}
-        for name in ("state", "step", "rate", "parameters", "flops", "device", "frames"):
+        for name in ("state", "step", "measure", "rate", "parameters", "flops", "device", "frames"):
             self.labels[name] = QLabel()
             self.addWidget(self.labels[name])
         self.labels["state"].setMinimumWidth(self.fontMetrics().horizontalAdvance("Training") + GRID)
@@ -66,6 +73,12 @@ class Status(QStatusBar):
         for name, text in words.items():
             self.put(name, text)
 
+    def show_measure(self, history: History, snapshot: RoutingSnapshot | None) -> None:
+        """The newest measure of held-out data; nothing before there is one."""
+        words, step = measured(history, nats(snapshot))
+        self.put("measure", words)
+        self.labels["measure"].setToolTip(f"Of held-out data, measured at step {step:,}" if words else "")
+
     def put(self, name: str, text: str) -> None:
         """A label only grows, so that what stands after it does not jump with every number."""
         label = self.labels[name]
@@ -89,6 +102,19 @@ class Status(QStatusBar):
             self.labels[name].setVisible(not shown)
         self.work.setVisible(shown)
         self.bar.setVisible(shown)
+
+
+def measured(history: History, unit: str) -> tuple[str, int]:
+    """The task's own measure, or else the loss in `unit`, and of which step it is."""
+    for name, title in (*SHARES.items(), ("heldout", "held-out")):
+        if name in history.scalar_names:
+            values = history.scalar(name)
+            known = np.flatnonzero(np.isfinite(values))
+            if known.size:
+                value = float(values[known[-1]])
+                shown = f"{number(100 * value)} %" if name in SHARES else f"{number(value)} {unit}"
+                return f"{title} {shown}", int(history.steps[known[-1]])
+    return "", 0
 
 
 def _how_many(facts: ModelFacts | None) -> str:

@@ -402,6 +402,7 @@ class Window(QMainWindow):
         self._said = None
         if any(isinstance(letter, Update) for letter in news):
             self.show_all(now=not self.runner.training)
+            self.status.show_measure(self.history, self.snapshot)
             self.repaint_panels()
         self._show_state()
         self.lessons.look()

@@ -30,19 +30,36 @@ def place_labels(lefts: Sequence[float], widths: Sequence[float], right: float, 
 
 
 def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[float, str]], theme: Theme) -> None:
-    """A thin line at each mark, and its label at the top where there is room; beside or below, how many have none."""
-    seen = [(frame.x(step), label) for step, label in marks if frame.x0 <= step <= frame.x1]
-    if not seen:
+    """A thin line at each mark, and at the top its words where there is room, of several changes at once the first if
+    all have none; beside or below, how many changes have no words."""
+    at: dict[float, list[str]] = {}
+    for step, label in marks:
+        if frame.x0 <= step <= frame.x1:
+            at.setdefault(frame.x(step), []).extend(label.split(", "))
+    if not at:
         return
+    seen = list(at.items())
     rect = frame.rect
     pen = QPen(QColor(theme.faint))
     pen.setDashPattern([3, 3])
     painter.setPen(pen)
     painter.drawLines([QLineF(x, rect.top(), x, rect.bottom()) for x in sorted({round(x) + 0.5 for x, _ in seen})])
     lefts = [x + 4 for x, _ in seen]
-    widths = [width_of(label) for _, label in seen]
     most = min(ROWS, max(1, int(rect.height() / 3 / ROW)))
-    rows = place_labels(lefts, widths, rect.right(), most)
+
+    def place(labels: list[str]) -> tuple[list[float], list[int], list[bool]]:
+        """Widths, rows, and which have room."""
+        widths = [width_of(label) for label in labels]
+        rows = place_labels(lefts, widths, rect.right(), most)
+        fit = [row >= 0 and width < rect.width() for row, width in zip(rows, widths, strict=True)]
+        return widths, rows, fit
+
+    labels = [", ".join(changes) for _, changes in seen]
+    _, _, fit = place(labels)
+    labels = [
+        label if fits else first_in_words(changes) for label, fits, (_, changes) in zip(labels, fit, seen, strict=True)
+    ]
+    widths, rows, shown = place(labels)
     ground = QColor(theme.panel)
     ground.setAlpha(200)
 
@@ -52,21 +69,26 @@ def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[float, str
         painter.setPen(QColor(ink))
         put(painter, start, base, label)
 
-    shown = [row >= 0 and width < rect.width() for row, width in zip(rows, widths, strict=True)]
-    for (_, label), left, width, row, fits in zip(seen, lefts, widths, rows, shown, strict=True):
+    for label, left, width, row, fits in zip(labels, lefts, widths, rows, shown, strict=True):
         if fits:
             write(min(left, rect.right() - width), row, label, width, theme.text)
-    if words := unnamed_in_words(shown):
+    unnamed = sum(len(changes) for (_, changes), fits in zip(seen, shown, strict=True) if not fits)
+    if words := unnamed_in_words(unnamed, others=any(shown)):
         ends = rect.left() + 4 + width_of(words)
         beside = ends + 6 < min((left for left, fits in zip(lefts, shown, strict=True) if fits), default=rect.right())
         if beside or most > 1:  # a second row would cover the curves of a low plot
             write(rect.left() + 4, 0 if beside else max(rows) + 1, words, width_of(words), theme.muted)
 
 
-def unnamed_in_words(shown: Sequence[bool]) -> str:
-    """`+3 more changes`; their words are on the timeline."""
-    more = len(shown) - sum(shown)
-    return f"+{more} more change{'s' if more > 1 else ''}" if more else ""
+def first_in_words(changes: Sequence[str]) -> str:
+    """Of several at once, as in "k 2 → 4 and 2 others"."""
+    more = len(changes) - 1
+    return f"{changes[0]} and {more} other{'s' if more > 1 else ''}" if more else changes[0]
+
+
+def unnamed_in_words(count: int, *, others: bool) -> str:
+    """Changes that have no room; their words are on the timeline. `others` have it."""
+    return f"{count} {'other ' if others else ''}change{'s' if count > 1 else ''}" if count else ""
 
 
 def earlier_step(snapshot: RoutingSnapshot | None, steps: npt.NDArray[np.int64]) -> int | None:
