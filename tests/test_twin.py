@@ -16,7 +16,7 @@ from moeviz.domain.messages import Advance, Restart, SaveModel, SetDevice, SetKn
 from moeviz.domain.settings import ROUTERS, TASKS, Settings
 from moeviz.moe import trainer as trainer_module
 from moeviz.moe import training
-from moeviz.moe.checkpoint import load
+from moeviz.moe.checkpoint import load, save
 from moeviz.moe.model import CharModel, flops_per_token, total_parameters
 from moeviz.moe.optimiser import AdamW
 from moeviz.moe.step import RUNS, StepLoss
@@ -461,3 +461,34 @@ def test_a_thinned_history_keeps_the_held_out_of_both() -> None:
     assert log is not None
     history.extend(log)
     assert np.isfinite(history.scalar("dense_heldout")).sum() == 2
+
+
+# ---- opening
+@pytest.mark.parametrize("moments", [True, False])
+def test_opening_a_large_model_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: bool
+) -> None:
+    trainer, _ = run_of(ON, 3)
+    given = trainer.settings, trainer.data.vocabulary, 3, trainer.model, trainer.optimiser if moments else None
+    path = str(save(tmp_path / "m.safetensors", *given, trainer.counts(), twin_of(trainer).state()))
+    told: list[tuple[int, int]] = []
+
+    def note(done: int, total: int) -> None:
+        told.append((done, total))
+
+    training._opened(path, "cpu", None, data_of=lambda settings: trainer.data, report=note)
+    assert told == [], "a small one opens before it could be read"
+    monkeypatch.setattr("moeviz.moe.checkpoint.MANY_BYTES", 0)
+    again, _ = training._opened(path, "cpu", None, data_of=lambda settings: trainer.data, report=note)
+    total = 7 * len(list(trainer.model.parameters()))
+    assert told[-1] == (total, total)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert {done for done, _ in told} >= set(range(1, total + 1))
+    for a, b in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+    def cancel(done: int, total: int) -> None:
+        raise UserError("cancelled")
+
+    with pytest.raises(UserError, match="cancelled"):
+        training._opened(path, "cpu", None, data_of=lambda settings: trainer.data, report=cancel)

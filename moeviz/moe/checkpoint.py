@@ -6,6 +6,7 @@ Safetensors holds numbers only, so opening a stranger's file cannot run code; pi
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from moeviz.domain.messages import UserError
+from moeviz.domain.messages import Report, UserError, unreported
 from moeviz.domain.settings import Settings, SettingsError
 from moeviz.moe.lineage import began
 from moeviz.moe.model import CharModel
@@ -29,6 +30,8 @@ from moeviz.moe.twin import FLOPS, twin_shapes
 
 FORMAT, VERSION = "moeviz checkpoint", 1
 FILE_NAME = "model.safetensors"
+COPIES = 7  # of a model's parameters in a trainer: as they were read, its own, two moments, and the last good of these
+MANY_BYTES = 64 * 2**20  # of parameters
 _MODEL, _STATE, _COUNTS = "model.", "state.", "train_counts"
 _MEAN, _SQUARE, _STEPS = "adamw.mean.", "adamw.square.", "adamw.steps."
 _TWIN = "dense."
@@ -106,7 +109,24 @@ def save(
     return path
 
 
-def load(path: str | Path) -> Checkpoint:
+class Opening:
+    """How far opening is: memory is filled by so many parts of about a parameter's size each, COPIES of all parameters.
+    Models that open within about a second report nothing."""
+
+    def __init__(self, report: Report = unreported) -> None:
+        self._report, self._done, self._total = report, 0, 0
+
+    def begin(self, parameters: int, size: int) -> None:
+        """A model of so many parameter tensors, of so many bytes in all."""
+        self._total = COPIES * parameters if size >= MANY_BYTES else 0
+
+    def filled(self, parts: int) -> None:
+        self._done += parts
+        if self._total:
+            self._report(min(self._done, self._total), self._total)
+
+
+def load(path: str | Path, opening: Opening | None = None) -> Checkpoint:
     """Read a checkpoint, or FILE_NAME in a folder; UserError with one sentence if it cannot be used."""
     path = Path(path)
     if path.is_dir():
@@ -121,12 +141,12 @@ def load(path: str | Path) -> Checkpoint:
         raise UserError(f"{path} is a pickle, which may run code when opened; moeviz opens safetensors files only.")
     try:
         with safe_open(path, framework="pt") as file:
-            return _read(path, file)
+            return _read(path, file, opening or Opening())
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or no safetensors file: {_reason(error)}.") from None
 
 
-def _read(path: Path, file: Any) -> Checkpoint:
+def _read(path: Path, file: Any, opening: Opening) -> Checkpoint:
     metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} is not a model that moeviz has saved.")
@@ -150,7 +170,12 @@ def _read(path: Path, file: Any) -> Checkpoint:
         expected |= {_TWIN + name: shape for name, shape in twin_shapes(model, found).items()}
     if shapes != expected:
         raise UserError(f"{path} does not fit its own settings: its tensors have other names or sizes.")
-    tensors = {name: file.get_tensor(name) for name in shapes}
+    parameters = [shape for name, shape in shapes.items() if name.startswith(_MODEL)]
+    opening.begin(len(parameters), 4 * sum(map(math.prod, parameters)))
+    tensors = {}
+    for name in shapes:
+        tensors[name] = file.get_tensor(name)
+        opening.filled(name.startswith((_MODEL, _MEAN, _SQUARE)))
     for name, tensor in tensors.items():
         table = name.startswith(_STATE) and name.endswith(".table")
         wanted = torch.int64 if table or name in (_COUNTS, _TWIN + FLOPS) else torch.float32
@@ -177,7 +202,7 @@ def _vocabulary(value: Any) -> Vocabulary:
 
 
 def _expected_shapes(settings: Settings, vocabulary_size: int, with_moments: bool) -> dict[str, tuple[int, ...]]:
-    with _WithoutValues():
+    with WithoutValues(lambda *shape: torch.zeros(()).expand(*shape)):  # takes no memory
         model = CharModel(settings, vocabulary_size)
     shapes: dict[str, tuple[int, ...]] = {_COUNTS: (settings.model.layers, model.layers[0].router.num_experts)}
     shapes.update({_STATE + name: tuple(tensor.shape) for name, tensor in state_of(model).items()})
@@ -189,14 +214,19 @@ def _expected_shapes(settings: Settings, vocabulary_size: int, with_moments: boo
     return shapes
 
 
-class _WithoutValues(TorchFunctionMode):
-    """Random start weights take no memory: a zero in their shape. The meta device would import torch._dynamo: 1 s."""
+class WithoutValues(TorchFunctionMode):
+    """A model that is made meanwhile has no random start weights, but what `make` gives for their shape. The meta
+    device would import torch._dynamo: 1 s."""
+
+    def __init__(self, make: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self._make = make
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch.randn:
-            return torch.zeros(()).expand(*args)
+            return self._make(*args)
         if func is Tensor.mul:
             return args[0]
         return func(*args, **(kwargs or {}))

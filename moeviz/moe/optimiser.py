@@ -1,6 +1,6 @@
 """AdamW as plain tensors by parameter name, in one fused call: torch.optim.AdamW would import a compiler (1.8 s)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,21 +9,26 @@ BETA1, BETA2, EPS, WEIGHT_DECAY = 0.9, 0.99, 1e-8, 0.01
 
 
 class AdamW:
-    """Moments `mean` and `square`, and the number of `steps` of each parameter, all by the parameter's name."""
+    """Moments `mean` and `square`, and the number of `steps` of each parameter, all by the parameter's name; `saved`:
+    these three as they were. `made` hears of each moment that starts."""
 
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self.mean: dict[str, Tensor] = {}
-        self.square: dict[str, Tensor] = {}
-        self.steps: dict[str, Tensor] = {}
-        self.follow(parameters)
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        saved: Sequence[Mapping[str, Tensor]] = ({}, {}, {}),
+        made: Callable[[int], object] = bool,
+    ) -> None:
+        self.mean, self.square, self.steps = map(dict, saved)
+        self.follow(parameters, made)
 
-    def follow(self, parameters: Mapping[str, Tensor]) -> None:
+    def follow(self, parameters: Mapping[str, Tensor], made: Callable[[int], object] = bool) -> None:
         """Update exactly these parameters from now on. New names start with moments of zero, names that are gone are
         forgotten. Call it whenever a parameter or a moment was replaced by another tensor."""
         for moments in (self.mean, self.square):
             for name, p in parameters.items():
                 if name not in moments:
                     moments[name] = torch.zeros_like(p, requires_grad=False)
+                    made(1)
         for name, p in parameters.items():
             if name not in self.steps:
                 self.steps[name] = torch.zeros((), device=p.device)

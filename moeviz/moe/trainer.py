@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from moeviz.domain.metrics import executed_experts, mean_error
 from moeviz.domain.routing import Ints, RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.moe.batches import noise_draws, resize_generator
-from moeviz.moe.checkpoint import Checkpoint, state_of
+from moeviz.moe.checkpoint import Checkpoint, Opening, WithoutValues, state_of
 from moeviz.moe.experts import can_group
 from moeviz.moe.lineage import began, resized
 from moeviz.moe.model import (
@@ -59,15 +60,24 @@ class Trainer:
     """
 
     def __init__(
-        self, settings: Settings, data: Data, device: str, probe: str, checkpoint: Checkpoint | None = None
+        self,
+        settings: Settings,
+        data: Data,
+        device: str,
+        probe: str,
+        checkpoint: Checkpoint | None = None,
+        opening: Opening | None = None,
     ) -> None:
         check_device(device)
         self.settings, self.data, self.device = settings, data, device
         generator = torch.Generator().manual_seed(settings.seed)
         frequencies = None if checkpoint else self._frequencies(settings)
-        self.model = CharModel(settings, len(data.vocabulary), generator, frequencies)
+        with WithoutValues(torch.empty) if checkpoint else nullcontext():  # drawing many takes longer than reading them
+            self.model = CharModel(settings, len(data.vocabulary), generator, frequencies)
         parameters = dict(self.model.named_parameters())
-        self.optimiser = AdamW(parameters)
+        opening = opening or Opening()
+        saved = (checkpoint.mean, checkpoint.square, checkpoint.steps) if checkpoint else ({}, {}, {})
+        self.optimiser = AdamW(parameters, saved, opening.filled)
         self.lineage = checkpoint.lineage if checkpoint else began(settings, parameters)
         self.twin = self._make_twin(checkpoint)
         self.step = 0
@@ -76,7 +86,7 @@ class Trainer:
         self._counts_LE: Ints = np.zeros((sizes.layers, self._router.num_experts), np.int64)
         self._counts_are_of_this_step = False
         if checkpoint is not None:
-            self._take_over(checkpoint)
+            self._take_over(checkpoint, opening)
         self._batches: Source | None = None
         self._heldout_rows: Tensors | None = None
         self._train = Traced(lambda: StepLoss(self.model, self._terms, data.padded), eager_calls=10)
@@ -89,7 +99,7 @@ class Trainer:
         self._earlier: dict[Hashable, _Earlier] = {}  # what was changed since the last step, by its shape
         self._executed_L: list[float] | None = None  # in the last snapshot, where it varies by token
         self.set_probe(probe)
-        self.to(device)
+        self.to(device, opening)
 
     def _make_twin(self, checkpoint: Checkpoint | None) -> Twin | None:
         """Both models start together, so a run that was trained without one gets none."""
@@ -97,16 +107,13 @@ class Trainer:
             return None
         return Twin(self.model, self.settings, self.data.padded, checkpoint.twin if checkpoint else None)
 
-    def _take_over(self, checkpoint: Checkpoint) -> None:
+    def _take_over(self, checkpoint: Checkpoint, opening: Opening) -> None:
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(checkpoint.parameters[name])
+                opening.filled(1)
             for name, buffer in state_of(self.model).items():
                 buffer.copy_(checkpoint.state[name])
-        if checkpoint.mean:
-            self.optimiser.mean = dict(checkpoint.mean)
-            self.optimiser.square = dict(checkpoint.square)
-            self.optimiser.steps = dict(checkpoint.steps)
         self.step = checkpoint.step
         counts_LE = checkpoint.counts_LE.numpy()
         self._counts_are_of_this_step = bool(self.step > 0 and (counts_LE >= 0).all())
@@ -387,7 +394,7 @@ class Trainer:
         self.data, self._batches = data, batches
         self._heldout_rows = None if heldout is None else _tensors(heldout, self.device)
 
-    def to(self, device: str) -> None:
+    def to(self, device: str, opening: Opening | None = None) -> None:
         """Move everything to another device."""
         check_device(device)
         self._earlier.clear()
@@ -403,7 +410,7 @@ class Trainer:
         if self._heldout_rows is not None:
             inputs, targets = self._heldout_rows
             self._heldout_rows = inputs.to(device), targets.to(device)
-        self._begin_anew()
+        self._begin_anew(opening)
 
     def _put_on(self, device: str) -> None:
         self.model.to(device)
@@ -418,10 +425,15 @@ class Trainer:
         self.losses = {name: value for name, value in self.losses.items() if name in (*self._scalars, "heldout")}
         self._coefficients = torch.tensor(coefficients(self.settings), device=self.device)
 
-    def _begin_anew(self) -> None:
+    def _begin_anew(self, opening: Opening | None = None) -> None:
         """The parameters are other tensors now."""
         self._follow_parameters()
-        self._good = [tensor.detach().clone() for tensor in self._state()]
+        good = []
+        for tensor in self._state():
+            good.append(tensor.detach().clone())
+            if opening is not None:
+                opening.filled(tensor.dim() > 0)  # no count of steps
+        self._good = good  # all of them, or as before
         self._good_step = self.step
 
     def _follow_parameters(self) -> None:

@@ -30,7 +30,7 @@ from moeviz.domain.messages import (
 from moeviz.domain.routing import Floats, RoutingSnapshot
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
 from moeviz.domain.survey import Part
-from moeviz.moe.checkpoint import load, save
+from moeviz.moe.checkpoint import Opening, load, save
 from moeviz.moe.devices import devices
 from moeviz.moe.survey import survey
 from moeviz.moe.tasks.data import Data
@@ -57,10 +57,10 @@ def session(
     torch.set_num_threads(1)  # more are slower on matrices this small, and far slower beside a window
     data_of = partial(_data, report=report)
     if checkpoint:
-        trainer, notice = _opened(checkpoint, device, probe, data_of=data_of)
+        trainer, notice = _opened(checkpoint, device, probe, data_of=data_of, report=report)
     else:
         trainer, notice = _started(settings, device, probe, data_of=data_of)
-    run = _Run(trainer, probe, data_of)
+    run = _Run(trainer, probe, data_of, report)
     update: Update | None = replace(run.update(notice=notice, reset=True), devices=devices())
     while True:
         command = yield update
@@ -82,10 +82,17 @@ def _started(
 
 
 def _opened(
-    path: str, device: str, probe: str | None, task: str | None = None, *, data_of: Reader
+    path: str,
+    device: str,
+    probe: str | None,
+    task: str | None = None,
+    *,
+    data_of: Reader,
+    report: Report = unreported,
 ) -> tuple[Trainer, str]:
     """The run that a checkpoint holds, and what the user should know. A probe is for a task, for any without one."""
-    saved, notice = load(path), ""
+    opening = Opening(report)
+    saved, notice = load(path, opening), ""
     settings = saved.settings
     if task not in (None, settings.task):
         probe = None
@@ -99,7 +106,7 @@ def _opened(
         data = data_of(settings)
         notice = f"The model's own data is not here, so training would go on with the built-in data: {error}"
     data = data.with_vocabulary(saved.vocabulary)
-    trainer = Trainer(settings, data, device, probe or data.probe, saved)
+    trainer = Trainer(settings, data, device, probe or data.probe, saved, opening)
     if settings.data.path:  # the built-in data can wait: the routing is on the screen half a second sooner
         trainer.prepare()
     return trainer, notice
@@ -133,8 +140,9 @@ def read_checkpoint(path: str, text: str, task: str = "", report: Report = unrep
     """What the model of a checkpoint does with a text, or without one with its task's own. UserError if it cannot, or
     if the text is of another task; `task`: which one, where that is known."""
     torch.set_num_threads(1)
-    report(0, 0)  # how far it is nobody knows, but it may be cancelled
-    trainer, _ = _opened(path, "cpu", text or None, data_of=partial(_data_of_task, path, task, report))
+    report(0, 0)  # it may be cancelled
+    data_of = partial(_data_of_task, path, task, report)
+    trainer, _ = _opened(path, "cpu", text or None, data_of=data_of, report=report)
     report(0, 0)
     return trainer.snapshot()
 
@@ -157,8 +165,8 @@ def _carry_out(run: "_Run", command: Command) -> Update | None:
 class _Run:
     """The trainer of the moment, and what the next update has to tell."""
 
-    def __init__(self, trainer: Trainer, probe: str | None, data_of: Reader) -> None:
-        self.trainer, self.data_of = trainer, data_of
+    def __init__(self, trainer: Trainer, probe: str | None, data_of: Reader, report: Report) -> None:
+        self.trainer, self.data_of, self.report = trainer, data_of, report
         self.probe = probe  # as the user gave it; without one the data's own is shown
         self._axes: tuple[Floats, ...] = ()  # of the last survey of routers' inputs: the next one's are like them
         self._log: StepLog | None = None
@@ -194,7 +202,9 @@ class _Run:
                 return self.save(path)
             case OpenModel(path):
                 task = self.trainer.settings.task
-                trainer, notice = _opened(path, self.trainer.device, self.probe, task, data_of=self.data_of)
+                trainer, notice = _opened(
+                    path, self.trainer.device, self.probe, task, data_of=self.data_of, report=self.report
+                )
                 if trainer.settings.task != task:
                     self.probe = None
                 return self.replace(trainer, notice)

@@ -145,8 +145,7 @@ class Compare(Panel):
         self._top = min(1.0, max(2 / max(a.num_experts, b.num_experts), nice_ceiling(highest)))
         self._delta, self._noise = None, 0.0
         if a.num_experts == b.num_experts:
-            of_a, of_b = self._loads
-            self._delta = load_delta(of_b, of_a)
+            self._delta = load_delta(*self._loads[::-1])
             if not (a.soft or b.soft):
                 self._noise = float(np.nan_to_num(delta_noise(*sizes, a.num_experts, _floor_k(a, b))))
             self._reach = min(

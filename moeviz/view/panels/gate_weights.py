@@ -144,9 +144,9 @@ class GateWeights(Panel):
                 state += f"  selection score {number(float(routing.selection_scores_TE[self.token, expert]))}"
             return f"{self._who()}  {words}, {state}  {expert_in_words(routing, expert)}"
         who = self._who() + ("" if self.selection.token is not None else " (the last)")
-        chosen = chosen_in_words(self._chosen, first_null(routing)) if routing.router_probs_TE is not None else []
-        words = [margin_in_words(routing, token), *confidence_in_words(routing, token), *_legend(routing)]
-        return "  ".join([who, *chosen, *words])
+        gates = chosen_in_words(self._chosen, first_null(routing)) if routing.router_probs_TE is not None else []
+        rest = [margin_in_words(routing, token), *confidence_in_words(routing, token), *_legend(routing)]
+        return "  ".join([who, *gates, *rest])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         inner = self.frame(rect).rect
