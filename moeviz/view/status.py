@@ -41,6 +41,7 @@ class Status(QStatusBar):
         for name in ("state", "step", "measure", "rate", "parameters", "flops", "device", "frames"):
             self.labels[name] = QLabel()
             self.addWidget(self.labels[name])
+        self.labels["measure"].setIndent(GRID)
         self.labels["state"].setMinimumWidth(self.fontMetrics().horizontalAdvance("Training") + GRID)
         self.work = QLabel()
         self.bar = QProgressBar()

@@ -8,8 +8,19 @@ from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 from moeviz.domain.routing import Ints, RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.view.colours import mixed
-from moeviz.view.panel import Panel, Pointed, Table
-from moeviz.view.panels.axes import TOP, Array, Frame, draw_curve, draw_x_axis, draw_y_axis, inside, number, signed
+from moeviz.view.panel import LINE, LOWEST, Panel, Pointed, Table
+from moeviz.view.panels.axes import (
+    BOTTOM,
+    TOP,
+    Array,
+    Frame,
+    draw_curve,
+    draw_x_axis,
+    draw_y_axis,
+    inside,
+    number,
+    signed,
+)
 from moeviz.view.panels.losses import PIXELS_A_POINT, loss_range, nats
 from moeviz.view.panels.marks import (
     bin_edges,
@@ -126,6 +137,10 @@ class MoeDense(Panel):
     def lines_of_words(self, width: float) -> int:
         return 2 if width >= 800 else 3 if width >= 600 else 5
 
+    def _lines(self, rect: QRectF) -> int:
+        """The key above the plot takes room too."""
+        return min(super()._lines(rect), max(1, int(rect.height() - LOWEST - KEY) // LINE))
+
     def frame(self, rect: QRectF) -> Frame:
         rect = rect.adjusted(0, KEY, 0, 0)
         if self.view.currentText() != FLOPS:
@@ -137,7 +152,8 @@ class MoeDense(Panel):
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         frame, theme, view = self.frame(rect), self.theme, self.view.currentText()
         unit = nats(self.snapshot)
-        draw_y_axis(painter, frame, theme, f"gap ({unit})" if view == GAP else unit)
+        low = width_of(f"gap ({unit})") > frame.rect.height() + TOP + BOTTOM
+        draw_y_axis(painter, frame, theme, f"gap ({unit})" if view == GAP and not low else unit)
         draw_x_axis(painter, frame, theme, f"training compute ({self._unit}FLOP)" if view == FLOPS else "step")
         if view == GAP:
             painter.setPen(QColor(theme.muted))
