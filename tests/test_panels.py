@@ -538,7 +538,7 @@ def test_what_a_time_axis_has_no_room_to_name_is_counted(qapp, tmp_path):
         ([(20, "k 2 → 4"), (20, "Noise 0 → 1"), (20, "Experts 8 → 4")], 600, ["k 2 → 4, Noise 0 → 1, Experts 8 → 4"]),
         ([(20, "k 2 → 4"), (20, "Noise 0 → 1, Experts 8 → 4")], 200, ["k 2 → 4 and 2 others"]),
         ([(20, "k 2 → 4, Balance coefficient 0 → 0.1")], 200, ["k 2 → 4 and 1 other"]),
-        ([(20, "k 2 → 4, Noise 0 → 1")], 90, ["2 changes"]),
+        ([(20, "k 2 → 4, Noise 0 → 1")], 150, ["2 changes"]),
     ],
 )
 def test_changes_at_once_are_all_named_or_the_first_and_how_many(qtbot, monkeypatch, marks, width, words):

@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 from moeviz.domain.routing import Ints, RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.view.colours import mixed
-from moeviz.view.panel import LINE, LOWEST, Panel, Pointed, Table
+from moeviz.view.panel import Panel, Pointed, Table
 from moeviz.view.panels.axes import (
     BOTTOM,
     TOP,
@@ -56,6 +56,7 @@ KEY = 14.0  # px, above the plot
 class MoeDense(Panel):
     name = "moe_dense"
     uses = frozenset({"history"})
+    lowest = Panel.lowest + int(KEY)
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
@@ -136,10 +137,6 @@ class MoeDense(Panel):
 
     def lines_of_words(self, width: float) -> int:
         return 2 if width >= 800 else 3 if width >= 600 else 5
-
-    def _lines(self, rect: QRectF) -> int:
-        """The key above the plot takes room too."""
-        return min(super()._lines(rect), max(1, int(rect.height() - LOWEST - KEY) // LINE))
 
     def frame(self, rect: QRectF) -> Frame:
         rect = rect.adjusted(0, KEY, 0, 0)
