@@ -469,7 +469,7 @@ def test_a_model_of_another_task_is_refused_by_its_task(qtbot: QtBot, window: Wi
         "compare with a model of the same task."
     )
     qtbot.waitUntil(lambda: compare(window).lack() == why, timeout=WAIT)
-    assert window.notices.words.text() == why
+    qtbot.waitUntil(lambda: window.notices.words.text() == why, timeout=WAIT)
 
 
 def test_the_model_reads_another_text_once_and_rests(qtbot: QtBot, window: Window, sent: list[Command]) -> None:
