@@ -13,6 +13,7 @@ from moeviz.domain.messages import ModelFacts
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.panels.axes import number
 from moeviz.view.panels.losses import nats
+from moeviz.view.steady import SteadyLabel
 from moeviz.view.theme import GRID
 
 WIDE = ("parameters", "flops", "frames")
@@ -37,12 +38,12 @@ class Status(QStatusBar):
         super().__init__()
         self.setSizeGripEnabled(False)
         self.setContentsMargins(GRID, 0, GRID, 0)
-        self.labels: dict[str, QLabel] = {}
+        self.labels: dict[str, SteadyLabel] = {}
         for name in ("state", "step", "measure", "rate", "parameters", "flops", "device", "frames"):
-            self.labels[name] = QLabel()
+            training = self.fontMetrics().horizontalAdvance("Training") + GRID
+            self.labels[name] = SteadyLabel(training, grows=False) if name == "state" else SteadyLabel()
             self.addWidget(self.labels[name])
         self.labels["measure"].setIndent(GRID)
-        self.labels["state"].setMinimumWidth(self.fontMetrics().horizontalAdvance("Training") + GRID)
         self.work = QLabel()
         self.bar = QProgressBar()
         self.bar.setFixedSize(120, 8)
@@ -81,11 +82,7 @@ class Status(QStatusBar):
         self.labels["measure"].setToolTip(f"Of held-out data, measured at step {step:,}" if words else "")
 
     def put(self, name: str, text: str) -> None:
-        """A label only grows, so that what stands after it does not jump with every number."""
-        label = self.labels[name]
-        label.setText(text)
-        if name != "state":
-            label.setMinimumWidth(max(label.minimumWidth(), label.sizeHint().width()) if text else 0)
+        self.labels[name].say(text)
 
     def show_progress(self, progress: Progress | None) -> None:
         shown = progress is not None and (

@@ -7,6 +7,7 @@ from PySide6.QtCore import QEvent, QPointF, QSignalBlocker, Qt, QTimer, Signal
 from PySide6.QtGui import QAction, QColor, QHelpEvent, QMouseEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QComboBox, QLabel, QSlider, QStyle, QStyleOptionSlider, QToolBar, QToolButton, QToolTip
 
+from moeviz.view.steady import SteadyLabel
 from moeviz.view.theme import GRID, THEMES, Theme
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ class Timeline(QToolBar):
         self.slider.setRange(0, 0)
         self.slider.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         self.slider.valueChanged.connect(self.moved)
-        self.when = QLabel("live")
-        self.when.setMinimumWidth(120)
+        self.when = SteadyLabel(120)
         self.play_button = QToolButton()
         self.play_button.setFixedWidth(4 * GRID)  # nothing must move when it becomes a pause button
         self.speed = QComboBox()
@@ -56,16 +56,16 @@ class Timeline(QToolBar):
         """The history has grown; the handle stays at its step, or at the newest."""
         film, shown, following = self._history.snapshots, self.shown, self.following
         self._newest = newest
-        steps, place = [snapshot.step for snapshot in film], len(film)
+        place, marks = len(film), self._history.marks
+        steps = [snapshot.step for snapshot in film] if marks or not following else []
         if not (following or shown is None):
             # several may be of one step: after a change of a knob while it rests
             same = (at for at, snapshot in enumerate(film) if snapshot is shown)
             place = next(same, max(bisect_right(steps, shown.step) - 1, 0))
-        marks = [(_first_after(steps, step), label) for step, label in self._history.marks]
         with QSignalBlocker(self.slider):
-            self.slider.show_run(len(film), place, marks)
+            self.slider.show_run(len(film), place, [(_first_after(steps, step), label) for step, label in marks])
         here = self.shown
-        self.when.setText(f"step {here.step:,}" + (" (newest)" if following else "") if here else "")
+        self.when.say(f"step {here.step:,}" + (" (newest)" if following else "") if here else "")
 
     def follow(self) -> None:
         """Show the newest step from now on."""

@@ -402,7 +402,6 @@ class Window(QMainWindow):
         self._said = None
         if any(isinstance(letter, Update) for letter in news):
             self.show_all(now=not self.runner.training)
-            self.status.show_measure(self.history, self.snapshot)
             self.repaint_panels()
         self._show_state()
         self.lessons.look()
@@ -522,6 +521,7 @@ class Window(QMainWindow):
         now = now or marks != marks_shown or time.monotonic() - at > RUN_SECONDS
         if now:
             self._run_shown = marks, time.monotonic()
+            self.status.show_measure(self.history, self.snapshot)
         for panel in self.panels.values():
             if now or "history" not in panel.uses:
                 panel.show_snapshot(here)

@@ -279,7 +279,7 @@ class Losses(Panel):
 def nats(snapshot: RoutingSnapshot | None) -> str:
     """The unit of a loss for one target; a token is a character where all tokens shown are one character long."""
     tokens = snapshot.tokens if snapshot else None
-    return f"nats/{'char' if tokens and all(len(token) == 1 for token in tokens) else 'token'}"
+    return f"nats/{'char' if tokens and set(map(len, tokens)) == {1} else 'token'}"
 
 
 def loss_range(values: Array, log: bool, count: int = 4) -> tuple[float, float]:

@@ -139,18 +139,18 @@ class TokenStrip(Panel):
         last = bisect_right(cells, shift + area.height(), key=lambda cell: cell.top())
         face = mono(FACE)
         painter.setFont(face)
-        by_ink: dict[str, list[int]] = {}
-        for i in range(first, last):
-            painter.fillRect(cells[i], self._fills[i])
-            by_ink.setdefault(self._inks[i], []).append(i)
-        for ink, members in by_ink.items():
-            painter.setPen(QColor(ink))
-            for i in members:
-                painter.drawStaticText(self._spots[i], shaped(self._texts[i], face))
-        for i in range(first, last):
-            if i in self._hollow:
-                painter.setPen(self._hollow[i])
-                painter.drawRect(cells[i].adjusted(0, 0, -1, -1))
+        seen, worn = slice(first, last), ""
+        for cell, fill, ink, spot, text in zip(
+            cells[seen], self._fills[seen], self._inks[seen], self._spots[seen], self._texts[seen], strict=True
+        ):
+            painter.fillRect(cell, fill)
+            if ink != worn:
+                worn = ink
+                painter.setPen(QColor(ink))
+            painter.drawStaticText(spot, shaped(text, face))
+        for i in self._hollow.keys() & range(first, last):
+            painter.setPen(self._hollow[i])
+            painter.drawRect(cells[i].adjusted(0, 0, -1, -1))
             if i in self._struck:
                 middle = cells[i].center().y()
                 painter.drawLine(QLineF(cells[i].left(), middle, cells[i].right(), middle))

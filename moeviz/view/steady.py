@@ -1,0 +1,21 @@
+"""A label whose text changes at every frame without anything being laid out anew."""
+
+from PySide6.QtWidgets import QLabel
+
+
+class SteadyLabel(QLabel):
+    """At least `least` px wide. If it `grows`, as wide as the widest text since it was empty, so that what stands after
+    it does not jump with every number."""
+
+    def __init__(self, least: int = 0, *, grows: bool = True) -> None:
+        super().__init__()
+        self._least, self._grows, self._widest = least, grows, 0
+
+    def say(self, text: str) -> None:
+        if text == self.text():
+            return
+        self.setText(text)
+        wanted = self.sizeHint()
+        self._widest = max(self._widest if self._grows else 0, wanted.width()) if text else 0
+        # of one possible size only, it does not ask its parent's layout for room at each text
+        self.setFixedSize(max(self._least, self._widest), wanted.height())
