@@ -299,7 +299,7 @@ def test_looking_adds_no_step_to_the_film(qtbot: QtBot, window: Window) -> None:
     assert window.history.snapshots == film
 
 
-def test_the_whole_run_is_drawn_seldom_while_it_goes_on_but_a_change_and_its_end_at_once(
+def test_a_calm_panel_is_drawn_seldom_while_training_but_a_change_and_the_end_at_once(
     qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     window.layouts.choose("Train")
@@ -307,7 +307,7 @@ def test_the_whole_run_is_drawn_seldom_while_it_goes_on_but_a_change_and_its_end
     qtbot.waitUntil(curve.isVisible, timeout=WAIT)
     window.train_action.trigger()
     qtbot.waitUntil(lambda: curve.draws > 1 and window.history.steps.size > 3, timeout=WAIT)
-    monkeypatch.setattr("moeviz.view.window.RUN_SECONDS", 1000.0)
+    monkeypatch.setattr("moeviz.view.window.CALM_SECONDS", 1000.0)
     draws, strips = curve.draws, strip.draws
     qtbot.waitUntil(lambda: strip.draws > strips + 3, timeout=WAIT)
     assert curve.draws == draws

@@ -98,6 +98,7 @@ class Trainer:
         self._timer, self._snapshot_seconds = 0.0, 0.0
         self._earlier: dict[Hashable, _Earlier] = {}  # what was changed since the last step, by its shape
         self._executed_L: list[float] | None = None  # in the last snapshot, where it varies by token
+        self._facts: tuple[tuple[object, ...], ModelFacts] | None = None  # of what they are
         self.set_probe(probe)
         self.to(device, opening)
 
@@ -215,9 +216,10 @@ class Trainer:
         return runs_S
 
     def timings(self, num_steps: int) -> dict[str, float]:
-        """Seconds of one training step, as a mean over the last flush, and of the last snapshot."""
+        """Seconds of the last snapshot, and of one training step as a mean over the last flush, if that had any."""
         seconds, self._timer = self._timer, 0.0
-        return {"step": seconds / num_steps, "snapshot": self._snapshot_seconds} if num_steps else {}
+        step = {"step": seconds / num_steps} if num_steps else {}
+        return {"snapshot": self._snapshot_seconds, **step}
 
     @torch.no_grad()
     def _heldout(self, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
@@ -285,7 +287,8 @@ class Trainer:
         inputs = self.probe_inputs
         router = self._router
         packed = self._look((router.key(), inputs[0].shape, len(inputs)), *inputs).cpu().numpy()
-        self.model.eval()  # a trace leaves it as it was
+        if self.model.training:  # a trace leaves it as it was
+            self.model.eval()
         layers = unpack_look(packed, router, self.shown_T)
         if router.varies:
             null = range(router.num_ffn, router.num_experts)
@@ -304,6 +307,13 @@ class Trainer:
         return RoutingSnapshot(self.step, layers, shown.tokens, shown.domains, lineage=self.lineage)
 
     def facts(self) -> ModelFacts:
+        """Counted anew only after a change: every snapshot carries them."""
+        of = self.settings, self.device, self._executed_L
+        if self._facts is None or self._facts[0] != of:
+            self._facts = of, self._count()
+        return self._facts[1]
+
+    def _count(self) -> ModelFacts:
         return ModelFacts(
             total_parameters(self.model),
             active_parameters(self.model, self._executed_L),

@@ -1,5 +1,6 @@
 """A training run as a session: a plain generator that is sent commands and yields updates (domain/messages.py)."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -217,9 +218,12 @@ class _Run:
 
     def survey(self, parts: frozenset[Part]) -> Update:
         self.settle()
+        start = time.perf_counter()
         found = survey(self.trainer, parts, self._axes)
+        seconds = time.perf_counter() - start
         self._axes = tuple(inputs.axes_2D for inputs in found.inputs) or self._axes
-        return replace(self.update(), survey=found)  # with the snapshot of its step: they are looked at together
+        update = self.update()  # with the snapshot of its step: they are looked at together
+        return replace(update, survey=found, timings={**update.timings, "survey": seconds})
 
     def read(self, text: str) -> Update:
         self.settle()
@@ -320,7 +324,7 @@ class _Run:
             notice=" ".join(filter(None, [diverged, stopped, notice])),
             paused=paused or bool(diverged),
             saved=saved,
-            timings=trainer.timings(len(log.steps_S)) if log else {},
+            timings=trainer.timings(len(log.steps_S) if log else 0),
         )
 
 

@@ -54,6 +54,7 @@ class Panel(QWidget):
 
     name: ClassVar[str]
     uses: ClassVar[frozenset[Uses]] = frozenset({"snapshot", "layer"})
+    calm: ClassVar[bool] = False  # whether one step hardly changes it: it is shown fewer of them while training
     footer_lines: ClassVar[int] = 1
     lowest: ClassVar[int] = 96  # px, of a plot and its axes beside one line of words
 

@@ -74,10 +74,11 @@ from moeviz.view.theme import THEMES
 from moeviz.view.timeline import Timeline
 
 FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
-SLOWEST_MS = 250  # four are the fewest that look alive
+SLOWEST_MS = 400  # fewer do not look alive
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
-DRAWING_SHARE = 0.04  # of the time, at most: drawing holds the interpreter, and training waits for it
-RUN_SECONDS = 1.0  # between two pictures of the whole run while training
+DRAWING_SHARE = 0.045  # of the time, at most, for snapshots and drawing: it holds the interpreter, and training waits
+SURVEY_SHARE = 0.02  # of the time, at most
+CALM_SECONDS = 1.0  # between two pictures of a calm panel while training
 SURVEY_SECONDS = 2.0  # between two surveys while training, at least
 MOST_STEPS = 10_000_000
 SaveTrace = Callable[
@@ -133,7 +134,8 @@ class Window(QMainWindow):
         self._said: dict[str, tuple[str, bool]] | None = None  # in one tick
         self._rate = (0.0, 0.0)
         self._frames: list[float] = []
-        self._run_shown = (0, 0.0)  # with how many marks, and when
+        self._calm_shown = (0, 0.0)  # with how many marks, and when
+        self._costs = {"snapshot": 0.0, "survey": 0.0}  # seconds of the session for the last one
         self._seen = (time.perf_counter(), 0)
 
         self.setWindowTitle("moeviz")
@@ -411,6 +413,7 @@ class Window(QMainWindow):
         if self.runner.pending or self.runner.starting or self.runner.mailbox.waiting():
             self.timer.setInterval(ANSWER_MS)
         elif news:
+            spent += self._costs["snapshot"] * 1000
             self.timer.setInterval(min(max(FRAME_MS, round(spent / DRAWING_SHARE)), SLOWEST_MS))
         if idle and self.runner.idle and not self.runner.mailbox.waiting():  # taking the news may have asked for more
             self.timer.stop()
@@ -438,7 +441,8 @@ class Window(QMainWindow):
     def _ask_survey(self) -> None:
         """Have the model surveyed if it changed and a panel that is seen wants to know; not too often while it
         trains, for training waits."""
-        rests = not self.runner.training or time.monotonic() - self._surveyed_at >= SURVEY_SECONDS
+        apart = max(SURVEY_SECONDS, self._costs["survey"] / SURVEY_SHARE)
+        rests = not self.runner.training or time.monotonic() - self._surveyed_at >= apart
         if self._seeing and rests and self._survey_due and self.has_model and not self.runner.pending:
             self._survey_due, self._surveyed_at = False, time.monotonic()
             self._surveyed = self._parts
@@ -446,9 +450,8 @@ class Window(QMainWindow):
 
     def repaint_panels(self) -> None:
         """Paint now rather than later, so that a tick knows what its drawing cost."""
-        for top in {
-            panel.window() for panel in self.panels.values() if panel.isVisible()
-        }:  # a floating one has its own
+        tops = {panel.window() for panel in self.panels.values() if panel.isVisible()}  # a floating one has its own
+        for top in tops:
             QApplication.sendEvent(top, QEvent(QEvent.Type.UpdateRequest))  # repaint() would paint headers and all
 
     def _take(self, update: Update) -> None:
@@ -494,6 +497,7 @@ class Window(QMainWindow):
         if update.notice or left_out:
             self.tell(f"{update.notice} {left_out}".strip(), passing=bool(update.film) and not left_out)
         self.facts = update.facts
+        self._costs |= update.timings
         if update.devices:
             self.bar.show_devices(update.devices)
         if update.reset and self.question.open and not self.question.lasting:
@@ -513,17 +517,17 @@ class Window(QMainWindow):
         return self.timeline.shown
 
     def show_all(self, *, now: bool = True) -> None:
-        """`now`: also what tells of the whole run, which may wait while it goes on: a frame hardly moves it."""
+        """`now`: also in calm panels, which may wait while it trains."""
         self.timeline.show_run(self.snapshot)
         if (here := self.shown) is not None:
             self.bar.show_snapshot(here, self.pinned.layer)
-        marks, (marks_shown, at) = len(self.history.marks), self._run_shown
-        now = now or marks != marks_shown or time.monotonic() - at > RUN_SECONDS
+        marks, (marks_shown, at) = len(self.history.marks), self._calm_shown
+        now = now or marks != marks_shown or time.monotonic() - at > CALM_SECONDS
         if now:
-            self._run_shown = marks, time.monotonic()
+            self._calm_shown = marks, time.monotonic()
             self.status.show_measure(self.history, self.snapshot)
         for panel in self.panels.values():
-            if now or "history" not in panel.uses:
+            if now or not panel.calm:
                 panel.show_snapshot(here)
                 panel.show_history(self.history)
                 panel.show_survey(self.survey)

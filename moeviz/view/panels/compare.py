@@ -76,6 +76,7 @@ class Parts:
 class Compare(Panel):
     name = "compare"
     uses = frozenset({"snapshot", "layer", "token", "expert"})
+    calm = True
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)

@@ -27,6 +27,7 @@ from moeviz.view.theme import Theme, put, width_of
 class LayersExperts(Panel):
     name = "layers_experts"
     uses = frozenset({"snapshot", "layer", "expert"})
+    calm = True
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)

@@ -22,6 +22,7 @@ NO_HISTORY = "No history of training batches yet: it grows while a model trains.
 class LoadOverTime(Panel):
     name = "load_over_time"
     uses = frozenset({"history", "layer", "expert"})
+    calm = True
     footer_lines = 2
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:

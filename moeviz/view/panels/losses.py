@@ -96,6 +96,7 @@ PIXELS_A_POINT = 4
 class Losses(Panel):
     name = "losses"
     uses = frozenset({"history"})
+    calm = True
     footer_lines = 2
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:

@@ -56,6 +56,7 @@ KEY = 14.0  # px, above the plot
 class MoeDense(Panel):
     name = "moe_dense"
     uses = frozenset({"history"})
+    calm = True
     lowest = Panel.lowest + int(KEY)
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:

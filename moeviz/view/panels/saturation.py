@@ -23,6 +23,7 @@ Bits = npt.NDArray[np.uint8]
 class Saturation(Panel):
     name = "saturation"
     uses = frozenset({"snapshot", "history", "layer"})
+    calm = True
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
