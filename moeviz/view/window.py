@@ -76,8 +76,8 @@ from moeviz.view.timeline import Timeline
 FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 SLOWEST_MS = 400  # fewer do not look alive
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
-DRAWING_SHARE = 0.045  # of the time, at most, for snapshots and drawing: it holds the interpreter, and training waits
-SURVEY_SHARE = 0.02  # of the time, at most
+DRAWING_SHARE = 0.04  # of the time, at most, for snapshots and drawing: it holds the interpreter, and training waits
+SURVEY_SHARE = 0.01  # of the time, at most
 CALM_SECONDS = 1.0  # between two pictures of a calm panel while training
 SURVEY_SECONDS = 2.0  # between two surveys while training, at least
 MOST_STEPS = 10_000_000
