@@ -20,6 +20,7 @@ from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.files import refused
 from moeviz.view.frame import Frame, first_size
 from moeviz.view.memory import last_folder, remember_folder
+from moeviz.view.steady import SteadyLabel
 from moeviz.view.theme import THEMES
 from moeviz.view.window import Window
 
@@ -418,3 +419,20 @@ def test_closing_without_saving(qtbot: QtBot, window: Window) -> None:
     window.question.third.click()
     assert not window.isVisible()
     assert not window.runner.alive
+
+
+def test_a_label_of_the_status_bar_keeps_its_place_and_lays_out_nothing(qtbot: QtBot) -> None:
+    steps, state = SteadyLabel(), SteadyLabel(40, grows=False)
+    for label in (steps, state):
+        qtbot.addWidget(label)
+        label.say("Loading the model…")
+    wide = steps.width()
+    assert wide == state.width() > 40
+    for label in (steps, state):
+        label.say("step 1")
+    assert steps.width() == steps.minimumWidth() == steps.maximumWidth() == wide
+    assert state.width() == max(40, steps.fontMetrics().horizontalAdvance("step 1")) < wide
+    steps.say("")
+    assert steps.maximumWidth() == 0
+    steps.say("step 1")
+    assert steps.width() < wide

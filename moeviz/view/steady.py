@@ -15,6 +15,8 @@ class SteadyLabel(QLabel):
         if text == self.text():
             return
         self.setText(text)
+        if not self._grows:
+            self.setMinimumWidth(0)  # its hint is never below that
         wanted = self.sizeHint()
         self._widest = max(self._widest if self._grows else 0, wanted.width()) if text else 0
         # of one possible size only, it does not ask its parent's layout for room at each text
