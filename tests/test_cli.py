@@ -75,6 +75,7 @@ def test_train_tells_json_and_refuses_to_overwrite(trained, capsys):
     assert len(moeviz.open_trace(trained.parent / "again" / "trace.zarr")) == 4
 
 
+@pytest.mark.slow
 def test_long_runs_are_thinned(trained, capsys):
     out = trained.parent / "long"
     printed_json(capsys, "train", "--steps", "401", "--out", str(out), *SMALL)

@@ -875,6 +875,7 @@ def test_render_tells_mistakes_of_a_comparison_in_one_sentence(
     assert of_task in fails(capsys, *of_trace, *compared, *plane)
 
 
+@pytest.mark.slow
 def test_render_tells_what_cannot_be_compared_before_it_trains(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

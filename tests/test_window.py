@@ -162,6 +162,7 @@ def test_the_router_changes_on_the_running_model(qtbot: QtBot, window: Window, r
     assert k.words.text() == ("all, each by its probability" if router == "dense" else "")
 
 
+@pytest.mark.slow
 def test_all_routers_one_after_the_other_on_a_model_in_training(qtbot: QtBot, window: Window) -> None:
     def ask(key: str, value: object) -> None:
         marks = len(window.history.marks)
