@@ -1,6 +1,7 @@
 """The input map: principal components against an SVD, cells against the model itself, and painting as a person does."""
 
 import csv
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -217,7 +218,16 @@ def test_the_newest_painted_files_are_kept_and_nothing_else_is_touched(
     for number in range(9, 14):  # 10 is newer than 9
         (tmp_path / f"painted-{number - 1}.csv").touch()
         assert points.write(tmp_path, *made_points()).name == f"painted-{number}.csv"
-    assert {p.name for p in tmp_path.iterdir()} == {"my points.csv", *(f"painted-{n}.csv" for n in (11, 12, 13))}
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, 0))  # of long ago
+    points.write(tmp_path, *made_points())
+    assert {p.name for p in tmp_path.iterdir()} == {"my points.csv", *(f"painted-{n}.csv" for n in (12, 13, 14))}
+
+
+def test_a_painted_file_that_may_still_be_wanted_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(points, "KEPT", 1)
+    files = [points.write(tmp_path, *made_points()) for _ in range(3)]
+    assert all(path.exists() for path in files)
 
 
 def test_two_windows_that_paint_at_once_write_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

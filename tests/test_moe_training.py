@@ -870,3 +870,24 @@ def test_a_broken_model_is_not_written_over_a_good_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no numbers"):
         save(path, SMALL, tiny_text().vocabulary, 0, trainer.model, None, trainer.counts())
     assert load(path).step == 0
+
+
+def test_the_last_batch_tells_of_the_load_only_while_k_is_what_it_was(
+    built_in_text: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moeviz.moe.training.load_text", built_in_text)
+    run = training.session(SMALL)
+    next(run)
+
+    def counts(command: Command) -> int:
+        update = run.send(command)
+        assert update is not None
+        assert update.snapshot is not None
+        return len(update.snapshot.train_counts_LE)
+
+    k, layers = SMALL.routing.k, SMALL.model.layers
+    assert counts(Advance(snapshot=True)) == layers
+    assert counts(SetKnobs({"routing.k": k + 1})) == 0  # what chance shows is another with another k
+    assert counts(SetKnobs({"routing.k": k})) == layers
+    assert counts(SetKnobs({"routing.k": k + 1})) == 0
+    assert counts(Advance(snapshot=True)) == layers

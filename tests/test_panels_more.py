@@ -23,9 +23,12 @@ from moeviz.domain.survey import Inputs, Plane, Similarity, SurveyResult, Terms
 from moeviz.view.dashboard import PANELS, PLACES
 from moeviz.view.export import export
 from moeviz.view.panel import Panel, wrapped
+from moeviz.view.panels import axes
 from moeviz.view.panels.anatomy import lines_of
 from moeviz.view.panels.compare import Compare
 from moeviz.view.panels.experts_domains import dead_in_words, information_in_words, uncovered_in_words
+from moeviz.view.panels.load_over_time import uniform_lines
+from moeviz.view.panels.marks import BETWEEN
 from moeviz.view.panels.saturation import overlaps, packed
 from moeviz.view.render import render_plot
 from moeviz.view.theme import DARK, LIGHT, apply
@@ -630,3 +633,23 @@ def test_first_choices_leave_out_tokens_without_an_expert(qtbot, qapp):
     panel.show_snapshot(RoutingSnapshot(0, layers))
     assert panel.table()[1] == [[0, 0, 1, 1, 1.0], [0, 1, 0, 1, 1.0]]
     assert first_choice(ids).tolist() == [0, -1, 1, 1]
+
+
+def test_a_low_logarithmic_axis_keeps_to_its_decades(monkeypatch):
+    written = []
+    monkeypatch.setattr(axes, "put", lambda painter, left, base, text: written.append(text))
+    image = QImage(300, 200, QImage.Format.Format_RGB32)
+    painter = QPainter(image)
+    axes.draw_y_axis(painter, axes.Frame(QRectF(60, 10, 200, 70), 0, 1, 0.02, 4, log_y=True), DARK, "")
+    painter.end()
+    assert written == ["0.1", "1"]
+
+
+def test_the_even_share_follows_the_number_of_experts():
+    shares = np.array([[0.5, 0.5, np.nan], [0.5, 0.5, np.nan], [0.2, 0.4, 0.4], [0.3, 0.3, 0.4]])
+    assert uniform_lines(np.array([0.0, 10.0, 20.0, 30.0]), shares) == [(0.0, 20.0, 1 / 2), (20.0, 30.0, 1 / 3)]
+
+
+def test_changes_of_one_mark_are_told_apart_but_a_name_with_a_comma_is_one():
+    assert BETWEEN.split("k 2 → 4, Experts 8 → 16") == ["k 2 → 4", "Experts 8 → 16"]
+    assert BETWEEN.split("Own data built-in → a, b.txt") == ["Own data built-in → a, b.txt"]

@@ -10,11 +10,13 @@ from PySide6.QtWidgets import QApplication, QTabBar, QToolButton, QToolTip
 from pytestqt.qtbot import QtBot
 
 from moeviz.app import make_window
-from moeviz.domain.messages import Read, SetKnobs, Show, Survey
+from moeviz.domain.messages import Read, Restart, SetKnobs, Show, Survey
 from moeviz.domain.settings import Settings
 from moeviz.view.dashboard import PANELS
 from moeviz.view.layouts import LAYOUTS, ROWS_OF_TASK, layout_of
+from moeviz.view.panels.compare import Compare
 from moeviz.view.panels.input_map import InputMap
+from moeviz.view.panels.losses import Losses
 from moeviz.view.timeline import MarkedSlider
 from moeviz.view.window import Window
 
@@ -317,6 +319,57 @@ def test_a_calm_panel_is_drawn_seldom_while_training_but_a_change_and_the_end_at
     window.pause()
     qtbot.waitUntil(lambda: window.runner.idle and not window.timer.isActive(), timeout=WAIT)
     assert curve.table()[1][-1][0] == window.history.steps[-1]
+
+
+def test_calm_panels_tell_of_a_new_run_at_once(qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    window.layouts.choose("Train")
+    losses, load = window.panels["losses"], window.panels["layers_experts"]
+    assert isinstance(losses, Losses)
+    losses.kind.setCurrentText("total loss")
+    monkeypatch.setattr("moeviz.view.window.CALM_SECONDS", 0.0)
+    window.train_action.trigger()
+    qtbot.waitUntil(lambda: load.snapshot is not None and load.snapshot.step > 100, timeout=WAIT)
+    monkeypatch.setattr("moeviz.view.window.CALM_SECONDS", 1000.0)
+    window.send(Restart())
+    qtbot.waitUntil(lambda: window.snapshot is not None and window.snapshot.step < 100, timeout=WAIT)
+    assert load.snapshot is not None
+    assert load.snapshot.step < 100
+    assert losses.lack() or losses.footer().startswith("step")
+    window.pause()
+    qtbot.waitUntil(lambda: window.runner.idle and not window.timer.isActive(), timeout=WAIT)
+
+
+def test_both_sides_of_a_comparison_are_of_one_step_while_training(qtbot: QtBot, window: Window) -> None:
+    window.layouts.choose("Compare")
+    panel = window.panels["compare"]
+    assert isinstance(panel, Compare)
+    window.references.choose("layer")
+    window.train_action.trigger()
+    pairs: list[tuple[int, int]] = []
+
+    def enough() -> bool:
+        if panel.snapshot is not None and panel.reference is not None and panel.reference.snapshot is not None:
+            pairs.append((panel.snapshot.step, panel.reference.snapshot.step))
+        return window.snapshot is not None and window.snapshot.step > 40
+
+    qtbot.waitUntil(enough, timeout=WAIT)
+    window.pause()
+    qtbot.waitUntil(lambda: window.runner.idle and not window.timer.isActive(), timeout=WAIT)
+    assert pairs
+    assert all(a == b for a, b in pairs)
+
+
+def test_a_panel_that_was_closed_and_brought_goes_back_behind_the_one_it_covered(qtbot: QtBot, window: Window) -> None:
+    window.layouts.choose("Train")
+    docks = window.docks
+    docks["moe_dense"].raise_()
+    docks["losses"].close()
+    qtbot.waitUntil(lambda: not docks["moe_dense"].visibleRegion().isEmpty(), timeout=WAIT)
+    window.layouts.bring("losses")
+    qtbot.waitUntil(lambda: not docks["losses"].visibleRegion().isEmpty(), timeout=WAIT)
+    window.layouts.give_back()
+    qtbot.waitUntil(lambda: not docks["moe_dense"].visibleRegion().isEmpty(), timeout=WAIT)
+    assert docks["losses"].isHidden()
 
 
 def test_the_timeline_is_painted_only_when_a_pixel_moves(qtbot: QtBot) -> None:

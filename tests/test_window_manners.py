@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QPoint, QPointF, QSettings, QSize, Qt
-from PySide6.QtGui import QCloseEvent, QColor
+from PySide6.QtCore import QEvent, QPoint, QPointF, QSettings, QSize, Qt
+from PySide6.QtGui import QCloseEvent, QColor, QFocusEvent
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QFileDialog, QWidget
 from pytestqt.qtbot import QtBot
@@ -16,6 +16,7 @@ from test_window import window as window  # the fixture
 from moeviz import app
 from moeviz.app import make_window
 from moeviz.domain.messages import SaveModel, SetProbe
+from moeviz.view.controls import Controls, PathLine
 from moeviz.view.export_dialog import ExportDialog
 from moeviz.view.files import refused
 from moeviz.view.frame import Frame, first_size
@@ -436,3 +437,31 @@ def test_a_label_of_the_status_bar_keeps_its_place_and_lays_out_nothing(qtbot: Q
     assert steps.maximumWidth() == 0
     steps.say("step 1")
     assert steps.width() < wide
+
+
+def test_a_path_is_edited_whole_and_not_lost_to_a_menu(qtbot: QtBot) -> None:
+    line, tab, menu = PathLine(), Qt.FocusReason.TabFocusReason, Qt.FocusReason.PopupFocusReason
+    qtbot.addWidget(line)
+    line.show_path("/some/where/a.txt")
+    assert line.text() == "a.txt"
+    QApplication.sendEvent(line, QFocusEvent(QEvent.Type.FocusIn, tab))
+    assert line.selectedText() == "/some/where/a.txt"
+    line.setText("/new.txt")
+    line.selectAll()
+    for kind in (QEvent.Type.FocusOut, QEvent.Type.FocusIn):
+        QApplication.sendEvent(line, QFocusEvent(kind, menu))
+        assert line.selectedText() == "/new.txt"
+    QApplication.sendEvent(line, QFocusEvent(QEvent.Type.FocusOut, tab))
+    assert line.text() == "a.txt"  # nobody took the new one
+
+
+def test_the_end_of_a_refusal_leaves_alone_what_is_being_typed(qtbot: QtBot) -> None:
+    controls = Controls()
+    qtbot.addWidget(controls)
+    controls.rows["routing.k"].say("k is more than the experts.")
+    line = controls.rows["data.path"].field
+    assert isinstance(line, PathLine)
+    line.setText("/home/me/da")
+    controls.refused.timeout.emit()
+    assert controls.rows["routing.k"].note.isHidden()
+    assert line.text() == "/home/me/da"

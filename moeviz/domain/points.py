@@ -4,6 +4,8 @@ reads it."""
 import math
 import os
 import re
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +22,14 @@ HEAD = ("x", "y", "class")
 MAX_BYTES = 5_000_000
 FEWEST = 20  # different points
 KEPT = 50  # files of painted points in a folder: the newest
+DAYS = 90  # and all that are younger: a saved model, or what can be undone, may need one
 FARTHEST = 1e6  # from zero, on either axis
 _IN_WORDS = "a line holds x, y and class, as in 0.5,-0.25,1"
 
 
 def write(folder: Path, xy: Points, label: Ints) -> Path:
-    """A new file of its own in the folder, which keeps the newest KEPT of them; whoever reads meanwhile sees no half of
-    it. OSError if the disk refuses."""
+    """A new file of its own in the folder, which keeps the newest KEPT of them and those of the last DAYS; whoever
+    reads meanwhile sees no half of it. OSError if the disk refuses."""
     folder.mkdir(parents=True, exist_ok=True)
     path = _new_file(folder)
     lines = [",".join(HEAD), *(f"{x:.9g},{y:.9g},{c}" for (x, y), c in zip(xy.tolist(), label.tolist(), strict=True))]
@@ -36,7 +39,9 @@ def write(folder: Path, xy: Points, label: Ints) -> Path:
         path.unlink(missing_ok=True)
         raise
     for _, old in sorted(_painted(folder))[:-KEPT]:
-        old.unlink(missing_ok=True)
+        with suppress(OSError):  # in use, or gone: the next one tries again
+            if time.time() - old.stat().st_mtime > DAYS * 86_400:
+                old.unlink()
     return path
 
 

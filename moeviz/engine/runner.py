@@ -258,10 +258,11 @@ class Runner:
                     if job.ended.is_set():
                         break
                     last = job.until is not None and self.advances + 1 >= job.until
-                    self._post(job, session.send(Advance(snapshot=self.mailbox.asked() or last)))
-                    self.advances += 1
+                    update = session.send(Advance(snapshot=self.mailbox.asked() or last))
                     if last:
-                        job.training.clear()
+                        job.training.clear()  # before who takes the last update asks whether more will come
+                    self._post(job, update)
+                    self.advances += 1
                     continue
                 if isinstance(command, SaveModel) or (command is not None and not job.ended.is_set()):
                     update = session.send(command)

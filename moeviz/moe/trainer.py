@@ -85,6 +85,7 @@ class Trainer:
         sizes = settings.model
         self._counts_LE: Ints = np.zeros((sizes.layers, self._router.num_experts), np.int64)
         self._counts_are_of_this_step = False
+        self._counts_k = settings.routing.k
         if checkpoint is not None:
             self._take_over(checkpoint, opening)
         self._batches: Source | None = None
@@ -200,6 +201,7 @@ class Trainer:
             values.clear()
         self.losses |= {name: float(values[-1]) for name, values in scalars.items() if np.isfinite(values[-1])}
         self._counts_LE, self._counts_are_of_this_step = news.counts_SLE[-1], True
+        self._counts_k = self.settings.routing.k
         self._news.clear()
         counts_SE = tuple(np.ascontiguousarray(news.counts_SLE[:, layer]) for layer in range(sizes.layers))
         return StepLog(steps, scalars, counts_SE)
@@ -293,7 +295,7 @@ class Trainer:
         if router.varies:
             null = range(router.num_ffn, router.num_experts)
             self._executed_L = [executed_experts(layer, null) for layer in layers]
-        counts = tuple(self._counts_LE) if self._counts_are_of_this_step else ()
+        counts = tuple(self._counts_LE) if self._counts_hold else ()
         self._snapshot_seconds = time.perf_counter() - start
         shown = self.shown
         return RoutingSnapshot(self.step, layers, shown.tokens, shown.domains, dict(self.losses), counts, self.lineage)
@@ -325,8 +327,13 @@ class Trainer:
 
     def counts(self) -> torch.Tensor:
         """Assignments per expert (L, E) in the last training batch; -1 if it had other experts, or there was none."""
-        known = self._counts_LE if self._counts_are_of_this_step else np.full_like(self._counts_LE, -1)
+        known = self._counts_LE if self._counts_hold else np.full_like(self._counts_LE, -1)
         return torch.from_numpy(np.ascontiguousarray(known))
+
+    @property
+    def _counts_hold(self) -> bool:
+        """The last training batch was routed as the model is now: what chance shows depends on k."""
+        return self._counts_are_of_this_step and self._counts_k == self.settings.routing.k
 
     # ---- live changes
     def change(self, settings: Settings) -> None:

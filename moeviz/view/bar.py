@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QComboBox, QLabel, QLineEdit, QToolBar, QToolButton
 
-from moeviz.domain.messages import SetProbe
 from moeviz.view.theme import GRID
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class Bar(QToolBar):
         self.probe_line = QLineEdit()
         self.probe_line.setToolTip("The text that the token panels show; edit it and press Enter, also while training")
         self.probe_line.setAccessibleName("Probe text")
-        self.probe_line.returnPressed.connect(lambda: window.send(SetProbe(self.probe_line.text().replace("↵", "\n"))))
+        self.probe_line.returnPressed.connect(lambda: window.set_probe(self.probe_line.text().replace("↵", "\n")))
 
     def fill(self, actions: Sequence[QAction]) -> None:
         """The commands of the run, then the choices."""

@@ -97,7 +97,7 @@ class Controls(QScrollArea):
         self.refused = QTimer(self)
         self.refused.setSingleShot(True)
         self.refused.setInterval(REFUSAL_MS)
-        self.refused.timeout.connect(lambda: self.show_settings(self.settings))
+        self.refused.timeout.connect(self._explain)
         self.show_settings(self.settings)
 
     def minimumSizeHint(self) -> QSize:
@@ -110,11 +110,19 @@ class Controls(QScrollArea):
         """At the foot, for what the window has to say; the knobs scroll above it."""
         self.setViewportMargins(0, 0, 0, height)
 
+    def _explain(self) -> None:
+        """Under each knob, what is odd about it."""
+        notes = explain(self.settings), looks_ahead(self.settings)
+        for key, row in self.rows.items():
+            why = idle(self.settings, key)
+            sentences = (f"Does nothing here: {why}." if why else "", *(note.get(key, "") for note in notes))
+            row.say(" ".join(filter(None, sentences)) if row.seen else "")
+
     def show_settings(self, settings: Settings) -> None:
         """What the running model has now."""
         self.settings = settings
         self.refused.stop()
-        flat, folded, notes = settings.flat(), 0, (explain(settings), looks_ahead(settings))
+        flat, folded = settings.flat(), 0
         for key, row in self.rows.items():
             row.show_value(flat[key])
             applies, off = settings.applies(key), flat[key] == 0
@@ -123,9 +131,8 @@ class Controls(QScrollArea):
                 seen = (applies and self.more.isChecked()) or not off  # a coefficient that is set is never hidden
             else:
                 seen = (applies and not useless(settings, key)) or key == "routing.k"
-            why = idle(settings, key)
-            sentences = (f"Does nothing here: {why}." if why else "", *(note.get(key, "") for note in notes))
-            row.show_row(seen, " ".join(filter(None, sentences)))
+            row.show_row(seen)
+        self._explain()
         k, (title, instead) = self.rows["routing.k"], k_in_words(settings)
         k.end_slider_at(settings.model.experts)
         k.label.setText(title)
@@ -295,17 +302,16 @@ class Row(QObject):
         with QSignalBlocker(self.slider):
             self.slider.setMaximum(high)
 
-    def show_row(self, seen: bool, note: str) -> None:
-        """`note`: what stands under the knob; empty if nothing is odd about it."""
+    def show_row(self, seen: bool) -> None:
         self.seen = seen
         for widget in (self.label, self.field, self.slider):
             if widget is not None:
                 widget.setVisible(seen)
         self.words.setText("")
         self.words.hide()
-        self.say(note if seen else "")
 
     def say(self, note: str) -> None:
+        """Under the knob; empty if nothing is odd about it."""
         self.note.setText(note)
         self.note.setVisible(bool(note))
 
@@ -338,6 +344,9 @@ class DoubleBox(QDoubleSpinBox):
         return f"{value:.6f}".rstrip("0").rstrip(".") if value else "0"
 
 
+FOR_A_WHILE = (Qt.FocusReason.PopupFocusReason, Qt.FocusReason.ActiveWindowFocusReason)  # and then it is back
+
+
 class PathLine(QLineEdit):
     """Shows the name of a path, and all of it while it is edited."""
 
@@ -348,9 +357,11 @@ class PathLine(QLineEdit):
         self.setText(path if self.hasFocus() else Path(path).name)
 
     def focusInEvent(self, event: QFocusEvent) -> None:
-        super().focusInEvent(event)
-        self.setText(self.path)
+        if event.reason() not in FOR_A_WHILE:
+            self.setText(self.path)
+        super().focusInEvent(event)  # selects it, where the Tab key led here
 
     def focusOutEvent(self, event: QFocusEvent) -> None:
         super().focusOutEvent(event)  # asks for what was typed
-        self.show_path(self.path)
+        if event.reason() not in FOR_A_WHILE:
+            self.show_path(self.path)

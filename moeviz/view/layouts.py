@@ -173,11 +173,12 @@ class Layouts(QWidget):
     def bring(self, name: str) -> None:
         """Show a panel and in front, until `give_back`."""
         dock = self._docks[name]
+        hidden = dock.isHidden()
         if dock.visibleRegion().isEmpty():
+            dock.show()  # only then it has others on its place
             beside = self._window.tabifiedDockWidgets(dock)
             covered = next((other for other in beside if not other.visibleRegion().isEmpty()), None)
-            self._brought.append((dock, dock.isHidden(), covered))
-        dock.show()
+            self._brought.append((dock, hidden, covered))
         dock.raise_()
 
     def give_back(self) -> None:

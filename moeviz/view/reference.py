@@ -95,8 +95,8 @@ class References:
             self.window.watch()
 
     def show(self) -> None:
-        """Hand the panel its B."""
-        shown = self.window.shown
+        """Hand the panel its B, of the step that its A is of."""
+        shown = self.panel.snapshot
         self.panel.show_reference(None if shown is None else self._find[self.choice.kind](shown))
 
     def ask(self) -> None:
@@ -229,7 +229,8 @@ class References:
         shown = self.window.shown
         if not self._path or shown is None or kind_of(self._path) == "trace":
             return self._path, "", ""
-        return self._path, "".join(shown.tokens or ()), self.window.settings.task
+        task = "" if self.window.of_trace else self.window.settings.task  # a trace need not say
+        return self._path, "".join(shown.tokens or ()), task
 
     def _ask_file(self) -> None:
         runner, wanted = self.window.runner, self._wanted()

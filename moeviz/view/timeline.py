@@ -38,7 +38,7 @@ class Timeline(QToolBar):
         self.slider.valueChanged.connect(self.moved)
         self.when = SteadyLabel(120)
         self.play_button = QToolButton()
-        self.play_button.setFixedWidth(4 * GRID)  # nothing must move when it becomes a pause button
+        self.play_button.setFixedWidth(5 * GRID)  # nothing must move when it becomes a pause button
         self.speed = QComboBox()
         for speed in SPEEDS:
             self.speed.addItem(f"{speed}/s", speed)

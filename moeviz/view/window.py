@@ -41,6 +41,7 @@ from moeviz.domain.messages import (
     Restart,
     SaveModel,
     SetDevice,
+    SetProbe,
     Show,
     StepLog,
     Survey,
@@ -365,6 +366,11 @@ class Window(QMainWindow):
         self._show_state()
         self.timer.start()
 
+    def set_probe(self, text: str) -> None:
+        """Show the routing of this text, which no earlier step has."""
+        self.timeline.follow()
+        self.send(SetProbe(text))
+
     def restart(self) -> None:
         what = f"Restart with seed {self.settings.seed}"
         if self.has_model:
@@ -460,12 +466,16 @@ class Window(QMainWindow):
             self._seen = (time.perf_counter(), update.step)
             self._failed = False
             self.survey = None
+            self._calm_shown = (-1, 0.0)  # all panels are to tell of this run at once
+            self._surveyed_at = 0.0
         if update.past is not None:
             self.history.begin_with(update.past)
         if update.log is not None:
             self.history.extend(update.log)
         if update.mark:
             self.history.add_mark(update.step, update.mark)
+        if update.mark or update.reset:
+            self._costs["survey"] = 0.0  # of another model's it says nothing
         if update.reset:
             self.timeline.follow()
             if self.of_trace and not update.film:
@@ -531,7 +541,8 @@ class Window(QMainWindow):
                 panel.show_snapshot(here)
                 panel.show_history(self.history)
                 panel.show_survey(self.survey)
-        self.references.show()
+        if now:
+            self.references.show()
 
     def _show_state(self) -> None:
         training, facts, now = self.runner.training, self.facts, time.perf_counter()

@@ -159,12 +159,13 @@ def inside(rect: QRectF, left: float = LEFT, right: float = RIGHT, top: float = 
 def draw_y_axis(painter: QPainter, frame: Frame, theme: Theme, label: str) -> None:
     rect = frame.rect
     ticks = log_ticks(frame.y0, frame.y1) if frame.log_y else []
-    if len(ticks) > max(3, rect.height() / 18):
-        ticks = [t for t in ticks if abs(log10(t) - round(log10(t))) < 1e-6]
-    texts = list(map(number, ticks))
     if len(ticks) < 3:  # less than a decade, or not by decades
         ticks = _linear_ticks(frame)
         texts = tick_labels(ticks)
+    else:
+        if len(ticks) > rect.height() / 18:
+            ticks = [t for t in ticks if abs(log10(t) - round(log10(t))) < 1e-6]
+        texts = list(map(number, ticks))
     painter.setPen(QColor(theme.grid))
     painter.drawLines([QLineF(rect.left(), frame.y(t), rect.right(), frame.y(t)) for t in ticks])
     painter.setPen(QColor(theme.muted))

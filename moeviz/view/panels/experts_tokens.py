@@ -221,7 +221,9 @@ class ExpertsTokens(Sampled):
         if row is not None and row < len(self._handled):
             return f"click to see the tokens of expert {row} in context"
         if self._surest:
-            said = [f"no token comes {MIN_COUNT} times", "these are the surest of each expert, by gate weight"]
+            weighed = any(weight == weight for surest in self._surest for weight in surest.values())
+            which = "the surest of each expert, by gate weight" if weighed else "some of each expert, in their order"
+            said = [f"no token comes {MIN_COUNT} times", f"these are {which}"]
             return "  ".join(filter(None, [*said, self.whose()]))
         words = ["% of a token's occurrences that chose the expert first", left_out, self.whose()]
         return "  ".join(filter(None, words))

@@ -166,7 +166,7 @@ class Flow(Sampled):
         pair = min(layer, len(self._counts) - 1)
         counts = self._counts[pair]
         told = transition_information(counts) - transition_information_bias(counts, 1, 1)
-        words.append(f"layer {pair} tells {number(max(0.0, told))} of layer {pair + 1} beyond chance")
+        words.append(f"first choices: layer {pair} tells {number(max(0.0, told))} of layer {pair + 1}")
         if node is None:
             drawn = sum(int(self._counts[at][i, j]) for at, i, j in self._widest)
             part = drawn / max(sum(int(c.sum()) for c in self._counts), 1)

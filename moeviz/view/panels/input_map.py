@@ -50,7 +50,8 @@ class InputMap(Panel):
         self.clear = _button("Clear", "Take all painted points away")
         self.clear.clicked.connect(self._clear)
         self.tools = [*self.classes, self.use, self.clear]
-        for place, widget in enumerate([self.kind, self.paint, *self.tools], 1):
+        # Paint is last: it stays under the mouse when the tools come and go
+        for place, widget in enumerate([self.kind, *self.tools, self.paint], 1):
             self.header.insertWidget(place, widget)
         self.kind.hide()
         self.paint.hide()

@@ -187,8 +187,10 @@ def dead_in_words(summary: LoadSummary) -> str:
     if not summary.can_tell_dead:
         return f"dead experts: {TOO_FEW}"
     nearly = summary.soft_dead_experts - summary.dead_experts
-    more = f", {nearly} more nearly" if nearly else ""
     dead = summary.dead_experts
+    if nearly and not dead:
+        return f"⚠ {nearly} nearly dead expert{'' if nearly == 1 else 's'}"
+    more = f", {nearly} more nearly" if nearly else ""
     return f"{'⚠ ' if dead else ''}{dead or 'no'} dead expert{'' if dead == 1 else 's'}{more}"
 
 

@@ -1,5 +1,7 @@
 """Load share of every expert of the selected layer over the training steps."""
 
+from itertools import pairwise
+
 import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QPainter, QPen
@@ -84,11 +86,12 @@ class LoadOverTime(Panel):
         draw_y_axis(painter, frame, theme, "load share q")
         draw_x_axis(painter, frame, theme, "step")
         size = means.shape[1]
-        here = int(np.isfinite(self._shares[-1]).sum()) or size
         pen = QPen(QColor(theme.muted))
         pen.setDashPattern([4, 3])
         painter.setPen(pen)
-        painter.drawLine(QLineF(frame.rect.left(), frame.y(1 / here), frame.rect.right(), frame.y(1 / here)))
+        painter.drawLines(
+            [QLineF(frame.x(a), frame.y(even), frame.x(b), frame.y(even)) for a, b, even in uniform_lines(xs, means)]
+        )
         strong = self.pointed.get("expert", self.selection.expert)
         strong = strong if strong is not None and strong < size else None
         order = [e for e in range(size) if e != strong] + ([strong] if strong is not None else [])
@@ -130,7 +133,8 @@ class LoadOverTime(Panel):
 
     def footer(self) -> str:
         points = self._bins[1].size if self._bins else self._steps.size
-        steps = max(1, round((self._steps[-1] - self._steps[0] + 1) / points))
+        apart = np.diff(self._bins[1]) if self._bins and points > 1 else np.ones(1)
+        steps = max(1, round(float(np.median(apart))))
         mean = f"  a point: mean of {steps} steps" if steps > 1 else ""
         words = f"layer {self._row}, training batches{mean}"
         expert = self.pointed.get("expert", self.selection.expert)
@@ -172,3 +176,10 @@ def spread_out(wanted: list[float], low: float, high: float) -> list[float]:
         out[i] = min(out[i], edge)
         edge = out[i] - GAP
     return out
+
+
+def uniform_lines(xs: Array, means: Array) -> list[tuple[float, float, float]]:
+    """From where to where 1/E is the even share: a line for each stretch with as many experts."""
+    known = np.isfinite(means).sum(axis=1)
+    edges = [0, *(np.flatnonzero(np.diff(known)) + 1).tolist(), len(xs) - 1]
+    return [(float(xs[a]), float(xs[b]), 1 / int(known[a])) for a, b in pairwise(edges) if known[a]]

@@ -115,6 +115,7 @@ class Losses(Panel):
         self.header.insertWidget(2, self.log)
         self._steps = np.zeros(0, dtype=np.int64)
         self._curves: dict[str, Array] = {}
+        self._all_terms: dict[str, Array] = {}  # by their kind
         self._range = (0.0, 1.0)
         self._at: int | None = None  # the point that the mouse is at
         self._bins: tuple[object, dict[str, tuple[Array, Array, Array, Array]]] | None = None
@@ -131,6 +132,9 @@ class Losses(Panel):
             values = self.history.scalar(name)
             if np.isfinite(values).any():
                 self._curves[name] = values
+        # as long as the steps: the history goes on growing, or is cleared, while this is shown
+        terms = [kind for kind in KINDS if kind not in NO_TERMS] if self.kind.currentText() == "total loss" else []
+        self._all_terms = {kind: self.history.scalar(KINDS[kind][0]) for kind in terms}
         return "" if self._curves else f"This history has no {self.kind.currentText()}."
 
     def _offer(self) -> None:
@@ -230,7 +234,9 @@ class Losses(Panel):
                 words.append(f"{NAMES[name]} {number(float(values[upto[-1]]))}{late}")
         if self.kind.currentText() == "total loss":
             words += self._terms(at)
-        return "  ".join([*words, *self._drawn()])
+        routing = self.routing()
+        ahead = ["looks ahead: it sees what is to be predicted"] if routing is not None and routing.looks_ahead else []
+        return "  ".join([*words, *ahead, *self._drawn()])
 
     def _drawn(self) -> list[str]:
         """What the lines are, where that is not the plain values."""
@@ -243,10 +249,9 @@ class Losses(Panel):
 
     def _terms(self, at: int | None) -> list[str]:
         """The terms of the total at one point, before their coefficients, without those that are off."""
-        assert self.history is not None
         words = []
-        for kind in (kind for kind in KINDS if kind not in NO_TERMS):
-            value = self.history.scalar(KINDS[kind][0])[at if at is not None else -1]
+        for kind, values in self._all_terms.items():
+            value = values[at if at is not None else -1]
             if np.isfinite(value):
                 words.append(f"{kind} {number(float(value))}")
         return words

@@ -1,5 +1,6 @@
 """What all time axes share: the steps, the marks of changed knobs, the step that is shown, and thinning to pixels."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,9 +9,12 @@ from PySide6.QtCore import QLineF, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
 
 from moeviz.domain.routing import RoutingSnapshot
+from moeviz.domain.settings import KNOBS
 from moeviz.view.panels.axes import Array, Frame
 from moeviz.view.theme import Theme, put, width_of
 
+# the changes of one mark: a file's name may have a comma too
+BETWEEN = re.compile(f", (?=(?:{'|'.join(re.escape(knob.title) for knob in KNOBS.values())}) )")
 ROWS = 3  # labels stand in at most so many rows
 ROW = 13.0
 
@@ -35,7 +39,7 @@ def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[float, str
     at: dict[float, list[str]] = {}
     for step, label in marks:
         if frame.x0 <= step <= frame.x1:
-            at.setdefault(frame.x(step), []).extend(label.split(", "))
+            at.setdefault(frame.x(step), []).extend(BETWEEN.split(label))
     if not at:
         return
     seen = list(at.items())
@@ -75,7 +79,10 @@ def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[float, str
     unnamed = sum(len(changes) for (_, changes), fits in zip(seen, shown, strict=True) if not fits)
     if words := unnamed_in_words(unnamed, others=any(shown)):
         ends = rect.left() + 4 + width_of(words)
-        beside = ends + 6 < min((left for left, fits in zip(lefts, shown, strict=True) if fits), default=rect.right())
+        starts = (
+            min(left, rect.right() - width) for left, width, fits in zip(lefts, widths, shown, strict=True) if fits
+        )
+        beside = ends + 6 < min(starts, default=rect.right())
         if beside or most > 1:  # a second row would cover the curves of a low plot
             write(rect.left() + 4, 0 if beside else max(rows) + 1, words, width_of(words), theme.muted)
 
