@@ -18,6 +18,7 @@ from moeviz.trace.layout import FORMAT, KINDS, OPTIONAL, RESERVED, SIZES, VERSIO
 
 MOST_BYTES = 4 << 30  # of one snapshot, of the log and of one chunk; a file can claim any size
 MOST_EXPERTS = 1 << 16
+KEPT_BYTES = 64 << 20  # of chunks that were read last
 OF_A_RUN = "trace.zarr"  # in the folder that `moeviz train` writes
 COLUMN_CHUNK = 1 << 16  # entries; moeviz writes a chunk of a column for every 1024
 
@@ -63,6 +64,7 @@ class Trace:
         )
         if any(layer.num_experts > MOST_EXPERTS for layer in self.layers):
             raise ValueError(f"a layer claims more than {MOST_EXPERTS:,} experts")
+        self._kept: dict[str, tuple[int, Array]] = {}  # of each array, a chunk and the step that it begins with
         self._read_probe = lru_cache(maxsize=16)(self._probe)
 
     def __len__(self) -> int:
@@ -131,7 +133,7 @@ class Trace:
         def read(name: str) -> Array | None:
             if name in OPTIONAL and not sizes["present"] >> OPTIONAL.index(name) & 1:
                 return None
-            block: Array = self._array(f"layers/{i}/{name}")[(at, *(slice(width[axis]) for axis in axes(name)))]
+            block = self._row(f"layers/{i}/{name}", at)[tuple(slice(width[axis]) for axis in axes(name))]
             if block.shape != tuple(width[axis] for axis in axes(name)):
                 raise ValueError(f"{name} is too small")
             return block
@@ -156,8 +158,21 @@ class Trace:
     def _train_counts(self, i: int, at: int) -> Array | None:
         if not int(self._sizes[i]["present"][at]) >> OPTIONAL.index("train_counts_E") & 1:
             return None
-        counts: Array = self._array(f"layers/{i}/train_counts_E")[at]
+        counts = self._row(f"layers/{i}/train_counts_E", at)
         return counts[counts >= 0]
+
+    def _row(self, name: str, at: int) -> Array:
+        """Of one step. Reading it decodes a chunk of many steps, so the last chunk of each array is kept, if small."""
+        array = self._array(name)
+        steps = array.chunks[0]
+        if steps * math.prod(array.shape[1:]) * array.dtype.itemsize * len(OPTIONAL) * len(self._sizes) > KEPT_BYTES:
+            alone: Array = array[at]
+            return alone
+        first = at - at % steps
+        if name not in self._kept or self._kept[name][0] != first:
+            self._kept[name] = first, array[first : first + steps]
+        row: Array = self._kept[name][1][at - first].copy()  # a snapshot is not to hold the whole chunk
+        return row
 
     def _probe(self, number: int) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
         if number < 0:
