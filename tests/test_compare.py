@@ -602,7 +602,7 @@ def test_another_trace_at_its_last_step_or_at_ours(
     choice._same.trigger()
     assert second(window).name == "run.zarr, step 0"
     train(qtbot, window, 12)
-    assert second(window).name in ("run.zarr, step 10", "run.zarr, step 20")
+    qtbot.waitUntil(lambda: second(window).name in ("run.zarr, step 10", "run.zarr, step 20"), timeout=WAIT)
     assert choice.file.text() == "run.zarr"
 
 
