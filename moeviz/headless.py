@@ -395,8 +395,7 @@ def of_trace(path: str, position: int, *, film: bool = False) -> Shown:
         history.add_mark(step, label)
     for at in range(0, len(trace), math.ceil(len(trace) / SNAPSHOTS)) if film else ():
         history.add_snapshot(trace[at])
-    settings = trace.settings if isinstance(trace.settings, dict) else {}
-    return Shown(snapshot, history, str(settings.get("task", "")))
+    return Shown(snapshot, history, str((trace.settings or {}).get("task", "")))
 
 
 def recorded(trace: Trace, position: int, option: str) -> RoutingSnapshot:

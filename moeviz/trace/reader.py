@@ -40,7 +40,8 @@ class Trace:
     def __init__(self, path: Path, root: Any) -> None:
         attributes = root.attrs
         self.path = path
-        self.settings: dict[str, Any] | None = attributes["settings"]
+        made_with = attributes["settings"]
+        self.settings: dict[str, Any] | None = made_with if isinstance(made_with, dict) else None
         self.source: str = attributes["source"]
         self.marks: list[tuple[int, str]] = [(int(step), str(label)) for step, label in attributes["marks"]]
         self.num_steps = int(attributes["num_steps"])

@@ -1,6 +1,7 @@
 """A recorded trace as a session: it shows what is in the file and trains nothing."""
 
 from pathlib import Path
+from typing import Any
 
 from moeviz.domain.history import History
 from moeviz.domain.messages import Report, Session, Update, UserError
@@ -63,10 +64,10 @@ def session(path: str | Path, report: Report = lambda done, total: None) -> Sess
         )
 
 
-def _settings(values: object) -> Settings:
+def _settings(values: dict[str, Any] | None) -> Settings:
     """The settings that the trace was made with; the defaults where another system made it."""
     try:
-        return Settings().with_values(values) if isinstance(values, dict) else Settings()
+        return Settings().with_values(values or {})
     except SettingsError:
         return Settings()
 

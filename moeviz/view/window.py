@@ -79,6 +79,7 @@ SLOWEST_MS = 400  # fewer do not look alive
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
 DRAWING_SHARE = 0.04  # of the time, at most, for snapshots and drawing: it holds the interpreter, and training waits
 SURVEY_SHARE = 0.01  # of the time, at most
+NEVER = float("-inf")
 CALM_SECONDS = 1.0  # between two pictures of a calm panel while training
 SURVEY_SECONDS = 2.0  # between two surveys while training, at least
 MOST_STEPS = 10_000_000
@@ -135,7 +136,7 @@ class Window(QMainWindow):
         self._said: dict[str, tuple[str, bool]] | None = None  # in one tick
         self._rate = (0.0, 0.0)
         self._frames: list[float] = []
-        self._calm_shown = (0, 0.0)  # with how many marks, and when
+        self._calm_at = NEVER  # when calm panels were shown the run
         self._costs = {"snapshot": 0.0, "survey": 0.0}  # seconds of the session for the last one
         self._seen = (time.perf_counter(), 0)
 
@@ -466,7 +467,6 @@ class Window(QMainWindow):
             self._seen = (time.perf_counter(), update.step)
             self._failed = False
             self.survey = None
-            self._calm_shown = (-1, 0.0)  # all panels are to tell of this run at once
             self._surveyed_at = 0.0
         if update.past is not None:
             self.history.begin_with(update.past)
@@ -475,6 +475,7 @@ class Window(QMainWindow):
         if update.mark:
             self.history.add_mark(update.step, update.mark)
         if update.mark or update.reset:
+            self._calm_at = NEVER  # all panels are to tell of it at once
             self._costs["survey"] = 0.0  # of another model's it says nothing
         if update.reset:
             self.timeline.follow()
@@ -531,10 +532,9 @@ class Window(QMainWindow):
         self.timeline.show_run(self.snapshot)
         if (here := self.shown) is not None:
             self.bar.show_snapshot(here, self.pinned.layer)
-        marks, (marks_shown, at) = len(self.history.marks), self._calm_shown
-        now = now or marks != marks_shown or time.monotonic() - at > CALM_SECONDS
+        now = now or time.monotonic() - self._calm_at > CALM_SECONDS
         if now:
-            self._calm_shown = marks, time.monotonic()
+            self._calm_at = time.monotonic()
             self.status.show_measure(self.history, self.snapshot)
         for panel in self.panels.values():
             if now or not panel.calm:
