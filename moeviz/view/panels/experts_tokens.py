@@ -160,7 +160,9 @@ class ExpertsTokens(Sampled):
             items = [(t, min(w, 1.0), share(w)) if w == w else (t, 0.6, "") for t, w in surest]
         if not items:
             painter.setPen(QColor(self.theme.faint))
-            words = "only tokens seen too seldom to tell" if (self._first_T == expert).any() else "no token"
+            words = (
+                "only tokens seen too seldom to tell" if (self._first_T == expert).any() else "first choice of no token"
+            )
             put(painter, x, line.top() + 13, fitted(words, line.width()))
         for token, strength, words in items:
             text = visible(token)
