@@ -360,16 +360,16 @@ def test_both_sides_of_a_comparison_are_of_one_step_while_training(qtbot: QtBot,
 
 
 def test_a_panel_that_was_closed_and_brought_goes_back_behind_the_one_it_covered(qtbot: QtBot, window: Window) -> None:
-    window.layouts.choose("Train")
+    window.layouts.choose("Inspect")
     docks = window.docks
-    docks["moe_dense"].raise_()
-    docks["losses"].close()
-    qtbot.waitUntil(lambda: not docks["moe_dense"].visibleRegion().isEmpty(), timeout=WAIT)
-    window.layouts.bring("losses")
-    qtbot.waitUntil(lambda: not docks["losses"].visibleRegion().isEmpty(), timeout=WAIT)
+    docks["tokens"].raise_()
+    docks["flow"].close()
+    qtbot.waitUntil(lambda: not docks["tokens"].visibleRegion().isEmpty(), timeout=WAIT)
+    window.layouts.bring("flow")
+    qtbot.waitUntil(lambda: not docks["flow"].visibleRegion().isEmpty(), timeout=WAIT)
     window.layouts.give_back()
-    qtbot.waitUntil(lambda: not docks["moe_dense"].visibleRegion().isEmpty(), timeout=WAIT)
-    assert docks["losses"].isHidden()
+    qtbot.waitUntil(lambda: not docks["tokens"].visibleRegion().isEmpty(), timeout=WAIT)
+    assert docks["flow"].isHidden()
 
 
 def test_the_timeline_is_painted_only_when_a_pixel_moves(qtbot: QtBot) -> None:
