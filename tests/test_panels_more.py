@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PySide6.QtCore import QPointF, QRectF
-from PySide6.QtGui import QImage, QPainter
+from PySide6.QtGui import QColor, QImage, QPainter
 from test_panels import TEXT, make_history, make_snapshot, picture, routing, show
 
 from moeviz.domain import metrics
@@ -312,6 +312,23 @@ def test_a_click_on_an_expert_lists_its_tokens_surest_first(qtbot, qapp):
     with qtbot.waitSignal(panel.clicked) as clicked:
         panel.click_at(QPointF(rect.right() - 5, rect.bottom() - 5))
     assert clicked.args == [{}]
+
+
+@pytest.mark.parametrize(("height", "lines", "row"), [(8 * 16, 1, 16.0), (8 * 18 * 2 + 30, 2, 18.0), (60, 1, 18.0)])
+def test_experts_tokens_use_the_height_they_get(qtbot, qapp, height, lines, row):
+    panel = shown(qtbot, "experts_tokens")
+    rect = QRectF(0, 0, 240, height)
+    rail = panel.rail(rect)
+    assert {spot.height() for spot in rail} == {lines * row}
+    assert (rail[-1].bottom() <= rect.bottom()) == (height > 60)  # else it scrolls
+    image = QImage(240, height, QImage.Format.Format_RGB32)
+    image.fill(QColor(panel.theme.panel))
+    painter = QPainter(image)
+    panel.draw(painter, rect)
+    painter.end()
+    middle = [round(rail[0].top() + (line + 0.5) * row) for line in range(lines)]
+    drawn = [any(image.pixelColor(x, y) != QColor(panel.theme.panel) for x in range(32, 240)) for y in middle]
+    assert drawn == [True] * lines
 
 
 def test_co_activation_and_its_chance(qtbot, qapp):

@@ -18,7 +18,7 @@ from moeviz.view.panels.sampled import Sampled
 from moeviz.view.theme import GRID, SMALL, Theme, fitted, mono, put, sans, shaped, width_of
 
 ORDERS = ("most specific", "most frequent")
-ROW = 18.0
+ROW, LEAST_ROW = 18.0, 15.0  # px, a line of tokens
 RAIL = 30.0  # px, the experts' numbers
 DOMAIN = 64.0  # px, at most
 MOST = 60  # lines of context
@@ -115,16 +115,27 @@ class ExpertsTokens(Sampled):
     # ---- where things lie
     def rail(self, rect: QRectF) -> list[QRectF]:
         """The place of each expert's number; all of them within the plot beside an open expert."""
-        high = ROW if self.opened is None else min(ROW, rect.height() / len(self._handled))
-        top = rect.top() - (self._shift(rect) if self.opened is None else 0.0)
+        closed = self.opened is None
+        high = self._lines_each(rect) * self._row(rect) if closed else min(ROW, rect.height() / len(self._handled))
+        top = rect.top() - (self._shift(rect) if closed else 0.0)
         return [QRectF(rect.left(), top + e * high, RAIL, high) for e in range(len(self._handled))]
 
-    def full_height(self) -> float:
-        lines = len(self._handled) if self.opened is None else 1 + min(len(self._contexts), MOST)
-        return lines * ROW
+    def _lines_each(self, rect: QRectF) -> int:
+        """How many lines of tokens an expert gets where all are seen."""
+        return max(1, int(rect.height() / (len(self._handled) * ROW)))
+
+    def _row(self, rect: QRectF) -> float:
+        """The height of a line of tokens: a little less where that lets the last expert be seen whole."""
+        fitting = rect.height() / max(len(self._handled), 1)
+        return fitting if LEAST_ROW <= fitting < ROW else ROW
+
+    def full_height(self, rect: QRectF) -> float:
+        if self.opened is None:
+            return len(self._handled) * self._lines_each(rect) * self._row(rect)
+        return (1 + min(len(self._contexts), MOST)) * ROW
 
     def _shift(self, rect: QRectF) -> float:
-        return min(self.offset, max(0.0, self.full_height() - rect.height()))
+        return min(self.offset, max(0.0, self.full_height(rect) - rect.height()))
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         painter.setClipRect(rect)
@@ -137,9 +148,10 @@ class ExpertsTokens(Sampled):
             painter.fillRect(QRectF(spot.left(), spot.top() + 1, 6, max(spot.height() - 2, 1)), self._colour(e))
             if e % every == 0 or strong:
                 painter.setPen(QColor(self.theme.text if strong else self.theme.muted))
-                put(painter, spot.left() + 10, spot.center().y() + 4, str(e))
+                put(painter, spot.left() + 10, spot.top() + min(spot.height(), ROW) / 2 + 4, str(e))
             if opened is None:
-                self._draw_tokens(painter, e, QRectF(rect.left() + RAIL, spot.top(), rect.width() - RAIL, ROW))
+                line = QRectF(rect.left() + RAIL, spot.top(), rect.width() - RAIL, self._row(rect))
+                self._draw_tokens(painter, e, line, self._lines_each(rect))
         if opened is not None:
             area = rect.adjusted(RAIL, 0, 0, 0)
             painter.setClipRect(area)
@@ -150,10 +162,10 @@ class ExpertsTokens(Sampled):
     def _colour(self, expert: int) -> QColor:
         return expert_colour(expert, self.theme)
 
-    def _draw_tokens(self, painter: QPainter, expert: int, line: QRectF) -> None:
-        """The expert's tokens, as many as fit, each with its share of the token's occurrences and their number, or with
-        the gate weight."""
-        x = line.left()
+    def _draw_tokens(self, painter: QPainter, expert: int, line: QRectF, lines: int = 1) -> None:
+        """The expert's tokens, as many as fit in this line and those below it, each with its share of the token's
+        occurrences and their number, or with the gate weight."""
+        x, base = line.left(), line.top() + line.height() / 2 + 4
         items = [(i.token, i.share, f"{100 * i.share:.0f} % of {i.seen}") for i in self._handled[expert]]
         if self._surest:
             surest = self._surest[expert].items()
@@ -163,18 +175,22 @@ class ExpertsTokens(Sampled):
             words = (
                 "only tokens seen too seldom to tell" if (self._first_T == expert).any() else "first choice of no token"
             )
-            put(painter, x, line.top() + 13, fitted(words, line.width()))
+            put(painter, x, base, fitted(words, line.width()))
         for token, strength, words in items:
             text = visible(token)
             wide = width_of(text) + 8
-            if x + wide + width_of(words) + 4 > line.right():
-                break
+            needs = wide + width_of(words) + 4
+            if x + needs > line.right():
+                lines -= 1
+                if not lines or needs > line.width():
+                    break
+                x, base = line.left(), base + line.height()
             fill = mixed(self._colour(expert).name(), self.theme.panel, 0.15 + 0.85 * strength)
-            painter.fillRect(QRectF(x, line.top() + 1, wide, ROW - 3), fill)
+            painter.fillRect(QRectF(x, base - line.height() / 2 - 3, wide, line.height() - 3), fill)
             painter.setPen(readable_on(fill))
-            put(painter, x + 4, line.top() + 13, text)
+            put(painter, x + 4, base, text)
             painter.setPen(QColor(self.theme.muted))
-            put(painter, x + wide + 4, line.top() + 13, words)
+            put(painter, x + wide + 4, base, words)
             x += wide + width_of(words) + 16
 
     def _draw_contexts(self, painter: QPainter, expert: int, area: QRectF, top: float) -> None:
@@ -246,7 +262,7 @@ class ExpertsTokens(Sampled):
 
     def wheel(self, pixels: float) -> bool:
         rect = self.plot_rect(QRectF(self.canvas.rect()))
-        room = max(0.0, self.full_height() - rect.height())
+        room = max(0.0, self.full_height(rect) - rect.height())
         self.offset = min(max(self._shift(rect) - pixels, 0.0), room)
         self.canvas.update()
         return room > 0
