@@ -75,9 +75,9 @@ from moeviz.view.theme import THEMES
 from moeviz.view.timeline import Timeline
 
 FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
-SLOWEST_MS = 400  # fewer do not look alive
+SLOWEST_MS = 500  # fewer do not look alive
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
-DRAWING_SHARE = 0.04  # of the time, at most, for snapshots and drawing: it holds the interpreter, and training waits
+DRAWING_SHARE = 0.03  # of the time, for snapshots and drawing, which cost training about 1.5 times that
 SURVEY_SHARE = 0.01  # of the time, at most
 NEVER = float("-inf")
 CALM_SECONDS = 1.0  # between two pictures of a calm panel while training
