@@ -108,7 +108,8 @@ PLOTS = (
         "Co-activation",
         ("two or more chosen experts a token", HELDOUT),
         "Of the tokens that chose the row's expert, the share that chose the column's too: warm is more than chance.",
-        "C_ij = N_ij / N_i over all pairs of one token, rows sum to k − 1, by chance (k − 1)/(E − 1) (OLMoE eq. 6)",
+        "C_ij = N_ij / N_i over all pairs of one token, where N_i is 10 or more; rows sum to k − 1, by chance "
+        "(k − 1)/(E − 1) (OLMoE eq. 6)",
     ),
     Plot(
         "similarity",
