@@ -197,7 +197,7 @@ def test_experts_domains_holds_the_specialisation(qtbot, qapp):
 
 
 @pytest.mark.parametrize(
-    ("height", "named", "label"), [(560, 23, "domain"), (350, 23, "domain"), (200, 5, "every 5th domain")]
+    ("height", "named", "label"), [(560, 23, "domain"), (366, 23, "domain"), (216, 5, "every 5th domain")]
 )
 def test_every_domain_has_its_name_or_is_told_by_pointing_at_its_row(qtbot, qapp, tmp_path, height, named, label):
     survey = make_survey(tokens=2300)

@@ -252,7 +252,7 @@ class Anatomy(Panel):
         text = ""
         if source is not None and source.tokens is not None:
             text = f" '{visible(source.tokens[token])}'"
-        chosen = "" if self.selection.token is not None else " (the last; click one)"
+        chosen = "" if self.selection.token is not None else f" (the last{self.for_mouse('; click one')})"
         words = f"1 input: token {token}{text}{chosen}"
         if terms is not None:
             words += f", |x| {number(float(terms.input_norm_T[token]))}"
