@@ -150,7 +150,7 @@ def test_without_a_twin_it_says_how_to_get_one(qtbot: QtBot) -> None:
     alone = StepLog(log.steps_S, {"cross_entropy": log.scalars_S["cross_entropy"]}, ())
     panel = panel_of(qtbot, alone)
     assert panel.lack() == NO_TWIN
-    assert "train.dense_twin=on" in NO_TWIN
+    assert "the knob “Dense twin”" in NO_TWIN
     assert panel.table()[1] == []
     panel.show_history(History())
     assert panel.lack() == NO_HISTORY

@@ -6,7 +6,7 @@ from PySide6.QtGui import QColor, QPainter, QPen, QPolygonF
 from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 
 from moeviz.domain.routing import Ints, RoutingSnapshot
-from moeviz.domain.settings import Settings
+from moeviz.domain.settings import KNOBS, Settings
 from moeviz.view.colours import mixed
 from moeviz.view.panel import Panel, Pointed, Table
 from moeviz.view.panels.axes import (
@@ -41,8 +41,8 @@ COLUMNS = (
 )
 UNITS = ("", "k", "M", "G", "T", "P", "E")  # a thousand times each
 HOW = (
-    "The button “Twin”, or the setting train.dense_twin=on, trains a dense model of the same FLOPs a token "
-    "beside the MoE, on the same batches. Both must start together, so the model starts anew."
+    f"The button “Twin”, or the knob “{KNOBS['train.dense_twin'].title}”, trains a dense model of the same FLOPs a "
+    "token beside the MoE, on the same batches. Both must start together, so the model starts anew."
 )
 NO_TWIN = f"No dense twin trained beside this model. {HOW}"
 NO_HISTORY = f"No history of losses yet: it grows while a model trains. {HOW}"
