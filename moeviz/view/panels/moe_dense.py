@@ -245,7 +245,7 @@ class MoeDense(Panel):
             moe, dense = of["heldout"][i], of["dense_heldout"][i]
             words = [
                 f"held-out at step {self._steps[i]}: MoE {number(moe)}, dense {number(dense)}",
-                *gap_in_words(float(moe - dense), float(of["heldout_gap_error"][i])),
+                gap_in_words(float(moe - dense), float(of["heldout_gap_error"][i])),
             ]
         else:
             words = ["nothing held-out is measured yet"]
@@ -285,14 +285,14 @@ class MoeDense(Panel):
         ]
 
 
-def gap_in_words(difference: float, error: float) -> list[str]:
-    """What held-out data say of MoE − dense, whose standard error over its rows is NaN where it was not measured."""
+def gap_in_words(difference: float, error: float) -> str:
+    """What held-out data say of MoE − dense, whose standard error over its rows is NaN where it was not measured.
+    In few words: a low panel has two lines."""
     words = f"MoE − dense = {signed(difference)}"
     if error != error:
-        return [f"{words}, its error by chance unknown"]
-    better = f"the {'MoE' if difference < 0 else 'dense model'} is better"
-    verdict = "no difference beyond chance" if abs(difference) <= BEYOND * error else better
-    return [f"{words} ± {about(error)} (standard error)", verdict]
+        return f"{words}, its error by chance unknown"
+    better = f"{'MoE' if difference < 0 else 'dense'} better"
+    return f"{words} ± {about(error)}: {'within chance' if abs(difference) <= BEYOND * error else better}"
 
 
 def _flop(value: float) -> str:

@@ -151,7 +151,7 @@ class CoActivation(ExpertPairs):
         else:
             words = ["too few tokens to name a pair"]
         rare = [f"blank rows: under {MIN_COUNT} tokens"] if (np.diag(self._pairs) < MIN_COUNT).any() else []
-        return "  ".join([*words, f"chance (k−1)/(E−1) = {number(self._baseline)}", *rare, self.whose()])
+        return "  ".join([*words, f"chance {number(self._baseline)}", *rare, self.whose()])
 
     def _together(self, i: int, j: int) -> str:
         times = f"{about(float(self._values[i, j]) / self._baseline)}× chance, " if self._baseline > 0 else ""
