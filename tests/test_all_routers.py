@@ -229,7 +229,7 @@ def test_margin_is_of_the_scores_that_chose() -> None:
     probs = np.array([[0.6, 0.3, 0.1]], np.float32)
     scores = np.array([[0.25, 0.5, 0.75]], np.float32)
     made = Routing("l", 3, np.array([[2, 1]]), None, probs, selection_scores_TE=scores)
-    assert margin_in_words(made, 0) == "selection margin 0.25: expert 1 over 0"
+    assert margin_in_words(made, 0) == "selection margin 0.25: 1 over 0"
     kept = np.array([[-np.inf, 0.5, 0.75]], np.float32)
     assert margin_in_words(Routing("l", 3, np.array([[2, 1]]), None, probs, selection_scores_TE=kept), 0) == (
         "every expert was chosen"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pypdfium2 as pdfium
 import pytest
 from PySide6.QtGui import QColor, QImage
 from PySide6.QtWidgets import QWidget
-from test_panels import make_history, make_snapshot
+from test_panels import make_history, make_snapshot, show
+from test_panels_more import make_film, make_plane, make_survey
 
 from moeviz.domain.messages import UserError
 from moeviz.domain.selection import Selection
-from moeviz.view.dashboard import PLACES, Dashboard
+from moeviz.view.dashboard import PANELS, PLACES, Dashboard
 from moeviz.view.export import export
 from moeviz.view.render import render_plot
 from moeviz.view.theme import DARK, LIGHT, apply
@@ -77,6 +79,44 @@ def test_csv_gives_back_the_table(board, tmp_path, name):
     wanted_head, wanted = panel.table()
     assert head == wanted_head
     assert rows == [[str(value) for value in row] for row in wanted]
+
+
+def words_of(path) -> str:
+    words = (node.itertext() for node in ET.parse(path).getroot().iter("{http://www.w3.org/2000/svg}text"))
+    return "\n".join("".join(parts) for parts in words)
+
+
+@pytest.mark.parametrize("name", ["tokens", "anatomy", "input_map", "experts_tokens"])
+@pytest.mark.parametrize("expert", [None, 3])
+def test_a_picture_has_no_words_for_the_mouse(qtbot, tmp_path, name, expert):
+    survey = replace(make_survey(), plane=make_plane())
+    panel = show(qtbot, PANELS[name](DARK))
+    panel.show_snapshot(survey.probe)
+    panel.show_survey(survey)
+    panel.show_selection(Selection(expert=expert))
+    panel.pointed = {"row": 2} if name == "experts_tokens" else {}
+    panel.refresh()
+
+    def on_screen() -> str:
+        return panel.footer() + (panel.input_in_words() if name == "anatomy" else "")
+
+    assert "click" in on_screen()
+    export(panel, tmp_path / "p.svg")
+    assert panel.plot.title in words_of(tmp_path / "p.svg")
+    assert "click" not in words_of(tmp_path / "p.svg")
+    assert "click" in on_screen()
+
+
+@pytest.mark.parametrize("name", PANELS)
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_subtitle_is_not_cut_in_a_picture_as_large_as_the_panel(qtbot, tmp_path, name, kept):
+    survey, history = make_survey(step=12_345), make_film() if kept else make_history()
+    panel = show(qtbot, PANELS[name](DARK), 320, 260)
+    panel.show_snapshot(survey.probe)
+    panel.show_survey(survey)
+    panel.show_history(history)
+    export(panel, tmp_path / "p.svg")
+    assert panel.lack() or panel.subtitle() in words_of(tmp_path / "p.svg").splitlines()
 
 
 def test_the_picture_looks_like_the_panel(board, tmp_path):

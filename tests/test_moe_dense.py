@@ -13,6 +13,7 @@ from test_window import WAIT, action, settled, window
 from moeviz.domain.history import History
 from moeviz.domain.messages import StepLog
 from moeviz.domain.settings import Settings
+from moeviz.view.panel import wrapped
 from moeviz.view.panels.axes import draw_curve
 from moeviz.view.panels.losses import Losses
 from moeviz.view.panels.moe_dense import FLOPS, GAP, KEY, NO_HISTORY, NO_TWIN, VIEWS, MoeDense, gap_in_words
@@ -39,16 +40,14 @@ def test_words_are_of_both_models_at_one_step(qtbot: QtBot) -> None:
     panel = panel_of(qtbot, twin_log(10))
     assert panel.footer().split("  ") == [
         "held-out at step 8: MoE 2.92, dense 3.17",
-        "MoE − dense = −0.25 ± 0.05 (standard error)",
-        "the MoE is better",
+        "MoE − dense = −0.25 ± 0.05: MoE better",
         "FLOPs a token: MoE 200k (first 300k), dense 301k",
         "parameters: MoE 146k of 367k active, dense all 145k",
     ]
     panel.pointed = {"at": 5}
     assert panel.footer().split("  ") == [
         "held-out at step 4: MoE 2.96, dense 3.21",
-        "MoE − dense = −0.25 ± 0.05 (standard error)",
-        "the MoE is better",
+        "MoE − dense = −0.25 ± 0.05: MoE better",
         "FLOPs a token: MoE 300k, dense 301k",
         "training at step 6: MoE 3.88, dense 3.98",
     ]
@@ -61,16 +60,24 @@ def test_words_are_of_both_models_at_one_step(qtbot: QtBot) -> None:
 @pytest.mark.parametrize(
     ("difference", "error", "words"),
     [
-        (0.25, 0.05, "MoE − dense = +0.25 ± 0.05 (standard error)  the dense model is better"),
-        (-0.101, 0.05, "MoE − dense = −0.101 ± 0.05 (standard error)  the MoE is better"),
-        (0.1, 0.05, "MoE − dense = +0.1 ± 0.05 (standard error)  no difference beyond chance"),
-        (-0.02, 0.0512, "MoE − dense = −0.02 ± 0.051 (standard error)  no difference beyond chance"),
-        (0.0, 0.0, "MoE − dense = 0 ± 0 (standard error)  no difference beyond chance"),
+        (0.25, 0.05, "MoE − dense = +0.25 ± 0.05: dense better"),
+        (-0.101, 0.05, "MoE − dense = −0.101 ± 0.05: MoE better"),
+        (0.1, 0.05, "MoE − dense = +0.1 ± 0.05: within chance"),
+        (-0.02, 0.0512, "MoE − dense = −0.02 ± 0.051: within chance"),
+        (0.0, 0.0, "MoE − dense = 0 ± 0: within chance"),
         (0.25, np.nan, "MoE − dense = +0.25, its error by chance unknown"),
     ],
 )
 def test_a_difference_that_chance_may_show_is_none(difference: float, error: float, words: str) -> None:
-    assert "  ".join(gap_in_words(difference, error)) == words
+    assert gap_in_words(difference, error) == words
+
+
+def test_a_low_panel_says_which_is_better(qtbot: QtBot) -> None:
+    """As large as its canvas is in the layout Train in a window of 1280x720."""
+    panel = panel_of(qtbot, twin_log(6))
+    rect = QRectF(0, 0, 311, 148)
+    told = wrapped(panel.footer(), panel.plot_rect(rect).width(), panel._lines(rect))
+    assert "± 0.05: MoE better" in told[-1]
 
 
 def test_a_loss_has_the_unit_of_the_losses(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +157,7 @@ def test_without_a_twin_it_says_how_to_get_one(qtbot: QtBot) -> None:
     alone = StepLog(log.steps_S, {"cross_entropy": log.scalars_S["cross_entropy"]}, ())
     panel = panel_of(qtbot, alone)
     assert panel.lack() == NO_TWIN
-    assert "train.dense_twin=on" in NO_TWIN
+    assert "the knob “Dense twin”" in NO_TWIN
     assert panel.table()[1] == []
     panel.show_history(History())
     assert panel.lack() == NO_HISTORY

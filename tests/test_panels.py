@@ -278,7 +278,7 @@ def test_load_says_whose_assignments_it_counts(board, snapshot):
 def test_the_margin_names_the_last_chosen_and_the_first_left_out():
     probs = np.array([[0.1, 0.5, 0.25, 0.15]], dtype=np.float32)
     made = Routing("l", 4, np.array([[1, 2]]), np.array([[2 / 3, 1 / 3]], dtype=np.float32), probs)
-    assert margin_in_words(made, 0) == "margin 0.1: expert 2 chosen over 3"
+    assert margin_in_words(made, 0) == "margin 0.1: 2 over 3"
     assert describe(made, 0, "a") == "token 0 'a' → experts 1 (0.67), 2 (0.33)"
     assert margin_in_words(replace(made, expert_ids_TK=np.array([[1, 2, 0, 3]])), 0) == "every expert was chosen"
 
@@ -303,6 +303,29 @@ def test_words_are_not_cut_in_a_window_of_1280(qtbot, name, width, drops, snapsh
         told = wrapped(panel.footer(), panel.plot_rect(rect).width(), panel.lines_of_words(rect.width()))
         assert not any("…" in line for line in told), told
     assert panel.plot_rect(rect).height() > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("gate_weights", (290, 148), ("bars: p", "margin", "hesitates")),
+        ("layers_experts", (225, 170), ("training batch", "least even", "churn", "tells")),
+        ("losses", (312, 99), ("training", "held-out")),
+    ],
+)
+def test_a_low_panel_of_a_layout_has_room_for_its_main_words(qtbot, name, size, words, history):
+    """As large as its canvas is in a window of 1280x720."""
+    snapshot = make_snapshot(step=4125)
+    history.add_snapshot(replace(snapshot, step=4100))
+    history.add_snapshot(snapshot)
+    panel = show(qtbot, PANELS[name](DARK))
+    panel.show_snapshot(snapshot)
+    panel.show_history(history)
+    panel.refresh()
+    rect = QRectF(0, 0, *size)
+    told = wrapped(panel.footer(), panel.plot_rect(rect).width(), panel._lines(rect))
+    assert all(any(word in line for line in told) for word in words), told
+    assert name == "losses" or "…" not in told[-1]
 
 
 def test_words_give_way_in_a_low_panel(qtbot, snapshot):
@@ -374,9 +397,9 @@ def test_the_key_lies_under_the_plot_and_nothing_over_it(qtbot, name, monkeypatc
 def test_a_margin_is_negative_where_something_else_decided():
     probs = np.array([[0.1, 0.5, 0.25, 0.15]], dtype=np.float32)
     noisy = Routing("l", 4, np.array([[1, 0]]), None, probs)
-    assert margin_in_words(noisy, 0) == "margin −0.15: expert 0 chosen over 2"
-    assert confidence_in_words(noisy, 0) == ["chosen hold Σp 0.6", "hesitates between 3.35 of 4"]
-    assert confidence_in_words(replace(noisy, router_probs_TE=None), 0) == []
+    assert margin_in_words(noisy, 0) == "margin −0.15: 0 over 2"
+    assert confidence_in_words(noisy, 0) == ("chosen hold Σp 0.6", "hesitates between 3.35")
+    assert confidence_in_words(replace(noisy, router_probs_TE=None), 0) == ("", "")
 
 
 def test_pointing_at_an_expert_of_a_token_tells_its_q_f_and_p():
@@ -396,19 +419,20 @@ def test_a_layer_tells_what_moved_and_what_it_decides(board, qapp, history):
         history.add_snapshot(taken)
     panel = board.panels["layers_experts"]
     board.show_snapshot(film[2])
-    assert panel.layer_in_words(0)[:3] == [
-        "layer 0: churn 0.25",
-        "since step 1",
+    assert panel.layer_in_words(0)[:4] == [
+        "layer 0, tokens shown:",
+        "churn 0.25",
+        "since 1",
         "saturation 0.75 of step 9",
     ]
     board.show_snapshot(film[3])
     assert panel.layer_in_words(0) == [
-        "layer 0: churn 0.25",
-        "since step 3",
+        "layer 0, tokens shown:",
+        "churn 0.25",
+        "since 3",
         f"tells {number(1 - 1 / (8 * np.log(2)))} of layer 1",
-        "(tokens shown)",
     ]
-    assert panel.layer_in_words(1) == ["layer 1: churn 0", "since step 3", "(tokens shown)"]  # no layer after it
+    assert panel.layer_in_words(1) == ["layer 1, tokens shown:", "churn 0", "since 3"]  # no layer after it
     board.show_snapshot(film[1])
     assert panel.layer_in_words(1) == []  # other tokens than at any other moment
     assert change_in_words(film[0], [moment(0, [0, 1])], 0) == []
@@ -626,7 +650,7 @@ def test_a_tasks_own_measures_are_offered_once_they_are_measured(qtbot) -> None:
     panel.lack()
     panel.kind.setCurrentText("hit@10 and MRR")
     assert panel.lack() == ""
-    assert "hit@10 0.5 (step 500)  MRR 0.125 (step 500)" in panel.footer()
+    assert "hit@10 0.5 (at 500)  MRR 0.125 (at 500)" in panel.footer()
     assert panel.unit() == "held out"
     assert panel.kind.findText("accuracy") < 0
 
@@ -645,7 +669,7 @@ def test_the_words_of_losses_are_of_the_step_that_is_shown(qtbot, history) -> No
     panel = PANELS["losses"](DARK)
     qtbot.addWidget(panel)
     panel.show_history(history)
-    for step, words in ((99, "step 99"), (40, "step 40"), (41, "held-out 2.01 (step 40)")):
+    for step, words in ((99, "step 99"), (40, "step 40"), (41, "held-out 2.01 (at 40)")):
         panel.show_snapshot(make_snapshot(step=step))
         panel.lack()
         assert words in panel.footer().replace(f"held-out {number(history.scalar('heldout')[40])}", "held-out 2.01")

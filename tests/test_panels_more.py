@@ -197,7 +197,7 @@ def test_experts_domains_holds_the_specialisation(qtbot, qapp):
 
 
 @pytest.mark.parametrize(
-    ("height", "named", "label"), [(560, 23, "domain"), (350, 23, "domain"), (200, 5, "every 5th domain")]
+    ("height", "named", "label"), [(560, 23, "domain"), (366, 23, "domain"), (216, 5, "every 5th domain")]
 )
 def test_every_domain_has_its_name_or_is_told_by_pointing_at_its_row(qtbot, qapp, tmp_path, height, named, label):
     survey = make_survey(tokens=2300)
@@ -342,9 +342,32 @@ def test_co_activation_and_its_chance(qtbot, qapp):
             if i != j and len(mine):
                 wanted[i, j] = (mine == j).any(axis=1).mean()
     np.testing.assert_allclose(matrix(panel), wanted)
-    assert f"chance (k−1)/(E−1) = {2 / 7:.3g}" in panel.footer()
+    assert f"chance {2 / 7:.3g}" in panel.footer()
     rect = panel.plot_rect(QRectF(panel.canvas.rect()))
     assert panel.hit(panel.grid(rect).cell(2, 5).center(), rect) == {"expert": 2, "column": 5}
+
+
+def test_co_activation_names_only_pairs_of_enough_tokens(qtbot, qapp):
+    """A pair of two tokens is neither named nor what the colours are scaled by."""
+    ids = np.array([[0, 1]] * 40 + [[0, 2]] * 20 + [[1, 2]] * 30 + [[3, 4]] * 2)
+    made = RoutingSnapshot(0, (Routing("l", 5, ids),), ["x"] * len(ids))
+    panel = show(qtbot, PANELS["co_activation"](DARK))
+    panel.show_snapshot(made)
+    panel.refresh()
+    assert panel.footer().split("  ")[:4] == [
+        "most together: 0 and 1 (2.7× chance, 40 tokens)",  # 40 of 60, by chance a quarter
+        "least: 0 and 3 (0× chance, 0 tokens)",
+        "chance 0.25",
+        "blank rows: under 10 tokens",
+    ]
+    assert np.isnan(matrix(panel, 5)[3:]).all()
+    assert panel._scale.high == pytest.approx(40 / 60)
+    panel.pointed = {"expert": 3, "column": 4}
+    assert panel.footer().startswith("expert 3 has 2 tokens, 2 with 4 too: too few to tell  ")
+    panel.show_snapshot(RoutingSnapshot(0, (Routing("l", 5, ids[-2:]),), ["x"] * 2))
+    panel.pointed = {}
+    panel.refresh()
+    assert panel.footer().startswith("too few tokens to name a pair  ")
 
 
 def test_similarity_shows_both_kinds(qtbot, qapp):

@@ -533,7 +533,8 @@ def test_k_above_the_experts_is_explained_at_the_knob_until_it_is_settled(qtbot:
     for settle in (lambda: type_k(qtbot, window, "3"), controls.refused.timeout.emit):
         before = places(controls)
         type_k(qtbot, window, "12")
-        assert "a token cannot choose more experts than there are" in row.note.text()
+        assert "k is 12 but Experts is 8: a token cannot choose more experts" in row.note.text()
+        assert "routing.k" not in row.note.text()
         assert row.note.isVisible()
         assert controls.refused.isActive()
         after = places(controls)
@@ -1051,5 +1052,5 @@ def test_wishes_that_do_not_go_together_are_told_and_nothing_is_asked(qtbot: QtB
     qtbot.waitUntil(settled(window), timeout=WAIT)
     window.knobs.change({"routing.k": 4, "seed": 5})
     window.knobs.change({"model.experts": 3, "seed": 6})
-    assert "routing.k" in window.notices.words.text()
+    assert "k is 4 but Experts is 3: " in window.notices.words.text()
     assert window.knobs.wanted == {"routing.k": 4, "seed": 5}  # the question that is open still stands

@@ -2,6 +2,7 @@
 what the running model has."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,11 +162,17 @@ class Controls(QScrollArea):
             wanted = self.settings.with_values(values)
         except SettingsError as error:
             self.show_settings(self.settings)
-            self.rows[key].say(f"⚠ {error}")
+            self.rows[key].say(f"⚠ {named_as_knobs(error)}")
             self.refused.start()
             return
         if wanted != self.settings:
             self.changed.emit(values)
+
+
+def named_as_knobs(error: SettingsError) -> str:
+    """What is refused, in the names that the knobs have here instead of the keys of a settings file."""
+    dotted = r"\b[a-z_]+\.[a-z_0-9]+"
+    return re.sub(dotted, lambda key: KNOBS[key[0]].title if key[0] in KNOBS else key[0], str(error))
 
 
 def _place(key: str) -> tuple[bool, bool]:

@@ -8,7 +8,7 @@ from PySide6.QtGui import QUndoCommand, QUndoStack
 
 from moeviz.domain.messages import Restart, SetKnobs, Update
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
-from moeviz.view.controls import Controls
+from moeviz.view.controls import Controls, named_as_knobs
 
 if TYPE_CHECKING:
     from moeviz.view.window import Window
@@ -46,7 +46,7 @@ class Knobs:
         try:
             self.settings.with_values(wanted)
         except SettingsError as error:
-            self.window.tell(str(error))
+            self.window.tell(named_as_knobs(error))
             self.show()
             return
         self.wanted = wanted
@@ -83,7 +83,7 @@ class Knobs:
         try:
             self.settings.with_values(values)
         except SettingsError as error:  # something else was refused meanwhile
-            self.window.tell(str(error))
+            self.window.tell(named_as_knobs(error))
             return
         if all(map(self.settings.live, values)):
             do()

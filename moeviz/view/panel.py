@@ -70,6 +70,7 @@ class Panel(QWidget):
         self._stale = True
         self._lack = ""
         self._revision = -1
+        self._in_picture = False
         self.plot = BY_NAME[self.name]
         self.setObjectName(self.name)
         self.setAccessibleName(self.plot.title)
@@ -125,6 +126,10 @@ class Panel(QWidget):
     def footer(self) -> str:
         """Words under the plot."""
         return ""
+
+    def for_mouse(self, words: str) -> str:
+        """Words on what the mouse does, which an exported picture leaves out."""
+        return "" if self._in_picture else words
 
     def subtitle(self) -> str:
         """Words after the title of an exported picture: of which layer and step it is, and what is picked in the
@@ -282,6 +287,14 @@ class Panel(QWidget):
         """How large a picture of this panel alone is; larger than the widget where it scrolls."""
         return QSize(max(self.width(), 320), max(self.height(), 160))
 
+    def picture_head(self, width: float) -> int:
+        """How high the title of a picture is: a subtitle that has no room beside it has a line of its own."""
+        lacks_room = not self.lack() and GRID + self._beside_title() + width_of(self.subtitle()) > width - GRID
+        return HEADER + LINE if lacks_room else HEADER
+
+    def _beside_title(self) -> float:
+        return self._title.fontMetrics().horizontalAdvance(self.plot.title) + GRID
+
     def paint_picture(self, painter: QPainter, rect: QRectF) -> None:
         """Title and body, as exported."""
         missing = self.lack()
@@ -290,12 +303,17 @@ class Panel(QWidget):
         painter.setPen(QColor(self.theme.faint if missing else self.theme.text))
         at = QPointF(rect.left() + GRID, rect.top() + 17)
         painter.drawText(at, self.plot.title)
-        if self.subtitle() and not missing:
-            at.setX(at.x() + self._title.fontMetrics().horizontalAdvance(self.plot.title) + GRID)
+        head = self.picture_head(rect.width())
+        if not missing and self.subtitle():
+            at += QPointF(0, LINE) if head > HEADER else QPointF(self._beside_title(), 0)
             painter.setFont(sans(SMALL))
             painter.setPen(QColor(self.theme.muted))
             painter.drawText(at, fitted(self.subtitle(), rect.right() - at.x() - GRID))
-        self.paint_body(painter, rect.adjusted(0, HEADER, 0, 0))
+        self._in_picture = True
+        try:
+            self.paint_body(painter, rect.adjusted(0, head, 0, 0))
+        finally:
+            self._in_picture = False
 
     @contextmanager
     def themed(self, theme: Theme | None) -> Iterator[None]:

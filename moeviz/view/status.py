@@ -17,6 +17,7 @@ from moeviz.view.steady import SteadyLabel
 from moeviz.view.theme import GRID
 
 WIDE = ("parameters", "flops", "frames")
+OF_NOW = ("measure", "parameters", "flops")  # of the newest model, also while an earlier step is shown
 SHORTEST = 0.4  # s; shorter work is not worth a word
 # what tells of held-out data how well a task is done: shares, of each task the one that it goes by
 SHARES = {"accuracy": "accuracy", "hit_at_10": "hit@10", "hit_at_1": "hit@1", "exact_match": "exact match"}
@@ -38,6 +39,7 @@ class Status(QStatusBar):
         super().__init__()
         self.setSizeGripEnabled(False)
         self.setContentsMargins(GRID, 0, GRID, 0)
+        self.past = False  # whether the panels show an earlier step
         self.labels: dict[str, SteadyLabel] = {}
         for name in ("state", "step", "measure", "rate", "parameters", "flops", "device", "frames"):
             training = self.fontMetrics().horizontalAdvance("Training") + GRID
@@ -84,7 +86,7 @@ class Status(QStatusBar):
         self.labels["measure"].setToolTip(f"Of held-out data, measured at step {step:,}" if words else "")
 
     def put(self, name: str, text: str) -> None:
-        self.labels[name].say(text)
+        self.labels[name].say(f"now {text}" if text and self.past and name in OF_NOW else text)
 
     def show_progress(self, progress: Progress | None) -> None:
         shown = progress is not None and (

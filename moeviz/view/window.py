@@ -530,7 +530,9 @@ class Window(QMainWindow):
     def show_all(self, *, now: bool = True) -> None:
         """`now`: also in calm panels, which may wait while it trains."""
         self.timeline.show_run(self.snapshot)
-        if (here := self.shown) is not None:
+        here = self.shown
+        self.status.past = here is not self.snapshot
+        if here is not None:
             self.bar.show_snapshot(here, self.pinned.layer)
         now = now or time.monotonic() - self._calm_at > CALM_SECONDS
         if now:

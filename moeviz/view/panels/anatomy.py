@@ -252,7 +252,7 @@ class Anatomy(Panel):
         text = ""
         if source is not None and source.tokens is not None:
             text = f" '{visible(source.tokens[token])}'"
-        chosen = "" if self.selection.token is not None else " (the last; click one)"
+        chosen = "" if self.selection.token is not None else f" (the last{self.for_mouse('; click one')})"
         words = f"1 input: token {token}{text}{chosen}"
         if terms is not None:
             words += f", |x| {number(float(terms.input_norm_T[token]))}"
@@ -280,11 +280,8 @@ class Anatomy(Panel):
 
     def lack_of_terms(self) -> str:
         if self.survey is None:
-            return "This data has no experts' outputs: steps 3 and 4 need a model, which is then surveyed."
-        return (
-            f"Experts' outputs are known of step {self.survey.step} alone: go back to the newest step to see steps 3 "
-            "and 4."
-        )
+            return "this data has no experts' outputs  steps 3 and 4 need a model, which is then surveyed"
+        return f"experts' outputs are known of step {self.survey.step} alone  go to the newest step for steps 3 and 4"
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         row = int((point.y() - rect.top() - HEAD) // ROW)

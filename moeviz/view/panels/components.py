@@ -124,7 +124,7 @@ class ComponentsPicture:
         return {}
 
     # ---- in words and numbers
-    def footer(self, pointed: Pointed, step: int) -> list[str]:
+    def footer(self, pointed: Pointed, step: int, click: str) -> list[str]:
         token, dot = pointed.get("token"), pointed.get("dot")
         if token is not None and token < len(self.probe_xy):
             first, gate = int(self.probe_first[token]), float(self.probe_gate[token])
@@ -140,7 +140,7 @@ class ComponentsPicture:
             ]
         both = float(self.inputs.explained_2.sum())
         of = "" if self.total == len(self.places) else f" of {self.total}"
-        words = [f"rings: the probe's {len(self.probe_xy)} tokens"]
+        words = [f"rings: the probe's {len(self.probe_xy)} tokens{click}"]
         words += [f"dots: {len(self.places)}{of} held-out tokens"] if self.total else ["no held-out tokens"]
         if both == both:
             words.append(f"both axes: {percent(both)} of variance")

@@ -12,7 +12,7 @@ from moeviz.domain.metrics import MIN_COUNT, codes, vocabulary_specialisation
 from moeviz.domain.metrics.arrays import first_choice
 from moeviz.domain.routing import Ints, Routing, visible
 from moeviz.view.colours import expert_colour, mixed, readable_on
-from moeviz.view.panel import HEADER, LINE, Pointed, Table
+from moeviz.view.panel import LINE, Pointed, Table
 from moeviz.view.panels.axes import EVERY, share
 from moeviz.view.panels.sampled import Sampled
 from moeviz.view.theme import GRID, SMALL, Theme, fitted, mono, put, sans, shaped, width_of
@@ -235,9 +235,10 @@ class ExpertsTokens(Sampled):
         if opened is not None:
             total = len(self._contexts)
             shown = f"the first {MOST} of {total}" if total > MOST else f"{total}"
-            return f"expert {opened}: {shown} tokens that chose it first  surest first  click beside to see all experts"
-        if row is not None and row < len(self._handled):
-            return f"click to see the tokens of expert {row} in context"
+            mouse = self.for_mouse("  click beside to see all experts")
+            return f"expert {opened}: {shown} tokens that chose it first  surest first{mouse}"
+        if row is not None and row < len(self._handled) and (mouse := self.for_mouse("click to see")):
+            return f"{mouse} the tokens of expert {row} in context"
         if self._surest:
             weighed = any(weight == weight for surest in self._surest for weight in surest.values())
             which = "the surest of each expert, by gate weight" if weighed else "some of each expert, in their order"
@@ -272,7 +273,7 @@ class ExpertsTokens(Sampled):
         if self.lack():
             return size
         lines = len(self._handled) if self.opened is None else 0  # contexts go on and on
-        need = HEADER + lines * ROW + LINE * self.lines_of_words(size.width()) + 2 * GRID
+        need = self.picture_head(size.width()) + lines * ROW + LINE * self.lines_of_words(size.width()) + 2 * GRID
         return QSize(size.width(), max(size.height(), round(need)))
 
     def table(self) -> Table:

@@ -145,8 +145,9 @@ class GateWeights(Panel):
             return f"{self._who()}  {words}, {state}  {expert_in_words(routing, expert)}"
         who = self._who() + ("" if self.selection.token is not None else " (the last)")
         gates = chosen_in_words(self._chosen, first_null(routing)) if routing.router_probs_TE is not None else []
-        rest = [margin_in_words(routing, token), *confidence_in_words(routing, token), *_legend(routing)]
-        return "  ".join([who, *gates, *rest])
+        hold, hesitates = confidence_in_words(routing, token)
+        margin = margin_in_words(routing, token)
+        return "  ".join(filter(None, [who, hold, *gates, margin, hesitates, *_legend(routing)]))
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         inner = self.frame(rect).rect
@@ -223,18 +224,19 @@ def margin_in_words(routing: Routing, token: int) -> str:
         return f"p is 1 at expert {last}: no other could be chosen"
     margin = number(float(boundary_margin(probs[None], routing.expert_ids_TK[token : token + 1])[0]))
     if by is not None:
-        return f"selection margin {margin}: expert {label(last, null)} over {label(first_out, null)}"
-    return f"margin {margin}: expert {label(last, null)} chosen over {label(first_out, null)}"
+        return f"selection margin {margin}: {label(last, null)} over {label(first_out, null)}"
+    return f"margin {margin}: {label(last, null)} over {label(first_out, null)}"
 
 
-def confidence_in_words(routing: Routing, token: int) -> list[str]:
-    """How much probability the chosen experts hold, and between how many experts the router hesitates."""
+def confidence_in_words(routing: Routing, token: int) -> tuple[str, str]:
+    """How much probability the chosen experts hold, and between how many experts the router hesitates; empty where that
+    is not known."""
     if routing.router_probs_TE is None:
-        return []
+        return "", ""
     probs = routing.router_probs_TE[token].astype(float)
     chosen = [e for e in routing.expert_ids_TK[token].tolist() if e >= 0]
     hesitates = number(float(token_effective_experts(probs[None])[0]))
-    return [f"chosen hold Σp {number(float(probs[chosen].sum()))}", f"hesitates between {hesitates} of {probs.size}"]
+    return f"chosen hold Σp {number(float(probs[chosen].sum()))}", f"hesitates between {hesitates}"
 
 
 def expert_in_words(routing: Routing, expert: int) -> str:

@@ -128,7 +128,8 @@ class InputMap(Panel):
     def footer(self) -> str:
         if self.paints:
             count = len(self.painting.xy)
-            words = [f"{count} points painted", "drag to spray, with the right button or Shift to erase"]
+            mouse = self.for_mouse("drag to spray, with the right button or Shift to erase")
+            words = [f"{count} points painted", *filter(None, [mouse])]
             if self.painting.lack:
                 words.append(self.painting.lack)
             elif self.plane is not None and _same(self.plane.own_N2, self.painting.xy):
@@ -138,7 +139,7 @@ class InputMap(Panel):
             return "  ".join(words)
         assert self._picture is not None
         assert self.survey is not None
-        words = self._picture.footer(self.pointed, self.survey.step)
+        words = self._picture.footer(self.pointed, self.survey.step, self.for_mouse(", click one"))
         if self.plane is not None and not len(self.plane.own_N2) and len(self.painting.xy) and not self.pointed:
             words.append(f"small: {len(self.painting.xy)} painted, not trained on: Paint, then Use")
         return "  ".join(words)

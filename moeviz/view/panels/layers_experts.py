@@ -132,7 +132,7 @@ class LayersExperts(Panel):
             if self._soft:  # every token has every expert: nothing moves, nothing tells
                 words = []
             if words:
-                words = [f"layer {layer}: {words[0]}", *words[1:], "(tokens shown)"]
+                words = [f"layer {layer}, tokens shown:", *words]
             self._said = key, [*words, *signs_in_words(self.snapshot.layers[layer])]
         return self._said[1]
 
@@ -164,7 +164,7 @@ def change_in_words(shown: RoutingSnapshot, film: list[RoutingSnapshot], layer: 
     earlier = (other for other in reversed(film) if other.step < shown.step and comparable(shown, other, layer))
     before, newest = next(earlier, None), film[-1] if film else None
     if before is not None:
-        words += [f"churn {number(churn(before.layers[layer].expert_ids_TK, ids))}", f"since step {before.step}"]
+        words += [f"churn {number(churn(before.layers[layer].expert_ids_TK, ids))}", f"since {before.step}"]
     if newest is not None and newest.step > shown.step and comparable(shown, newest, layer):
         settled = number(saturation(ids, newest.layers[layer].expert_ids_TK))
         words.append(f"saturation {settled} of step {newest.step}")

@@ -230,7 +230,7 @@ class Losses(Panel):
             upto = np.flatnonzero(np.isfinite(values[: at + 1 if at is not None else None]))
             if upto.size:
                 when = int(self._steps[upto[-1]])
-                late = f" (step {when})" if name in SPARSE else ""
+                late = f" (at {when})" if name in SPARSE else ""
                 words.append(f"{NAMES[name]} {number(float(values[upto[-1]]))}{late}")
         if self.kind.currentText() == "total loss":
             words += self._terms(at)

@@ -6,7 +6,7 @@ from PySide6.QtGui import QColor, QPainter, QPen, QPolygonF
 from PySide6.QtWidgets import QComboBox, QToolButton, QWidget
 
 from moeviz.domain.routing import Ints, RoutingSnapshot
-from moeviz.domain.settings import Settings
+from moeviz.domain.settings import KNOBS, Settings
 from moeviz.view.colours import mixed
 from moeviz.view.panel import Panel, Pointed, Table
 from moeviz.view.panels.axes import (
@@ -41,8 +41,8 @@ COLUMNS = (
 )
 UNITS = ("", "k", "M", "G", "T", "P", "E")  # a thousand times each
 HOW = (
-    "The button “Twin”, or the setting train.dense_twin=on, trains a dense model of the same FLOPs a token "
-    "beside the MoE, on the same batches. Both must start together, so the model starts anew."
+    f"The button “Twin”, or the knob “{KNOBS['train.dense_twin'].title}”, trains a dense model of the same FLOPs a "
+    "token beside the MoE, on the same batches. Both must start together, so the model starts anew."
 )
 NO_TWIN = f"No dense twin trained beside this model. {HOW}"
 NO_HISTORY = f"No history of losses yet: it grows while a model trains. {HOW}"
@@ -245,7 +245,7 @@ class MoeDense(Panel):
             moe, dense = of["heldout"][i], of["dense_heldout"][i]
             words = [
                 f"held-out at step {self._steps[i]}: MoE {number(moe)}, dense {number(dense)}",
-                *gap_in_words(float(moe - dense), float(of["heldout_gap_error"][i])),
+                gap_in_words(float(moe - dense), float(of["heldout_gap_error"][i])),
             ]
         else:
             words = ["nothing held-out is measured yet"]
@@ -285,14 +285,14 @@ class MoeDense(Panel):
         ]
 
 
-def gap_in_words(difference: float, error: float) -> list[str]:
-    """What held-out data say of MoE − dense, whose standard error over its rows is NaN where it was not measured."""
+def gap_in_words(difference: float, error: float) -> str:
+    """What held-out data say of MoE − dense, whose standard error over its rows is NaN where it was not measured.
+    In few words: a low panel has two lines."""
     words = f"MoE − dense = {signed(difference)}"
     if error != error:
-        return [f"{words}, its error by chance unknown"]
-    better = f"the {'MoE' if difference < 0 else 'dense model'} is better"
-    verdict = "no difference beyond chance" if abs(difference) <= BEYOND * error else better
-    return [f"{words} ± {about(error)} (standard error)", verdict]
+        return f"{words}, its error by chance unknown"
+    better = f"{'MoE' if difference < 0 else 'dense'} better"
+    return f"{words} ± {about(error)}: {'within chance' if abs(difference) <= BEYOND * error else better}"
 
 
 def _flop(value: float) -> str:

@@ -5,10 +5,10 @@ from PySide6.QtCore import QPointF, QRectF
 from PySide6.QtGui import QImage, QPainter
 from PySide6.QtWidgets import QComboBox, QWidget
 
-from moeviz.domain.metrics import co_activation, co_activation_baseline, pair_counts
-from moeviz.domain.routing import Ints, Routing
+from moeviz.domain.metrics import MIN_COUNT, co_activation, co_activation_baseline, pair_counts
+from moeviz.domain.routing import Bools, Ints, Routing
 from moeviz.domain.survey import Similarity
-from moeviz.view.panel import NARROW, Pointed, Table
+from moeviz.view.panel import Pointed, Table
 from moeviz.view.panels.axes import Array, draw_column_labels, number
 from moeviz.view.panels.grid import (
     Grid,
@@ -23,6 +23,7 @@ from moeviz.view.panels.grid import (
 )
 from moeviz.view.panels.heat import draw_heat, outline
 from moeviz.view.panels.sampled import Sampled
+from moeviz.view.panels.words import about
 from moeviz.view.theme import Theme
 
 NO_SURVEY = "Router weights and experts' outputs are not in this data: it needs a model, which is then surveyed."
@@ -71,9 +72,13 @@ class ExpertPairs(Sampled):
             return None
         return row, column
 
+    def telling(self) -> Bools:
+        """Which values are sure enough for their pair to be named."""
+        return np.isfinite(self._values)
+
     def extremes(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
         """The pairs with the highest and the lowest value."""
-        known = np.isfinite(self._values)
+        known = self.telling()
         if not known.any():
             return None
         high, low = np.where(known, self._values, -np.inf).argmax(), np.where(known, self._values, np.inf).argmin()
@@ -120,11 +125,14 @@ class CoActivation(ExpertPairs):
         k = float((ids >= 0).sum(axis=1).mean())
         self._baseline = co_activation_baseline(k, experts)
         self._pairs = pair_counts(ids, experts)
-        values = co_activation(ids, experts)
+        values = co_activation(ids, experts, MIN_COUNT)
         self.take(values, around(values, max(self._baseline, 1e-3)))
 
-    def lines_of_words(self, width: float) -> int:
-        return 3 if 300 <= width < NARROW else super().lines_of_words(width)
+    def telling(self) -> Bools:
+        """Pairs that are together in enough tokens, or by chance would be."""
+        expected_EE = np.diag(self._pairs)[:, None] * self._baseline
+        enough: Bools = np.maximum(self._pairs, expected_EE) >= MIN_COUNT
+        return super().telling() & enough
 
     def columns_are(self) -> str:
         return "expert chosen too"
@@ -134,18 +142,28 @@ class CoActivation(ExpertPairs):
 
     def footer(self) -> str:
         pair, ends = self.pointed_pair(), self.extremes()
-        words = []
         if pair is not None:
-            i, j = pair
-            of = f"{self._pairs[i, j]} of its {self._pairs[i, i]} tokens"
-            words.append(f"of expert {i}'s tokens {number(float(self._values[i, j]))} chose {j} too ({of})")
+            words = [self._in_words(*pair)]
         elif ends is not None:
-            (i, j), (a, b) = ends
-            words.append(f"most: {j} beside {i}, {number(float(self._values[i, j]))}")
-            words.append(f"least: {b} beside {a}, {number(float(self._values[a, b]))}")
+            most, least = ends
+            words = [f"most together: {self._together(*most)}"]
+            words += [f"least: {self._together(*least)}"] if set(least) != set(most) else []
         else:
-            words.append("no token chose two experts")
-        return "  ".join([*words, f"chance (k−1)/(E−1) = {number(self._baseline)}", self.whose()])
+            words = ["too few tokens to name a pair"]
+        rare = [f"blank rows: under {MIN_COUNT} tokens"] if (np.diag(self._pairs) < MIN_COUNT).any() else []
+        return "  ".join([*words, f"chance {number(self._baseline)}", *rare, self.whose()])
+
+    def _together(self, i: int, j: int) -> str:
+        times = f"{about(float(self._values[i, j]) / self._baseline)}× chance, " if self._baseline > 0 else ""
+        count = int(self._pairs[i, j])
+        return f"{i} and {j} ({times}{count} token{'s' if count != 1 else ''})"
+
+    def _in_words(self, i: int, j: int) -> str:
+        both, all_of_i = self._pairs[i, j], self._pairs[i, i]
+        if all_of_i < MIN_COUNT:
+            return f"expert {i} has {all_of_i} tokens, {both} with {j} too: too few to tell"
+        share = number(float(self._values[i, j]))
+        return f"of expert {i}'s tokens {share} chose {j} too ({both} of its {all_of_i} tokens)"
 
 
 KINDS = ("router rows", "outputs")

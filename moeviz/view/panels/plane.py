@@ -129,7 +129,7 @@ class PlanePicture:
         return {"row": cell[0], "column": cell[1]} | ({"expert": first} if first >= 0 else {})
 
     # ---- in words and numbers
-    def footer(self, pointed: Pointed, step: int) -> list[str]:
+    def footer(self, pointed: Pointed, step: int, click: str) -> list[str]:
         plane, token = self.plane, pointed.get("token")
         words = []
         if token is not None and token < len(plane.probe_T2):
@@ -147,9 +147,9 @@ class PlanePicture:
         else:
             count = len(plane.probe_T2)
             if self.second_T is None:
-                words.append(f"dots: the probe's {count} points")
+                words.append(f"dots: the probe's {count} points{click}")
             else:
-                words.append(f"{CLASSES[0]} {CLASSES[1]} the probe's {count} points, click one")
+                words.append(f"{CLASSES[0]} {CLASSES[1]} the probe's {count} points{click}")
                 words.append(f"✕ {int(self.wrong_T.sum())} told wrong")
             if len(plane.own_N2):
                 words.append(f"small: your {len(plane.own_N2)} points")

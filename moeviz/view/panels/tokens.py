@@ -16,7 +16,7 @@ from PySide6.QtWidgets import QWidget
 from moeviz.domain.routing import Routing, visible
 from moeviz.domain.selection import Selection
 from moeviz.view.colours import expert_colour, mixed, readable_on
-from moeviz.view.panel import HEADER, LINE, Panel, Pointed, Table
+from moeviz.view.panel import LINE, Panel, Pointed, Table
 from moeviz.view.panels.axes import share
 from moeviz.view.panels.heat import outline
 from moeviz.view.panels.words import first_null, kept, kind_in_words, label
@@ -180,7 +180,8 @@ class TokenStrip(Panel):
         if routing is None:
             return ""
         if token is None:
-            words = [f"{len(self._texts)} tokens in {routing.name}; point at one, or click to keep it"]
+            mouse = self.for_mouse("; point at one, or click to keep it")
+            words = [f"{len(self._texts)} tokens in {routing.name}{mouse}"]
             if len(self._hollow) > len(self._struck):
                 words.append("hollow: null expert first")
             if self._struck:
@@ -210,7 +211,7 @@ class TokenStrip(Panel):
         if self.lack():
             return size
         cells = self._flow(size.width() - 2 * GRID - 6, breaks=True)
-        need = HEADER + self.height_of(cells) + LINE * self.footer_lines + 2 * GRID
+        need = self.picture_head(size.width()) + self.height_of(cells) + LINE * self.footer_lines + 2 * GRID
         return QSize(size.width(), max(size.height(), round(need)))
 
     def table(self) -> Table:
