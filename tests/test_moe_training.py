@@ -33,7 +33,7 @@ from moeviz.domain.messages import (
     UserError,
 )
 from moeviz.domain.metrics import expert_counts
-from moeviz.domain.settings import ROUTERS, Settings
+from moeviz.domain.settings import ROUTERS, Settings, Value
 from moeviz.moe import training
 from moeviz.moe.batches import Batches
 from moeviz.moe.checkpoint import load, save
@@ -98,6 +98,13 @@ def make_model(settings: Settings = SMALL, vocabulary: int = 16) -> CharModel:
 
 def make_trainer(settings: Settings = SMALL) -> Trainer:
     return Trainer(settings, tiny_text(), "cpu", "abc")
+
+
+def next_update(session: Session) -> Update:
+    """What a session tells of itself before any command."""
+    update = next(session)
+    assert update is not None
+    return update
 
 
 def advance(session: Session, steps: int) -> Update:
@@ -872,22 +879,53 @@ def test_a_broken_model_is_not_written_over_a_good_file(tmp_path: Path) -> None:
     assert load(path).step == 0
 
 
-def test_the_last_batch_tells_of_the_load_only_while_k_is_what_it_was(
-    built_in_text: object, monkeypatch: pytest.MonkeyPatch
+def counts_told(update: Update) -> int:
+    """In how many layers the last batch tells of the load."""
+    assert update.snapshot is not None
+    return len(update.snapshot.train_counts_LE)
+
+
+@pytest.mark.parametrize(
+    ("start", "other"),
+    [
+        ({}, {"routing.k": 3}),  # what chance shows is another with another k
+        ({}, {"routing.router": "switch"}),
+        ({"routing.router": "topk_raw", "routing.k": 1}, {"routing.router": "switch"}),  # of one k
+        ({"routing.router": "gshard"}, {"routing.second_policy": "none"}),
+        ({"routing.router": "top_p"}, {"routing.top_p": 1.0}),
+        ({"routing.router": "null"}, {"routing.zero_experts": 3}),
+        ({}, {"model.experts": 3}),
+    ],
+    ids=str,
+)
+def test_the_last_batch_tells_of_the_load_only_while_tokens_are_routed_as_it_was(
+    start: dict[str, Value], other: dict[str, Value]
 ) -> None:
-    monkeypatch.setattr("moeviz.moe.training.load_text", built_in_text)
-    run = training.session(SMALL)
-    next(run)
+    begin = SMALL.with_values(start)
+    run = training.session(begin)
+    layers, back = SMALL.model.layers, {key: begin.flat()[key] for key in other}
+    assert counts_told(next_update(run)) == 0
+    assert counts_told(advance(run, 1)) == layers
+    assert counts_told(send(run, SetKnobs(other))) == 0
+    assert counts_told(send(run, SetKnobs(back))) == layers
+    assert counts_told(send(run, SetKnobs(other))) == 0
+    assert counts_told(advance(run, 1)) == layers
 
-    def counts(command: Command) -> int:
-        update = run.send(command)
-        assert update is not None
-        assert update.snapshot is not None
-        return len(update.snapshot.train_counts_LE)
 
-    k, layers = SMALL.routing.k, SMALL.model.layers
-    assert counts(Advance(snapshot=True)) == layers
-    assert counts(SetKnobs({"routing.k": k + 1})) == 0  # what chance shows is another with another k
-    assert counts(SetKnobs({"routing.k": k})) == layers
-    assert counts(SetKnobs({"routing.k": k + 1})) == 0
-    assert counts(Advance(snapshot=True)) == layers
+def test_the_last_batch_still_tells_of_the_load_after_a_change_that_does_not_route(run: Session) -> None:
+    advance(run, 1)
+    for values in (
+        {"train.lr": 0.01},
+        {"balance.coefficient": 0.1},
+        {"routing.temperature": 2.0},
+        {"routing.top_p": 0.9},
+    ):
+        assert counts_told(send(run, SetKnobs(values))) == SMALL.model.layers
+
+
+def test_the_last_batch_does_not_tell_of_experts_that_only_look_like_its_own(run: Session) -> None:
+    advance(run, 1)
+    send(run, SetKnobs({"model.experts": 3}))
+    send(run, SetDevice("cpu"))  # which forgets what was there before
+    assert counts_told(send(run, SetKnobs({"model.experts": 4}))) == 0
+    assert counts_told(advance(run, 1)) == SMALL.model.layers

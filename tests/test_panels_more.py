@@ -23,10 +23,11 @@ from moeviz.domain.survey import Inputs, Plane, Similarity, SurveyResult, Terms
 from moeviz.view.dashboard import PANELS, PLACES
 from moeviz.view.export import export
 from moeviz.view.panel import Panel, wrapped
-from moeviz.view.panels import axes
+from moeviz.view.panels import axes, saturation
 from moeviz.view.panels.anatomy import lines_of
 from moeviz.view.panels.compare import Compare
 from moeviz.view.panels.experts_domains import dead_in_words, information_in_words, uncovered_in_words
+from moeviz.view.panels.layers_experts import comparable
 from moeviz.view.panels.load_over_time import uniform_lines
 from moeviz.view.panels.marks import BETWEEN
 from moeviz.view.panels.saturation import overlaps, packed
@@ -467,6 +468,48 @@ def test_saturation_agrees_with_the_measures(qtbot, qapp):
     )
     rect = panel.plot_rect(QRectF(panel.canvas.rect()))
     assert panel.hit(panel.frame(rect).rect.center(), rect) == {"at": 5}
+
+
+def test_saturation_follows_whatever_changes_and_looks_once_at_what_does_not(qtbot, qapp, monkeypatch):
+    looked = []
+    monkeypatch.setattr(saturation, "comparable", lambda *args: looked.append(args) or comparable(*args))
+    panel = shown(qtbot, "saturation")
+    history = panel.history
+    others = [make_snapshot("another text", step=60 + i) for i in range(3)]
+
+    def as_made_anew():
+        fresh = show(qtbot, PANELS["saturation"](DARK))
+        fresh.reference.setCurrentIndex(panel.reference.currentIndex())
+        fresh.show_selection(panel.selection)
+        fresh.show_history(history)
+        fresh.show_snapshot(panel.snapshot)
+        return told(fresh)
+
+    def told(panel):
+        return panel.table(), panel.footer(), panel.subtitle()
+
+    for reference in ("last step", "shown step"):
+        panel.reference.setCurrentText(reference)
+        for at in (1, 4, 0):
+            panel.show_snapshot(history.snapshots[at])
+            assert told(panel) == as_made_anew()
+    looked.clear()
+    panel.show_snapshot(history.snapshots[3])
+    told(panel)
+    assert len(looked) <= 2  # not at all steps of the film
+    for snapshot in others:
+        history.add_snapshot(snapshot)
+    history.revision += 1
+    for now in (history.snapshots[2], others[1], history.snapshots[5]):  # of two texts in turn
+        panel.show_snapshot(now)
+        panel.show_history(history)
+        assert told(panel) == as_made_anew()
+    panel.show_selection(Selection(layer=1))
+    assert told(panel) == as_made_anew()
+    history.snapshots = history.snapshots[::2]
+    history.revision += 1
+    panel.show_history(history)
+    assert told(panel) == as_made_anew()
 
 
 def test_overlap_of_choices_that_vary_in_size():

@@ -6,6 +6,7 @@ once in each direction, and gives the same bits with any number of threads.
 
 import ctypes
 import importlib.util
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,11 @@ import torch
 from torch import Tensor
 
 BUILDS = ("moeviz.moe._experts_avx512", "moeviz.moe._experts_avx2")  # the faster first
+VERSION = 1  # of what is known here of experts.c, as it stands there
+OTHER_VERSION = (
+    "The compiled experts are of another version than the rest of moeviz, so they are not used and all is slower; "
+    "run pip install again."
+)
 
 
 class Code(NamedTuple):
@@ -25,13 +31,21 @@ class Code(NamedTuple):
 
 
 def load(build: str) -> Code | None:
-    """The code by its name in BUILDS; None if installing built none, or it is not for this processor."""
+    """The code by its name in BUILDS; None if installing built none, it is not for this processor, or, with a warning,
+    it is of another version."""
     spec = importlib.util.find_spec(build)
     if spec is None or spec.origin is None:
         return None
     try:
         library = ctypes.CDLL(spec.origin)  # no module of Python: it knows nothing of it
     except OSError:  # its OpenMP is missing
+        return None
+    try:
+        version = ctypes.c_int.in_dll(library, "VERSION").value
+    except ValueError:  # from before there was one
+        version = 0
+    if version != VERSION:  # its functions may take other things: to call them could end the program
+        warnings.warn(OTHER_VERSION, stacklevel=2)  # of one place, so it is told once
         return None
     if not library.runs_here():
         return None

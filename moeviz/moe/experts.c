@@ -34,7 +34,8 @@ typedef int32_t Bits __attribute__((vector_size(4 * V), aligned(4), may_alias));
 #define UNROLL _Pragma("GCC unroll 16") for
 
 int runs_here(void) { return __builtin_cpu_supports(LEVEL) != 0; }
-const int WIDTH = V, TILE_TOKENS = TILE;
+/* VERSION: of all that compiled.py knows of this, the same number there; another build is not used */
+const int VERSION = 1, WIDTH = V, TILE_TOKENS = TILE;
 
 typedef struct {
     const float *at; /* element (row, column) is at[row * of_row + column * of_column] */

@@ -84,8 +84,7 @@ class Trainer:
         self.losses: dict[str, float] = {}
         sizes = settings.model
         self._counts_LE: Ints = np.zeros((sizes.layers, self._router.num_experts), np.int64)
-        self._counts_are_of_this_step = False
-        self._counts_k = settings.routing.k
+        self._counts_of: Hashable = None  # the routing that counted them; None: no step has
         if checkpoint is not None:
             self._take_over(checkpoint, opening)
         self._batches: Source | None = None
@@ -118,7 +117,8 @@ class Trainer:
                 buffer.copy_(checkpoint.state[name])
         self.step = checkpoint.step
         counts_LE = checkpoint.counts_LE.numpy()
-        self._counts_are_of_this_step = bool(self.step > 0 and (counts_LE >= 0).all())
+        if self.step > 0 and (counts_LE >= 0).all():
+            self._counts_of = self._routing_now
         self._counts_LE = counts_LE.clip(min=0)
 
     def _frequencies(self, settings: Settings) -> torch.Tensor | None:
@@ -200,8 +200,7 @@ class Trainer:
             scalars[name] = np.array([values.get(step, np.nan) for step in steps.tolist()])
             values.clear()
         self.losses |= {name: float(values[-1]) for name, values in scalars.items() if np.isfinite(values[-1])}
-        self._counts_LE, self._counts_are_of_this_step = news.counts_SLE[-1], True
-        self._counts_k = self.settings.routing.k
+        self._counts_LE, self._counts_of = news.counts_SLE[-1], self._routing_now
         self._news.clear()
         counts_SE = tuple(np.ascontiguousarray(news.counts_SLE[:, layer]) for layer in range(sizes.layers))
         return StepLog(steps, scalars, counts_SE)
@@ -326,14 +325,19 @@ class Trainer:
         )
 
     def counts(self) -> torch.Tensor:
-        """Assignments per expert (L, E) in the last training batch; -1 if it had other experts, or there was none."""
+        """Assignments per expert (L, E) in the last training batch; -1 if it was routed otherwise or there was none."""
         known = self._counts_LE if self._counts_hold else np.full_like(self._counts_LE, -1)
         return torch.from_numpy(np.ascontiguousarray(known))
 
     @property
     def _counts_hold(self) -> bool:
-        """The last training batch was routed as the model is now: what chance shows depends on k."""
-        return self._counts_are_of_this_step and self._counts_k == self.settings.routing.k
+        """The last training batch was routed as the model routes now."""
+        return self._counts_of == self._routing_now
+
+    @property
+    def _routing_now(self) -> Hashable:
+        """What the counts of a batch are of: the router itself, its k and way of choosing, and which experts."""
+        return self._router, self._router.key(), self.lineage
 
     # ---- live changes
     def change(self, settings: Settings) -> None:
@@ -344,9 +348,7 @@ class Trainer:
         """
         check_router(settings)
         old, before, after = self.settings, shape(self.settings), shape(settings)
-        now = _Earlier(
-            structure(self.model, self.optimiser), self._counts_LE, self._counts_are_of_this_step, self.lineage
-        )
+        now = _Earlier(structure(self.model, self.optimiser), self._counts_LE, self.lineage)
         try:
             if after != before and after in self._earlier:
                 self._go_back(self._earlier[after])
@@ -375,7 +377,6 @@ class Trainer:
             ffn = [c[list(p.sources)] for c, p in zip(self._counts_LE, plans, strict=True)]
             self._counts_LE = np.concatenate([np.stack(ffn), self._counts_LE[:, old.model.experts :]], axis=1)
             self.lineage = resized(self.lineage, self.step, [p.sources for p in plans])
-            self._counts_are_of_this_step = False
         options = router_options(settings)
         if settings.routing.router != old.routing.router or any(
             getattr(self._router, name) != options[name] for name in self._router.structure
@@ -388,7 +389,6 @@ class Trainer:
         if self._counts_LE.shape[1] != self._router.num_experts:  # null experts came or went
             spare = self._router.num_experts - settings.model.experts
             self._counts_LE = np.pad(self._counts_LE[:, : settings.model.experts], ((0, 0), (0, spare)))
-            self._counts_are_of_this_step = False
 
     def _set_knobs(self, settings: Settings) -> None:
         self.settings = settings
@@ -401,8 +401,7 @@ class Trainer:
 
     def _go_back(self, earlier: "_Earlier") -> None:
         put_back(earlier.structure, self.model, self.optimiser)
-        self._counts_LE, self._counts_are_of_this_step = earlier.counts_LE, earlier.counts_are_of_this_step
-        self.lineage = earlier.lineage
+        self._counts_LE, self.lineage = earlier.counts_LE, earlier.lineage
 
     def learn_from(self, data: Data) -> None:
         """Go on with other data of the same task and vocabulary. UserError if too little; then nothing changes."""
@@ -495,7 +494,6 @@ class _Earlier(NamedTuple):
 
     structure: Structure
     counts_LE: Ints
-    counts_are_of_this_step: bool
     lineage: str
 
 

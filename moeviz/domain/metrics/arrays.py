@@ -20,8 +20,8 @@ def mean(values: npt.ArrayLike) -> float:
 
 def ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> Array:
     """above / below, NaN where `below` is 0."""
-    top, bottom = np.broadcast_arrays(np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64))
-    out = np.full(top.shape, NOTHING)
+    top, bottom = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    out = np.full(np.broadcast(top, bottom).shape, NOTHING)
     np.divide(top, bottom, out=out, where=bottom != 0)
     return out
 

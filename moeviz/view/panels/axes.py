@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, floor, inf, log10
 from typing import Any
 
@@ -110,7 +111,8 @@ class Frame:
         else:
             part = (ys - self.y0) / (self.y1 - self.y0)
         py = self.rect.bottom() - part * self.rect.height()
-        both = np.stack([px, py], axis=1)
+        both = np.empty((px.size, 2))  # np.stack takes longer than all the rest
+        both[:, 0], both[:, 1] = px, py
         good = np.isfinite(py)
         if good.all():
             return [_polygon(both)]
@@ -160,8 +162,7 @@ def draw_y_axis(painter: QPainter, frame: Frame, theme: Theme, label: str) -> No
     rect = frame.rect
     ticks = log_ticks(frame.y0, frame.y1) if frame.log_y else []
     if len(ticks) < 3:  # less than a decade, or not by decades
-        ticks = _linear_ticks(frame)
-        texts = tick_labels(ticks)
+        ticks, texts = _linear_ticks(frame)
     else:
         if len(ticks) > rect.height() / 18:
             ticks = [t for t in ticks if abs(log10(t) - round(log10(t))) < 1e-6]
@@ -174,14 +175,19 @@ def draw_y_axis(painter: QPainter, frame: Frame, theme: Theme, label: str) -> No
     draw_upright(painter, rect, theme, label, rect.left() - LEFT + 9)
 
 
-def _linear_ticks(frame: Frame) -> list[float]:
+def _linear_ticks(frame: Frame) -> tuple[list[float], list[str]]:
     return _ticks(frame.y0, frame.y1, int(frame.rect.height() / 36), 3)
 
 
-def _ticks(low: float, high: float, count: int, least: int) -> list[float]:
-    """About `count`; more where the range has fewer than `least` round numbers at that distance."""
+@lru_cache(maxsize=256)  # axes seldom change, and are drawn at each step
+def _ticks(low: float, high: float, count: int, least: int, whole: bool = False) -> tuple[list[float], list[str]]:
+    """About `count` with their labels; more where the range has fewer than `least` round numbers at that distance.
+    `whole`: whole numbers only."""
     counts = (max(count, 2), 3, 4, 5, 6, 8, 10)
-    return next(t for n in counts if len(t := nice_ticks(low, high, n)) >= least or n == counts[-1])
+    ticks = next(t for n in counts if len(t := nice_ticks(low, high, n)) >= least or n == counts[-1])
+    if whole:
+        ticks = [tick for tick in ticks if tick == round(tick)]
+    return ticks, tick_labels(ticks)
 
 
 def draw_upright(painter: QPainter, rect: QRectF, theme: Theme, label: str, base: float) -> None:
@@ -202,14 +208,13 @@ def draw_upright(painter: QPainter, rect: QRectF, theme: Theme, label: str, base
 def draw_x_axis(painter: QPainter, frame: Frame, theme: Theme, label: str, key: Sequence[Key] = ()) -> None:
     """Ticks, and under them the label; beside it the key, where there are several curves."""
     rect = frame.rect
-    ticks = _ticks(frame.x0, frame.x1, int(rect.width() / 64), 2)
-    if label == "step":
-        ticks = [tick for tick in ticks if tick == round(tick)]  # there is nothing between two steps
+    # there is nothing between two steps
+    ticks, texts = _ticks(frame.x0, frame.x1, int(rect.width() / 64), 2, whole=label == "step")
     painter.setPen(QColor(theme.line))
     painter.drawLine(QLineF(rect.left(), rect.bottom(), rect.right(), rect.bottom()))
     painter.drawLines([QLineF(frame.x(t), rect.bottom(), frame.x(t), rect.bottom() + 3) for t in ticks])
     painter.setPen(QColor(theme.muted))
-    for tick, text in zip(ticks, tick_labels(ticks), strict=True):
+    for tick, text in zip(ticks, texts, strict=True):
         put(painter, frame.x(tick) - width_of(text) / 2, rect.bottom() + 14, text)
     if key:
         _draw_key(painter, rect, theme, label, key)

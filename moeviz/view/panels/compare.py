@@ -475,7 +475,8 @@ def moved_in_words(a: Routing, b: Routing, found: Mapping[str, float]) -> list[s
     ):
         if of_a is None or of_b is None:
             continue
-        if all(np.allclose(np.sum(values, axis=1), 1, atol=1e-3) for values in (of_a, of_b)):
+        # np.allclose takes four times as long
+        if all((np.abs(np.sum(values, axis=1) - 1) <= 1.01e-3).all() for values in (of_a, of_b)):
             whole.append(f"{percent(found[key])} of {symbol}")
         else:
             others.append(f"{symbol} moved by {number(found[key])} a token")

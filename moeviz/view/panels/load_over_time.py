@@ -33,7 +33,7 @@ class LoadOverTime(Panel):
         self._shares: Array = np.zeros((0, 0))
         self._row = 0
         self._read: object = None
-        self._bins: tuple[object, Array, Array] | None = None
+        self._bins: tuple[object, Array, Array, int] | None = None  # the last: steps from a point to the next
         self._top = 1.0
 
     def missing(self) -> str:
@@ -69,8 +69,9 @@ class LoadOverTime(Panel):
         bins = max(8, int(width / PIXELS_A_POINT))
         if self._bins is None or self._bins[0] != bins:
             edges = bin_edges(self._steps, bins)
-            means = binned_mean(self._shares, edges)
-            self._bins = bins, binned_mean(self._steps.astype(float), edges), means
+            at, means = binned_mean(self._steps.astype(float), edges), binned_mean(self._shares, edges)
+            apart = max(1, round(float(np.median(np.diff(at))))) if at.size > 1 else 1
+            self._bins = bins, at, means, apart
             even = 1 / max(self._shares.shape[1], 1)
             self._top = min(1.0, max(2 * even, nice_ceiling(float(np.nanmax(means, initial=0.0)))))
         return self._bins[1], self._bins[2]
@@ -132,9 +133,7 @@ class LoadOverTime(Panel):
         return first_null(routing) if routing is not None else self._shares.shape[1]
 
     def footer(self) -> str:
-        points = self._bins[1].size if self._bins else self._steps.size
-        apart = np.diff(self._bins[1]) if self._bins and points > 1 else np.ones(1)
-        steps = max(1, round(float(np.median(apart))))
+        steps = self._bins[3] if self._bins else 1
         mean = f"  a point: mean of {steps} steps" if steps > 1 else ""
         words = f"layer {self._row}, training batches{mean}"
         expert = self.pointed.get("expert", self.selection.expert)

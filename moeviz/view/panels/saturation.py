@@ -34,17 +34,26 @@ class Saturation(Panel):
         self.header.insertWidget(1, self.reference)
         self._packed: dict[tuple[int, int], tuple[RoutingSnapshot, Bits, Ints]] = {}
         self._film: list[RoutingSnapshot] = []
+        self._of: tuple[int, list[RoutingSnapshot]] = 0, []  # layer and history that the film was found in
+        self._measured: list[RoutingSnapshot] = []  # the film that these are of
+        self._bits_STW: Bits = np.zeros((0, 0, 0), dtype=np.uint8)
+        self._size_ST: Ints = np.zeros((0, 0), dtype=np.int64)
         self._steps: Ints = np.zeros(0, dtype=np.int64)
         self._saturation: Array = np.zeros(0)
         self._churn: Array = np.zeros(0)
-        self._at = 0  # the reference
+        self._at = -1  # the reference that the saturation is against; -1: none yet
         self._baseline = 0.0
 
     def kept(self) -> list[RoutingSnapshot]:
         """The kept steps that routed the tokens shown to the same experts."""
-        shown = self.snapshot
-        film = self.history.snapshots if self.history is not None and shown is not None else []
-        return [s for s in film if shown is not None and comparable(s, shown, self.layer)]
+        shown, layer = self.snapshot, self.layer
+        if self.history is None or shown is None:
+            return []
+        here = layer, self.history.snapshots
+        if self._film and here == self._of and comparable(self._film[0], shown, layer):
+            return self._film  # whoever is like one of them is like them all
+        self._of = layer, list(self.history.snapshots)
+        return [s for s in self.history.snapshots if comparable(s, shown, layer)]
 
     def missing(self) -> str:
         self._film = self.kept() if self.routing() is not None else []
@@ -52,24 +61,30 @@ class Saturation(Panel):
 
     def prepare(self) -> None:
         assert self.snapshot is not None
-        layer = self.layer
-        kept = {(id(s), layer): self._packed.get((id(s), layer)) for s in self._film}
-        self._packed = {
-            (id(s), layer): kept[id(s), layer]
-            or (s, *packed(s.layers[layer].expert_ids_TK, s.layers[layer].num_experts))
-            for s in self._film
-        }
-        bits_STW = np.stack([self._packed[id(s), layer][1] for s in self._film])
-        size_ST = np.stack([self._packed[id(s), layer][2] for s in self._film])
-        self._steps = np.array([s.step for s in self._film])
+        if self._film is not self._measured:
+            self._measure_film()
         shown = int(np.abs(self._steps - self.snapshot.step).argmin())
-        self._at = shown if self.reference.currentIndex() else len(self._film) - 1
-        self._saturation = overlaps(bits_STW, size_ST, bits_STW[self._at], size_ST[self._at])
-        self._churn = np.full(len(self._film), np.nan)
-        self._churn[1:] = 1 - overlaps(bits_STW[1:], size_ST[1:], bits_STW[:-1], size_ST[:-1])
-        routing = self.snapshot.layers[layer]
+        at = shown if self.reference.currentIndex() else len(self._film) - 1
+        if at != self._at:
+            bits, sizes = self._bits_STW, self._size_ST
+            self._saturation, self._at = overlaps(bits, sizes, bits[at], sizes[at]), at
+        routing = self.snapshot.layers[self.layer]
         chosen = (routing.expert_ids_TK >= 0).sum(axis=1).mean()
         self._baseline = overlap_baseline(1, routing.num_experts) * float(chosen)
+
+    def _measure_film(self) -> None:
+        """What depends on the kept steps alone, not on the one shown."""
+        layer, self._measured, self._at = self.layer, self._film, -1
+        known = [
+            self._packed.get((id(s), layer)) or (s, *packed(s.layers[layer].expert_ids_TK, s.layers[layer].num_experts))
+            for s in self._film
+        ]
+        bits = self._bits_STW = np.stack([bits for _, bits, _ in known])
+        sizes = self._size_ST = np.stack([sizes for _, _, sizes in known])
+        self._packed = {(id(s), layer): (s, *rows) for s, *rows in zip(self._film, bits, sizes, strict=True)}
+        self._steps = np.array([s.step for s in self._film])
+        self._churn = np.full(len(self._film), np.nan)
+        self._churn[1:] = 1 - overlaps(bits[1:], sizes[1:], bits[:-1], sizes[:-1])
 
     def lines_of_words(self, width: float) -> int:
         return 2 if width >= NARROW else 4
