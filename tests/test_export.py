@@ -107,6 +107,19 @@ def test_a_picture_has_no_words_for_the_mouse(qtbot, tmp_path, name, expert):
     assert "click" in on_screen()
 
 
+def test_a_picture_of_painting_has_no_words_for_the_mouse(qtbot, tmp_path):
+    survey = replace(make_survey(), plane=make_plane())
+    panel = show(qtbot, PANELS["input_map"](DARK))
+    panel.show_snapshot(survey.probe)
+    panel.show_survey(survey)
+    panel.paint.setChecked(True)
+    panel.refresh()
+    assert "drag to spray" in panel.footer()
+    export(panel, tmp_path / "p.svg")
+    assert "0 points painted" in words_of(tmp_path / "p.svg")
+    assert "drag" not in words_of(tmp_path / "p.svg")
+
+
 @pytest.mark.parametrize("name", PANELS)
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_subtitle_is_not_cut_in_a_picture_as_large_as_the_panel(qtbot, tmp_path, name, kept):

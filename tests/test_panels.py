@@ -398,7 +398,7 @@ def test_a_margin_is_negative_where_something_else_decided():
     probs = np.array([[0.1, 0.5, 0.25, 0.15]], dtype=np.float32)
     noisy = Routing("l", 4, np.array([[1, 0]]), None, probs)
     assert margin_in_words(noisy, 0) == "margin −0.15: 0 over 2"
-    assert confidence_in_words(noisy, 0) == ("chosen hold Σp 0.6", "hesitates between 3.35")
+    assert confidence_in_words(noisy, 0) == ("chosen hold Σp 0.6", "hesitates: 3.35 of 4")
     assert confidence_in_words(replace(noisy, router_probs_TE=None), 0) == ("", "")
 
 

@@ -27,6 +27,7 @@ from moeviz.view.panels import axes, saturation
 from moeviz.view.panels.anatomy import lines_of
 from moeviz.view.panels.compare import Compare
 from moeviz.view.panels.experts_domains import dead_in_words, information_in_words, uncovered_in_words
+from moeviz.view.panels.experts_tokens import Handled
 from moeviz.view.panels.layers_experts import comparable
 from moeviz.view.panels.load_over_time import uniform_lines
 from moeviz.view.panels.marks import BETWEEN
@@ -198,7 +199,7 @@ def test_experts_domains_holds_the_specialisation(qtbot, qapp):
 
 
 @pytest.mark.parametrize(
-    ("height", "named", "label"), [(560, 23, "domain"), (366, 23, "domain"), (216, 5, "every 5th domain")]
+    ("height", "named", "label"), [(560, 23, "domain"), (350, 23, "domain"), (200, 5, "every 5th domain")]
 )
 def test_every_domain_has_its_name_or_is_told_by_pointing_at_its_row(qtbot, qapp, tmp_path, height, named, label):
     survey = make_survey(tokens=2300)
@@ -332,6 +333,20 @@ def test_experts_tokens_use_the_height_they_get(qtbot, qapp, height, lines, row)
     assert drawn == [True] * lines
 
 
+def test_a_token_wider_than_its_line_is_shortened_and_the_others_follow(qtbot, qapp, monkeypatch):
+    panel = shown(qtbot, "experts_tokens", width=260)
+    panel._handled = [[Handled("w" * 80, 20, 20), Handled("b", 20, 20)]]
+    written = []
+    monkeypatch.setattr("moeviz.view.panels.experts_tokens.put", lambda painter, x, base, text: written.append(text))
+    image = QImage(260, 100, QImage.Format.Format_RGB32)
+    painter = QPainter(image)
+    panel.draw(painter, QRectF(0, 0, 240, 100))
+    painter.end()
+    assert written[1].startswith("www")
+    assert written[1].endswith("…")
+    assert "b" in written
+
+
 def test_co_activation_and_its_chance(qtbot, qapp):
     survey = make_survey(k=3)
     panel = shown(qtbot, "co_activation", survey)
@@ -356,19 +371,48 @@ def test_co_activation_names_only_pairs_of_enough_tokens(qtbot, qapp):
     panel.show_snapshot(made)
     panel.refresh()
     assert panel.footer().split("  ")[:4] == [
-        "most together: 0 and 1 (2.7× chance, 40 tokens)",  # 40 of 60, by chance a quarter
-        "least: 0 and 3 (0× chance, 0 tokens)",
+        "most: 0.667 of 0's 60 tokens chose 1 too",
+        "least: 0 of 0's 60 tokens chose 3 too",
         "chance 0.25",
         "blank rows: under 10 tokens",
     ]
     assert np.isnan(matrix(panel, 5)[3:]).all()
     assert panel._scale.high == pytest.approx(40 / 60)
     panel.pointed = {"expert": 3, "column": 4}
-    assert panel.footer().startswith("expert 3 has 2 tokens, 2 with 4 too: too few to tell  ")
+    assert panel.footer().startswith("tokens that chose 4 too: 2 of expert 3's 2, too few to tell  ")
     panel.show_snapshot(RoutingSnapshot(0, (Routing("l", 5, ids[-2:]),), ["x"] * 2))
     panel.pointed = {}
     panel.refresh()
     assert panel.footer().startswith("too few tokens to name a pair  ")
+
+
+def test_the_least_co_activation_is_of_pairs_that_chance_would_bring_together(qtbot, qapp):
+    """Expert 3's 12 tokens: half of them with 4, which is the highest share of few; by chance 2 would be with each."""
+    ids = np.array([[0, 1]] * 60 + [[0, 2]] * 20 + [[1, 2]] * 5 + [[3, 4]] * 9 + [[3, 0]] * 3 + [[5, 0]] * 20)
+    panel = show(qtbot, PANELS["co_activation"](DARK))
+    panel.show_snapshot(RoutingSnapshot(0, (Routing("l", 7, ids, num_null=1),), ["x"] * len(ids)))
+    panel.refresh()
+    # 5's 20 tokens all chose 0; 3 and 4 are together in 9 tokens alone; 6 is a null expert that nobody chose
+    assert panel.footer().split("  ")[:2] == [
+        "most: 1 of 5's 20 tokens chose 0 too",
+        "least: 0 of 0's 103 tokens chose 4 too",
+    ]
+    expected = np.diag(panel._pairs) * panel._baseline
+    assert expected[2] < 10 < expected[1]
+    panel.show_snapshot(RoutingSnapshot(0, (Routing("l", 7, ids[60:85], num_null=1),), ["x"] * 25))
+    panel.refresh()
+    assert panel.footer().startswith("most: 1 of 0's 20 tokens chose 2 too  chance")  # too few for a least
+
+
+def test_chance_of_co_activation_where_tokens_choose_more_or_fewer(qtbot, qapp):
+    """Random choices of 1, 2 or 4 of 8 have that share together on average."""
+    rng = np.random.default_rng(0)
+    chosen = [rng.permutation(8)[: rng.choice([1, 2, 4])] for _ in range(6000)]
+    ids = np.array([[*row, *[-1] * (4 - len(row))] for row in chosen])
+    panel = show(qtbot, PANELS["co_activation"](DARK))
+    panel.show_snapshot(RoutingSnapshot(0, (Routing("l", 8, ids),), ["x"] * len(ids)))
+    panel.refresh()
+    assert np.nanmean(matrix(panel)) == pytest.approx(panel._baseline, rel=0.02)
 
 
 def test_similarity_shows_both_kinds(qtbot, qapp):

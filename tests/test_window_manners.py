@@ -291,8 +291,11 @@ def test_what_is_shown_of_the_past_is_told_beside_the_newest(qtbot: QtBot, windo
     window.timeline.slider.setValue(0)
     assert step.text() == "shows step 0; newest is 2"
     of_now = [window.status.labels[name] for name in ("measure", "parameters", "flops")]
-    assert all(label.text().startswith("now ") for label in of_now if label.text())
+    assert all(label.text().startswith("newest ") for label in of_now if label.text())
     assert " parameters active" in of_now[1].text()
+    window.status.put("measure", "held-out 3.1 nats/char")  # it comes only after some steps
+    assert of_now[0].text() == "newest held-out 3.1 nats/char"
+    window.status.put("measure", "")
     assert "another probe" not in window.bar.probe_line.text()
     window.train_action.trigger()
     qtbot.waitUntil(lambda: window.stakes.steps > 5, timeout=WAIT)
@@ -301,7 +304,7 @@ def test_what_is_shown_of_the_past_is_told_beside_the_newest(qtbot: QtBot, windo
     window.timeline.follow()
     assert window.bar.probe_line.text() == "another probe"
     assert step.text() == f"step {window.snapshot.step:,}"
-    assert not any(label.text().startswith("now ") for label in of_now)
+    assert not any(label.text().startswith("newest ") for label in of_now)
 
 
 def test_the_answer_in_the_menu_is_named_by_what_it_does(qtbot: QtBot, window: Window) -> None:

@@ -109,7 +109,7 @@ PLOTS = (
         ("two or more chosen experts a token", HELDOUT),
         "Of the tokens that chose the row's expert, the share that chose the column's too: warm is more than chance.",
         "C_ij = N_ij / N_i over all pairs of one token, where N_i is 10 or more; rows sum to k − 1, by chance "
-        "(k − 1)/(E − 1) (OLMoE eq. 6)",
+        "(k − 1)/(E − 1), k as a mean over choices (OLMoE eq. 6)",
     ),
     Plot(
         "similarity",
@@ -158,7 +158,7 @@ PLOTS = (
         "cross-entropy of the MoE and of the same model with one SwiGLU a layer, 6·D·H FLOPs a token, those of the MoE "
         "layer at the start: router, shared and chosen experts; training FLOPs = 3·Σ tokens·FLOPs a token, of experts "
         "as many as ran; marks at the MoE's FLOPs; gap = MoE − dense on the same batch, ± its standard error of the "
-        "held-out rows (what other seeds would show it does not tell), and less than 2 of them is within chance",
+        "held-out rows (what other seeds would show it does not tell), and no more than 2 of them is within chance",
     ),
     Plot(
         "compare",

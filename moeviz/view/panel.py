@@ -285,7 +285,8 @@ class Panel(QWidget):
 
     def picture_size(self) -> QSize:
         """How large a picture of this panel alone is; larger than the widget where it scrolls."""
-        return QSize(max(self.width(), 320), max(self.height(), 160))
+        width = max(self.width(), 320)
+        return QSize(width, max(self.height(), 160) + self.picture_head(width) - HEADER)
 
     def picture_head(self, width: float) -> int:
         """How high the title of a picture is: a subtitle that has no room beside it has a line of its own."""

@@ -86,7 +86,7 @@ class Status(QStatusBar):
         self.labels["measure"].setToolTip(f"Of held-out data, measured at step {step:,}" if words else "")
 
     def put(self, name: str, text: str) -> None:
-        self.labels[name].say(f"now {text}" if text and self.past and name in OF_NOW else text)
+        self.labels[name].say(f"newest {text}" if text and self.past and name in OF_NOW else text)
 
     def show_progress(self, progress: Progress | None) -> None:
         shown = progress is not None and (

@@ -126,7 +126,7 @@ class ExpertsTokens(Sampled):
 
     def _row(self, rect: QRectF) -> float:
         """The height of a line of tokens: a little less where that lets the last expert be seen whole."""
-        fitting = rect.height() / max(len(self._handled), 1)
+        fitting = rect.height() / len(self._handled)
         return fitting if LEAST_ROW <= fitting < ROW else ROW
 
     def full_height(self, rect: QRectF) -> float:
@@ -177,12 +177,11 @@ class ExpertsTokens(Sampled):
             )
             put(painter, x, base, fitted(words, line.width()))
         for token, strength, words in items:
-            text = visible(token)
+            text = fitted(visible(token), line.width() - width_of(words) - 12)
             wide = width_of(text) + 8
-            needs = wide + width_of(words) + 4
-            if x + needs > line.right():
+            if x + wide + width_of(words) + 4 > line.right():
                 lines -= 1
-                if not lines or needs > line.width():
+                if not lines:
                     break
                 x, base = line.left(), base + line.height()
             fill = mixed(self._colour(expert).name(), self.theme.panel, 0.15 + 0.85 * strength)
@@ -237,8 +236,10 @@ class ExpertsTokens(Sampled):
             shown = f"the first {MOST} of {total}" if total > MOST else f"{total}"
             mouse = self.for_mouse("  click beside to see all experts")
             return f"expert {opened}: {shown} tokens that chose it first  surest first{mouse}"
-        if row is not None and row < len(self._handled) and (mouse := self.for_mouse("click to see")):
-            return f"{mouse} the tokens of expert {row} in context"
+        if row is not None and row < len(self._handled):
+            mouse = self.for_mouse(f"click to see the tokens of expert {row} in context")
+            if mouse:
+                return mouse
         if self._surest:
             weighed = any(weight == weight for surest in self._surest for weight in surest.values())
             which = "the surest of each expert, by gate weight" if weighed else "some of each expert, in their order"

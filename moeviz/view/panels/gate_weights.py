@@ -236,7 +236,7 @@ def confidence_in_words(routing: Routing, token: int) -> tuple[str, str]:
     probs = routing.router_probs_TE[token].astype(float)
     chosen = [e for e in routing.expert_ids_TK[token].tolist() if e >= 0]
     hesitates = number(float(token_effective_experts(probs[None])[0]))
-    return f"chosen hold Σp {number(float(probs[chosen].sum()))}", f"hesitates between {hesitates}"
+    return f"chosen hold Σp {number(float(probs[chosen].sum()))}", f"hesitates: {hesitates} of {probs.size}"
 
 
 def expert_in_words(routing: Routing, expert: int) -> str:

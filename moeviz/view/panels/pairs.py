@@ -23,9 +23,10 @@ from moeviz.view.panels.grid import (
 )
 from moeviz.view.panels.heat import draw_heat, outline
 from moeviz.view.panels.sampled import Sampled
-from moeviz.view.panels.words import about
+from moeviz.view.panels.words import first_null, label
 from moeviz.view.theme import Theme
 
+Pair = tuple[int, int]
 NO_SURVEY = "Router weights and experts' outputs are not in this data: it needs a model, which is then surveyed."
 
 
@@ -72,18 +73,15 @@ class ExpertPairs(Sampled):
             return None
         return row, column
 
-    def telling(self) -> Bools:
-        """Which values are sure enough for their pair to be named."""
-        return np.isfinite(self._values)
+    def telling(self) -> tuple[Bools, Bools]:
+        """Which values are sure enough to be named as the highest, and which as the lowest."""
+        known = np.isfinite(self._values)
+        return known, known
 
-    def extremes(self) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    def extremes(self) -> tuple[Pair | None, Pair | None]:
         """The pairs with the highest and the lowest value."""
-        known = self.telling()
-        if not known.any():
-            return None
-        high, low = np.where(known, self._values, -np.inf).argmax(), np.where(known, self._values, np.inf).argmin()
-        a, b = (np.unravel_index(int(at), self._values.shape) for at in (high, low))
-        return (int(a[0]), int(a[1])), (int(b[0]), int(b[1]))
+        high, low = self.telling()
+        return _greatest(np.where(high, self._values, -np.inf)), _greatest(np.where(low, -self._values, -np.inf))
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         at = self.grid(rect).at(point)
@@ -108,6 +106,7 @@ class CoActivation(ExpertPairs):
         super().__init__(theme, parent)
         self._baseline = 0.0
         self._pairs: Ints = np.zeros((1, 1), dtype=np.int64)
+        self._null = 1
 
     def missing(self) -> str:
         routing = self.routing()
@@ -122,17 +121,16 @@ class CoActivation(ExpertPairs):
 
     def measure(self, routing: Routing) -> None:
         ids, experts = routing.expert_ids_TK, routing.num_experts
-        k = float((ids >= 0).sum(axis=1).mean())
-        self._baseline = co_activation_baseline(k, experts)
-        self._pairs = pair_counts(ids, experts)
+        k_T = (ids >= 0).sum(axis=1)  # a token that chose more experts is in more pairs
+        self._baseline = co_activation_baseline(float((k_T * k_T).sum() / k_T.sum()), experts)
+        self._pairs, self._null = pair_counts(ids, experts), first_null(routing)
         values = co_activation(ids, experts, MIN_COUNT)
         self.take(values, around(values, max(self._baseline, 1e-3)))
 
-    def telling(self) -> Bools:
-        """Pairs that are together in enough tokens, or by chance would be."""
-        expected_EE = np.diag(self._pairs)[:, None] * self._baseline
-        enough: Bools = np.maximum(self._pairs, expected_EE) >= MIN_COUNT
-        return super().telling() & enough
+    def telling(self) -> tuple[Bools, Bools]:
+        """Pairs that are together in enough tokens; and those that would be by chance."""
+        known = np.isfinite(self._values)
+        return known & (self._pairs >= MIN_COUNT), known & (np.diag(self._pairs)[:, None] * self._baseline >= MIN_COUNT)
 
     def columns_are(self) -> str:
         return "expert chosen too"
@@ -141,29 +139,27 @@ class CoActivation(ExpertPairs):
         return "share"
 
     def footer(self) -> str:
-        pair, ends = self.pointed_pair(), self.extremes()
+        pair, (most, least) = self.pointed_pair(), self.extremes()
         if pair is not None:
             words = [self._in_words(*pair)]
-        elif ends is not None:
-            most, least = ends
-            words = [f"most together: {self._together(*most)}"]
-            words += [f"least: {self._together(*least)}"] if set(least) != set(most) else []
-        else:
+        elif most is None and least is None:
             words = ["too few tokens to name a pair"]
+        else:
+            ends = (("most", most), ("least", least))
+            words = [f"{which}: {self._share(*named)}" for which, named in ends if named is not None]
         rare = [f"blank rows: under {MIN_COUNT} tokens"] if (np.diag(self._pairs) < MIN_COUNT).any() else []
         return "  ".join([*words, f"chance {number(self._baseline)}", *rare, self.whose()])
 
-    def _together(self, i: int, j: int) -> str:
-        times = f"{about(float(self._values[i, j]) / self._baseline)}× chance, " if self._baseline > 0 else ""
-        count = int(self._pairs[i, j])
-        return f"{i} and {j} ({times}{count} token{'s' if count != 1 else ''})"
+    def _share(self, i: int, j: int) -> str:
+        share, first, second = number(float(self._values[i, j])), label(i, self._null), label(j, self._null)
+        return f"{share} of {first}'s {self._pairs[i, i]} tokens chose {second} too"
 
     def _in_words(self, i: int, j: int) -> str:
-        both, all_of_i = self._pairs[i, j], self._pairs[i, i]
-        if all_of_i < MIN_COUNT:
-            return f"expert {i} has {all_of_i} tokens, {both} with {j} too: too few to tell"
-        share = number(float(self._values[i, j]))
-        return f"of expert {i}'s tokens {share} chose {j} too ({both} of its {all_of_i} tokens)"
+        first, second = label(i, self._null), label(j, self._null)
+        if self._pairs[i, i] < MIN_COUNT:
+            of = f"{self._pairs[i, j]} of expert {first}'s {self._pairs[i, i]}"
+            return f"tokens that chose {second} too: {of}, too few to tell"
+        return f"{self._share(i, j)} ({self._pairs[i, j]})"
 
 
 KINDS = ("router rows", "outputs")
@@ -223,12 +219,12 @@ class SimilarityOfExperts(ExpertPairs):
         return f"{super().subtitle()}, {self.choice()}"
 
     def footer(self) -> str:
-        pair, ends, found = self.pointed_pair(), self.extremes(), self.found()
+        pair, (most, least), found = self.pointed_pair(), self.extremes(), self.found()
         what = "linear CKA of outputs" if self.choice() == "outputs" else "cosine of router rows"
         if pair is not None:
             words = [f"experts {pair[0]} and {pair[1]}: {what} {number(float(self._values[pair]))}"]
-        elif ends is not None:
-            (i, j), (a, b) = ends
+        elif most is not None and least is not None:
+            (i, j), (a, b) = most, least
             words = [
                 f"{what}  most alike: {i} and {j}, {number(float(self._values[i, j]))}",
                 f"least: {a} and {b}, {number(float(self._values[a, b]))}",
@@ -238,6 +234,12 @@ class SimilarityOfExperts(ExpertPairs):
         if self.choice() == "outputs" and found is not None:
             words.append(f"every expert run on {found.num_tokens} held-out tokens of width {found.width}")
         return "  ".join(words)
+
+
+def _greatest(values: Array) -> Pair | None:
+    """Where the greatest value lies; None if all are -inf."""
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
+    return (int(row), int(column)) if np.isfinite(values[row, column]) else None
 
 
 def two_digits(value: float) -> str:
