@@ -1,6 +1,7 @@
 """The panels of what the experts learned: exact numbers, what they lack, what is pointed at, hidden ones rest."""
 
 import csv
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from itertools import pairwise
@@ -371,8 +372,8 @@ def test_co_activation_names_only_pairs_of_enough_tokens(qtbot, qapp):
     panel.show_snapshot(made)
     panel.refresh()
     assert panel.footer().split("  ")[:4] == [
-        "most: 0.667 of 0's 60 tokens chose 1 too",
-        "least: 0 of 0's 60 tokens chose 3 too",
+        "most: 66.7 % of 0's 60 tokens chose 1 too",
+        "least: 0 % of 1's 70 tokens chose 3 too",
         "chance 0.25",
         "blank rows: under 10 tokens",
     ]
@@ -387,21 +388,20 @@ def test_co_activation_names_only_pairs_of_enough_tokens(qtbot, qapp):
 
 
 def test_the_least_co_activation_is_of_pairs_that_chance_would_bring_together(qtbot, qapp):
-    """Expert 3's 12 tokens: half of them with 4, which is the highest share of few; by chance 2 would be with each."""
+    """And the most is of pairs that are together in enough tokens: 3 and 4 are in 9."""
     ids = np.array([[0, 1]] * 60 + [[0, 2]] * 20 + [[1, 2]] * 5 + [[3, 4]] * 9 + [[3, 0]] * 3 + [[5, 0]] * 20)
     panel = show(qtbot, PANELS["co_activation"](DARK))
     panel.show_snapshot(RoutingSnapshot(0, (Routing("l", 7, ids, num_null=1),), ["x"] * len(ids)))
     panel.refresh()
-    # 5's 20 tokens all chose 0; 3 and 4 are together in 9 tokens alone; 6 is a null expert that nobody chose
     assert panel.footer().split("  ")[:2] == [
-        "most: 1 of 5's 20 tokens chose 0 too",
-        "least: 0 of 0's 103 tokens chose 4 too",
+        "most: 100 % of 5's 20 tokens chose 0 too",
+        "least: 0 % of 0's 103 tokens chose 4 too",
     ]
     expected = np.diag(panel._pairs) * panel._baseline
     assert expected[2] < 10 < expected[1]
     panel.show_snapshot(RoutingSnapshot(0, (Routing("l", 7, ids[60:85], num_null=1),), ["x"] * 25))
     panel.refresh()
-    assert panel.footer().startswith("most: 1 of 0's 20 tokens chose 2 too  chance")  # too few for a least
+    assert panel.footer().startswith("most: 100 % of 0's 20 tokens chose 2 too  chance")  # too few for a least
 
 
 def test_chance_of_co_activation_where_tokens_choose_more_or_fewer(qtbot, qapp):
@@ -424,6 +424,17 @@ def test_similarity_shows_both_kinds(qtbot, qapp):
     panel.kind.setCurrentText("outputs")
     np.testing.assert_allclose(matrix(panel), np.abs(wanted))
     assert "256 held-out tokens of width 8" in panel.footer()
+
+
+def test_flow_and_layers_tell_the_same_of_the_same_tokens(qtbot, qapp):
+    snapshot = make_survey().probe
+    flow, layers = (show(qtbot, PANELS[name](DARK)) for name in ("flow", "layers_experts"))
+    for panel in (flow, layers):
+        panel.show_snapshot(snapshot)
+        panel.refresh()
+    said = re.findall(r"tells (\S+) of layer 1", f"{flow.footer()}  {layers.footer()}")
+    assert len(said) == 2
+    assert said[0] == said[1]
 
 
 def test_flow_counts_first_choices_between_layers(qtbot, qapp):

@@ -371,7 +371,9 @@ def test_twenty_steps_lower_the_loss_and_it_is_saved(task, tmp_path):
     assert len(first.snapshot.tokens) == len(first.snapshot.domains) == first.snapshot.num_tokens
     for _ in range(19):
         session.send(Advance(snapshot=False))
-    log = session.send(Advance()).log
+    update = session.send(Advance())
+    log = update.log
+    assert update.facts.tokens_per_step == round(log.counts_SE[0].sum(1).mean() / 2), "nor counted"
     assert log.scalars_S["cross_entropy"][-5:].mean() < 0.95 * log.scalars_S["cross_entropy"][:5].mean()
     assert ((log.counts_SE[0].sum(1) < 2 * 8 * 48) == (task != "plane")).all(), "padding is not routed"
     path = session.send(SaveModel(str(tmp_path / "m.safetensors"))).saved

@@ -139,6 +139,19 @@ def test_settings_and_text_on_the_command_line(qtbot: QtBot, empty: Window, tmp_
     assert "Left out: other.txt" in told(empty)
 
 
+def test_after_an_empty_text_on_the_command_line_restart_takes_the_built_in_data(
+    qtbot: QtBot, empty: Window, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    empty.begin([str(tmp_path / "empty.txt")])
+    qtbot.waitUntil(lambda: "Press Restart to start with the built-in data." in told(empty), timeout=WAIT)
+    assert empty.settings.data.path == ""
+    empty.restart_action.trigger()
+    assert told(empty) == ""
+    qtbot.waitUntil(lambda: empty.snapshot is not None, timeout=WAIT)
+    assert empty.status.labels["state"].text() == "Paused"
+
+
 def test_bad_settings_on_the_command_line_are_told_and_the_model_comes(
     qtbot: QtBot, empty: Window, tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ class StepLog:
 class ModelFacts:
     """What the status bar tells: parameters, FLOPs of one token's forward pass, and where the model runs.
 
+    tokens_per_step   that are trained, without padding, as a mean
     executed_experts  experts that a token of the probe ran on average over the layers, after drops and without null
                       experts, where that varies by token; active parameters and FLOPs go by it. None: it is fixed.
     """

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,6 +93,8 @@ class Trainer:
         self._train = Traced(lambda: StepLoss(self.model, self._terms, data.padded), eager_calls=10)
         self._look = Traced(lambda: Look(self.model), eager_calls=10)
         self._news: list[torch.Tensor] = []
+        self._tokens = 0  # of their steps, without padding
+        self._tokens_per_step = settings.train.batch * sizes.context
         heldout = ("heldout", "dense_heldout", GAP_ERROR) if self.twin else ("heldout",)
         self._measured: dict[str, dict[int, float]] = {name: {} for name in (*heldout, *data.measures)}
         self._unchecked = 0
@@ -159,6 +162,7 @@ class Trainer:
         self.step += 1
         self._earlier.clear()  # these have not seen the step
         self._news.append(news)
+        self._tokens += num_tokens
         self._unchecked += 1
         if self.step % HELDOUT_EVERY == 0 and self._heldout_rows is not None:
             for name, value in self._heldout(*self._heldout_rows).items():
@@ -201,6 +205,7 @@ class Trainer:
             values.clear()
         self.losses |= {name: float(values[-1]) for name, values in scalars.items() if np.isfinite(values[-1])}
         self._counts_LE, self._counts_of = news.counts_SLE[-1], self._routing_now
+        self._tokens, self._tokens_per_step = 0, round(self._tokens / len(self._news))
         self._news.clear()
         counts_SE = tuple(np.ascontiguousarray(news.counts_SLE[:, layer]) for layer in range(sizes.layers))
         return StepLog(steps, scalars, counts_SE)
@@ -312,7 +317,7 @@ class Trainer:
         of = self.settings, self.device, self._executed_L
         if self._facts is None or self._facts[0] != of:
             self._facts = of, self._count()
-        return self._facts[1]
+        return replace(self._facts[1], tokens_per_step=self._tokens_per_step)
 
     def _count(self) -> ModelFacts:
         return ModelFacts(
@@ -320,7 +325,7 @@ class Trainer:
             active_parameters(self.model, self._executed_L),
             flops_per_token(self.model, self._executed_L),
             self.device,
-            self.settings.train.batch * self.settings.model.context,
+            self._tokens_per_step,
             None if self._executed_L is None else float(np.mean(self._executed_L)),
         )
 

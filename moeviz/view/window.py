@@ -130,6 +130,7 @@ class Window(QMainWindow):
         self.facts: ModelFacts | None = None
         self._failed = False
         self._left_out = ""  # what the command line named and is not used
+        self._own_text = False  # the command line named a text, which has not been read yet
         self._goal = (0, 0.0)  # steps to train, and when that began
         self._asked = ("", 0.0)  # what the session was asked for, and when
         self._closing = False
@@ -286,6 +287,7 @@ class Window(QMainWindow):
             settings = Settings.read(opening.settings).with_values(changed) if opening.settings else self.settings
             if opening.text:
                 settings = settings.with_values({"data.path": opening.text})
+                self._own_text = True
         except SettingsError as error:
             self._left_out = f"{error} {self._left_out}".strip()
         else:
@@ -296,7 +298,9 @@ class Window(QMainWindow):
 
     def start(self, make: MakeSession | None = None, title: str = LOADING, *, training: bool = False) -> None:
         """Start a session, or the first one; what runs now goes on until the new one can be shown."""
-        self._failed = False
+        if self._failed:
+            self._failed = False
+            self.notices.hide()  # it tells of what is tried anew
         make = make or self.make_session(self.settings, self.device, self.checkpoint)
         self.runner.start(make, title=title, training=training)
         self._show_state()
@@ -465,7 +469,7 @@ class Window(QMainWindow):
         if update.reset:
             self.history.clear()
             self._seen = (time.perf_counter(), update.step)
-            self._failed = False
+            self._failed = self._own_text = False
             self.survey = None
             self._surveyed_at = 0.0
         if update.past is not None:
@@ -613,9 +617,13 @@ class Window(QMainWindow):
             return
         self._failed = True
         prefix = "The model stopped: " if self.snapshot is not None else ""
-        self.tell(
-            f"{prefix}{failure.summary} Press Restart to start it anew. {self._left_out}".strip(), failure.details
-        )
+        anew = "to start it anew"
+        if self._own_text:  # else Restart would read it again, and fail again
+            self._own_text = False
+            self.knobs.settings = self.settings.with_values({"data.path": ""})
+            self.knobs.show()
+            anew = "to start with the built-in data"
+        self.tell(f"{prefix}{failure.summary} Press Restart {anew}. {self._left_out}".strip(), failure.details)
 
     # ---- the selection
     def _hover(self, pointed: dict[str, int]) -> None:

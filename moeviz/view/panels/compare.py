@@ -160,8 +160,9 @@ class Compare(Panel):
             self._moved = (of_a != of_b) & (of_a >= 0) & (of_b >= 0)
         strangers = self._strangers(a, b)
         tokens = tokens_in_words(a, b, numbered=not strangers) if same else [why_not]
-        # in a low panel the last ones are left out
-        self._words = [*self._loads_in_words(a, b, sizes), tokens[0], *strangers, *tokens[1:]]
+        # in a low panel the last ones are left out; of strangers only the last tells anything without numbers
+        order = [*strangers, tokens[-1], *tokens[:-1]] if strangers else tokens
+        self._words = [*self._loads_in_words(a, b, sizes), *order]
         if a is b:
             self._words = ["A and B are the same", "choose another B, or move the timeline"]
 

@@ -150,10 +150,14 @@ class ExpertsTokens(Sampled):
                 painter.setPen(QColor(self.theme.text if strong else self.theme.muted))
                 put(painter, spot.left() + 10, spot.top() + min(spot.height(), ROW) / 2 + 4, str(e))
             if opened is None:
-                line = QRectF(rect.left() + RAIL, spot.top(), rect.width() - RAIL, self._row(rect))
+                line = QRectF(rect.left() + RAIL, spot.top(), rect.width() - RAIL - 6, self._row(rect))
                 self._draw_tokens(painter, e, line, self._lines_each(rect))
+        if (full := self.full_height(rect)) > rect.height():
+            part = rect.height() / full
+            bar = QRectF(rect.right() - 3, rect.top() + self._shift(rect) * part, 3, rect.height() * part)
+            painter.fillRect(bar, QColor(self.theme.faint))
         if opened is not None:
-            area = rect.adjusted(RAIL, 0, 0, 0)
+            area = rect.adjusted(RAIL, 0, -6, 0)
             painter.setClipRect(area)
             top = area.top() - self._shift(rect)
             self._draw_tokens(painter, opened, QRectF(area.left(), top, area.width(), ROW))
@@ -165,7 +169,7 @@ class ExpertsTokens(Sampled):
     def _draw_tokens(self, painter: QPainter, expert: int, line: QRectF, lines: int = 1) -> None:
         """The expert's tokens, as many as fit in this line and those below it, each with its share of the token's
         occurrences and their number, or with the gate weight."""
-        x, base = line.left(), line.top() + line.height() / 2 + 4
+        x, base = line.left(), line.top() + line.height() / 2 + 3.5
         items = [(i.token, i.share, f"{100 * i.share:.0f} % of {i.seen}") for i in self._handled[expert]]
         if self._surest:
             surest = self._surest[expert].items()
@@ -185,7 +189,7 @@ class ExpertsTokens(Sampled):
                     break
                 x, base = line.left(), base + line.height()
             fill = mixed(self._colour(expert).name(), self.theme.panel, 0.15 + 0.85 * strength)
-            painter.fillRect(QRectF(x, base - line.height() / 2 - 3, wide, line.height() - 3), fill)
+            painter.fillRect(QRectF(x, base - line.height() / 2 - 2.5, wide, line.height() - 2), fill)
             painter.setPen(readable_on(fill))
             put(painter, x + 4, base, text)
             painter.setPen(QColor(self.theme.muted))

@@ -198,7 +198,7 @@ def chosen_in_words(chosen: Mapping[int, float], null: int) -> list[str]:
     """What the ticks are beside bars of another quantity, and of the first ones how much."""
     known = [f"{share(g)} at {label(e, null)}" for e, g in chosen.items() if g == g]
     more = [f"{len(known) - MOST_NAMED} more"] if len(known) > MOST_NAMED else []
-    return [f"bars: p, ✓ g: {', '.join([*known[:MOST_NAMED], *more])}"] if known else []
+    return [f"bars: p, g: {', '.join([*known[:MOST_NAMED], *more])}"] if known else []
 
 
 def margin_in_words(routing: Routing, token: int) -> str:

@@ -27,7 +27,6 @@ from moeviz.view.theme import Theme, put, width_of
 class LayersExperts(Panel):
     name = "layers_experts"
     uses = frozenset({"snapshot", "layer", "expert"})
-    calm = True
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
@@ -172,15 +171,14 @@ def change_in_words(shown: RoutingSnapshot, film: list[RoutingSnapshot], layer: 
 
 
 def transition_in_words(shown: RoutingSnapshot, layer: int) -> list[str]:
-    """How far this layer's choice tells the next one's, beyond chance."""
+    """How far this layer's first choice tells the next one's, beyond chance; as the flow between layers says it."""
     here, after = shown.layers[layer], shown.layers[layer + 1] if layer + 1 < len(shown.layers) else None
     if after is None or after.num_tokens != here.num_tokens:
         return []
-    ids, next_ids = here.expert_ids_TK, after.expert_ids_TK
-    counts = transition_counts(ids, next_ids, here.num_experts, after.num_experts)
-    k, next_k = (float((x >= 0).sum(axis=1).mean()) for x in (ids, next_ids))
-    told = transition_information(counts) - transition_information_bias(counts, k, next_k)
-    return [f"tells {number(told)} of layer {layer + 1}"]
+    first, next_first = here.expert_ids_TK[:, :1], after.expert_ids_TK[:, :1]
+    counts = transition_counts(first, next_first, here.num_experts, after.num_experts)
+    told = transition_information(counts) - transition_information_bias(counts, 1, 1)
+    return [f"tells {number(max(0.0, told))} of layer {layer + 1}"]
 
 
 def comparable(a: RoutingSnapshot, b: RoutingSnapshot, layer: int) -> bool:

@@ -81,7 +81,14 @@ class ExpertPairs(Sampled):
     def extremes(self) -> tuple[Pair | None, Pair | None]:
         """The pairs with the highest and the lowest value."""
         high, low = self.telling()
-        return _greatest(np.where(high, self._values, -np.inf)), _greatest(np.where(low, -self._values, -np.inf))
+        return self._greatest(np.where(high, self._values, -np.inf)), self._greatest(
+            np.where(low, -self._values, -np.inf)
+        )
+
+    def _greatest(self, values: Array) -> Pair | None:
+        """Where the greatest value lies; None if all are -inf."""
+        row, column = np.unravel_index(int(values.argmax()), values.shape)
+        return (int(row), int(column)) if np.isfinite(values[row, column]) else None
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         at = self.grid(rect).at(point)
@@ -132,6 +139,12 @@ class CoActivation(ExpertPairs):
         known = np.isfinite(self._values)
         return known & (self._pairs >= MIN_COUNT), known & (np.diag(self._pairs)[:, None] * self._baseline >= MIN_COUNT)
 
+    def _greatest(self, values: Array) -> Pair | None:
+        """Of equal ones that of the expert with most tokens."""
+        equal = np.where(values == values.max(), np.diag(self._pairs)[:, None], -1)
+        row, column = np.unravel_index(int(equal.argmax()), values.shape)
+        return (int(row), int(column)) if np.isfinite(values[row, column]) else None
+
     def columns_are(self) -> str:
         return "expert chosen too"
 
@@ -151,8 +164,8 @@ class CoActivation(ExpertPairs):
         return "  ".join([*words, f"chance {number(self._baseline)}", *rare, self.whose()])
 
     def _share(self, i: int, j: int) -> str:
-        share, first, second = number(float(self._values[i, j])), label(i, self._null), label(j, self._null)
-        return f"{share} of {first}'s {self._pairs[i, i]} tokens chose {second} too"
+        first, second = label(i, self._null), label(j, self._null)
+        return f"{number(100 * float(self._values[i, j]))} % of {first}'s {self._pairs[i, i]} tokens chose {second} too"
 
     def _in_words(self, i: int, j: int) -> str:
         first, second = label(i, self._null), label(j, self._null)
@@ -234,12 +247,6 @@ class SimilarityOfExperts(ExpertPairs):
         if self.choice() == "outputs" and found is not None:
             words.append(f"every expert run on {found.num_tokens} held-out tokens of width {found.width}")
         return "  ".join(words)
-
-
-def _greatest(values: Array) -> Pair | None:
-    """Where the greatest value lies; None if all are -inf."""
-    row, column = np.unravel_index(int(values.argmax()), values.shape)
-    return (int(row), int(column)) if np.isfinite(values[row, column]) else None
 
 
 def two_digits(value: float) -> str:

@@ -185,10 +185,10 @@ class TokensExperts(Panel):
         tokens, experts = self._values.shape
         kind, routing = KINDS[self.kind.currentText()], self.routing()
         assert routing is not None
-        hollow = ["hollow: dropped"] if self._dropped else []
+        hollow = ["outlined: dropped"] if self._dropped else []
         of = [*hollow, *signs_in_words(routing), *(["soft: combine weights"] if routing.soft else [])]
         if token is None or token >= tokens:
-            return "  ".join([f"{kind}, {tokens} tokens × {experts} experts", *of])
+            return "  ".join([f"{kind}, {tokens} tokens × {experts} expert{'' if experts == 1 else 's'}", *of])
         assert self.snapshot is not None
         text = f" '{visible(self.snapshot.tokens[token])}'" if self.snapshot.tokens is not None else ""
         row = self._values[token]
