@@ -3,21 +3,18 @@
 import statistics
 import sys
 import time
-from collections.abc import Callable
 
 from PySide6.QtCore import QTimer
 
-from moeviz.app import bundled_model, make_session
 from moeviz.bench.live import live, live_window, settle
 from moeviz.domain.messages import Advance
-from moeviz.domain.settings import Settings
-from moeviz.engine.mailbox import Mailbox
-from moeviz.engine.runner import Runner
 from moeviz.view.layouts import LAYOUTS
 from moeviz.view.window import Window
 
-ROUNDS = 16  # many short pairs: a machine is never as quiet as one long pair needs
-SECONDS = 2.5  # of training in each half of a pair
+ROUNDS = 24  # many short pairs: no machine is as quiet as a few long ones need
+SECONDS = 1.6  # of training in each half of a pair
+LEAD_SECONDS = 0.2  # before it, for what was asked for in the other half
+WARM_SECONDS = 4.0  # traced calls, caches
 FRAMES = 40
 TURNS = 20  # of a knob
 BEAT_MS = 5
@@ -29,22 +26,18 @@ def measure() -> dict[str, float]:
     found: dict[str, float] = {}
     with live_window() as window:
         live(60, lambda: window.snapshot is not None)
-        bare = Runner(Mailbox())
-        bare.start(make_session(Settings(), "cpu", bundled_model("text")))
-        while not bare.idle:
-            time.sleep(0.01)
         for name in LAYOUTS:
             window.layouts.choose(name)
             settle(window)
-            figures = _training(window, bare, name) | _knobs(window) | _frames(window) | _idle(window)
+            figures = _training(window, name) | _knobs(window) | _frames(window) | _idle(window)
             found |= {f"{name}: {what}": value for what, value in figures.items()}
-        bare.close()
     return found
 
 
-def _training(window: Window, bare: Runner, layout: str) -> dict[str, float]:
-    """Training beside the window against the same runner without one, in pairs; meanwhile, what a tick with a new
-    picture takes, and how late the event loop is."""
+def _training(window: Window, layout: str) -> dict[str, float]:
+    """Training beside the live window against the same run while the window sleeps, in many short pairs: it then asks
+    for nothing and draws nothing, as if it were not there. Meanwhile, what a tick with a new picture takes, and how
+    late the event loop is."""
     late: list[float] = []
     frames: list[float] = []
     last = time.perf_counter()
@@ -61,67 +54,53 @@ def _training(window: Window, bare: Runner, layout: str) -> dict[str, float]:
         if window.snapshot is not before:
             frames.append((time.perf_counter() - began) * 1000)
 
-    window.timer.timeout.disconnect(window.collect)
-    window.timer.timeout.connect(collect)
+    def beside() -> float:
+        nonlocal last
+        window.timer.start()
+        live(LEAD_SECONDS)
+        last = time.perf_counter()
+        beat.start()
+        rate = _rate(window)
+        beat.stop()
+        window.timer.stop()
+        return rate
+
+    def alone() -> float:
+        live(LEAD_SECONDS)
+        return _rate(window)
+
     beat = QTimer()
     beat.setInterval(BEAT_MS)
     beat.timeout.connect(tick)
-
-    def alone_rate() -> float:
-        rate = _rate(bare, lambda: time.sleep(SECONDS))
-        bare.mailbox.take()
-        return rate
-
-    def beside_rate() -> float:
-        nonlocal last
-        last = time.perf_counter()
-        beat.start()
-        rate = _rate(window.runner, lambda: live(SECONDS), turn=window.toggle_training)
-        beat.stop()
-        settle(window)
-        return rate
-
+    window.toggle_training()
+    live(WARM_SECONDS)
+    window.timer.stop()
+    window.timer.timeout.disconnect(window.collect)
+    window.timer.timeout.connect(collect)
     ratios: list[float] = []
-    for i in range(ROUNDS + 1):
-        if i % 2:  # by turns: a machine that grows slower favours neither
-            alone, beside = alone_rate(), beside_rate()
-        else:
-            beside, alone = beside_rate(), alone_rate()
-        if i:
-            ratios.append(beside / alone)
-        else:  # the first pair warms up: traced calls, caches
-            late.clear()
-            frames.clear()
-        what = f"pair {i} of {ROUNDS}: {alone:.1f} steps/s alone, {beside:.1f} beside the window"
+    for i in range(ROUNDS):
+        first, second = (alone, beside) if i % 2 else (beside, alone)  # a machine that grows slower favours neither
+        rates = {first: first(), second: second()}
+        ratios.append(rates[beside] / rates[alone])
+        what = f"pair {i + 1} of {ROUNDS}: {rates[alone]:.1f} steps/s alone, {rates[beside]:.1f} beside the window"
         print(f"{layout}, {what}", file=sys.stderr)
     window.timer.timeout.disconnect(collect)
     window.timer.timeout.connect(window.collect)
+    window.toggle_training()
+    settle(window)
     return {
-        "training beside the window / alone, median": statistics.median(ratios),
+        "training beside the window / alone, mean": statistics.mean(ratios),
         "training beside the window / alone, standard error": statistics.stdev(ratios) / len(ratios) ** 0.5,
         "event-loop latency p99, ms": statistics.quantiles(late, n=100)[98],
         "a frame while training, median ms": statistics.median(frames),
     }
 
 
-def _rate(runner: Runner, wait: Callable[[], None], turn: Callable[[], None] | None = None) -> float:
-    """Steps a second while `wait` runs, counted by the runner itself. `turn` starts and stops training as a person
-    does."""
-    first = runner.advances
-    began = time.perf_counter()
-    if turn is None:
-        runner.training = True
-    else:
-        turn()
-    wait()
-    steps, seconds = runner.advances - first, time.perf_counter() - began
-    if turn is None:
-        runner.training = False
-    else:
-        turn()
-    while not runner.idle:
-        time.sleep(0.005)
-    return steps / seconds
+def _rate(window: Window) -> float:
+    """Steps a second, counted by the runner itself."""
+    first, began = window.runner.advances, time.perf_counter()
+    live(SECONDS)
+    return (window.runner.advances - first) / (time.perf_counter() - began)
 
 
 def _knobs(window: Window) -> dict[str, float]:

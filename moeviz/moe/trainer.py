@@ -98,7 +98,7 @@ class Trainer:
         heldout = ("heldout", "dense_heldout", GAP_ERROR) if self.twin else ("heldout",)
         self._measured: dict[str, dict[int, float]] = {name: {} for name in (*heldout, *data.measures)}
         self._unchecked = 0
-        self._timer, self._snapshot_seconds = 0.0, 0.0
+        self._timer = 0.0
         self._earlier: dict[Hashable, _Earlier] = {}  # what was changed since the last step, by its shape
         self._executed_L: list[float] | None = None  # in the last snapshot, where it varies by token
         self._facts: tuple[tuple[object, ...], ModelFacts] | None = None  # of what they are
@@ -222,10 +222,9 @@ class Trainer:
         return runs_S
 
     def timings(self, num_steps: int) -> dict[str, float]:
-        """Seconds of the last snapshot, and of one training step as a mean over the last flush, if that had any."""
+        """Seconds of one training step as a mean over the last flush, if that had any."""
         seconds, self._timer = self._timer, 0.0
-        step = {"step": seconds / num_steps} if num_steps else {}
-        return {"snapshot": self._snapshot_seconds, **step}
+        return {"step": seconds / num_steps} if num_steps else {}
 
     @torch.no_grad()
     def _heldout(self, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
@@ -289,7 +288,6 @@ class Trainer:
     @torch.no_grad()
     def snapshot(self) -> RoutingSnapshot:
         """The routing of the probe now, and the numbers of the last step that was flushed."""
-        start = time.perf_counter()
         inputs = self.probe_inputs
         router = self._router
         packed = self._look((router.key(), inputs[0].shape, len(inputs)), *inputs).cpu().numpy()
@@ -300,7 +298,6 @@ class Trainer:
             null = range(router.num_ffn, router.num_experts)
             self._executed_L = [executed_experts(layer, null) for layer in layers]
         counts = tuple(self._counts_LE) if self._counts_hold else ()
-        self._snapshot_seconds = time.perf_counter() - start
         shown = self.shown
         return RoutingSnapshot(self.step, layers, shown.tokens, shown.domains, dict(self.losses), counts, self.lineage)
 

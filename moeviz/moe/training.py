@@ -220,9 +220,9 @@ class _Run:
         self.settle()
         start = time.perf_counter()
         found = survey(self.trainer, parts, self._axes)
-        seconds = time.perf_counter() - start
         self._axes = tuple(inputs.axes_2D for inputs in found.inputs) or self._axes
         update = self.update()  # with the snapshot of its step: they are looked at together
+        seconds = time.perf_counter() - start
         return replace(update, survey=found, timings={**update.timings, "survey": seconds})
 
     def read(self, text: str) -> Update:
@@ -296,9 +296,11 @@ class _Run:
         self, *, notice: str = "", mark: str = "", saved: str = "", reset: bool = False, paused: bool = False
     ) -> Update:
         """Everything since the last update, with a fresh snapshot."""
+        start = time.perf_counter()
         self.settle()
         snapshot = self.trainer.snapshot()
-        return self._tell(snapshot, notice, mark, saved, reset, paused)
+        update = self._tell(snapshot, notice, mark, saved, reset, paused)
+        return replace(update, timings={**update.timings, "snapshot": time.perf_counter() - start})
 
     def out_of_memory(self, paused: bool) -> Update:
         """Nothing is computed for this one; the model is as it was before the command."""

@@ -78,7 +78,7 @@ FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 SLOWEST_MS = 500  # fewer do not look alive
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
 DRAWING_SHARE = 0.03  # of the time, for snapshots and drawing, which cost training about 1.5 times that
-SURVEY_SHARE = 0.01  # of the time, at most
+SURVEY_SHARE = 0.007  # of the time, at most; what it then draws comes on top
 NEVER = float("-inf")
 CALM_SECONDS = 1.0  # between two pictures of a calm panel while training
 SURVEY_SECONDS = 2.0  # between two surveys while training, at least
@@ -431,7 +431,8 @@ class Window(QMainWindow):
         self.references.ask()  # these start the timer again
         if not self.references.text_due:  # a survey takes long
             self._ask_survey()
-        self.runner.mailbox.ask()
+        if not self.runner.pending:  # an answer brings a snapshot with it
+            self.runner.mailbox.ask()
         if self._closing and idle_files:
             self.window().close()
 
