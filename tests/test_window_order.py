@@ -109,7 +109,7 @@ def test_an_undo_that_does_not_go_with_the_settings_any_more_is_told(qtbot: QtBo
     window.knobs.settings = window.settings.with_values({"model.experts": 8})
     at = window.knobs.undo.index()
     window.knobs.undo_change(False)
-    assert "routing.k" in window.notices.words.text()
+    assert "k is 12 but Experts is 8" in window.notices.words.text()
     assert (window.knobs.undo.index(), window.settings.routing.k) == (at, 3)
 
 
