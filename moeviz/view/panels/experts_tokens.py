@@ -15,6 +15,7 @@ from moeviz.view.colours import expert_colour, mixed, readable_on
 from moeviz.view.panel import LINE, Pointed, Table
 from moeviz.view.panels.axes import EVERY, share
 from moeviz.view.panels.sampled import Sampled
+from moeviz.view.panels.scroll import ROOM, draw_scroll_bar
 from moeviz.view.theme import GRID, SMALL, Theme, fitted, mono, put, sans, shaped, width_of
 
 ORDERS = ("most specific", "most frequent")
@@ -150,14 +151,11 @@ class ExpertsTokens(Sampled):
                 painter.setPen(QColor(self.theme.text if strong else self.theme.muted))
                 put(painter, spot.left() + 10, spot.top() + min(spot.height(), ROW) / 2 + 4, str(e))
             if opened is None:
-                line = QRectF(rect.left() + RAIL, spot.top(), rect.width() - RAIL - 6, self._row(rect))
+                line = QRectF(rect.left() + RAIL, spot.top(), rect.width() - RAIL - ROOM, self._row(rect))
                 self._draw_tokens(painter, e, line, self._lines_each(rect))
-        if (full := self.full_height(rect)) > rect.height():
-            part = rect.height() / full
-            bar = QRectF(rect.right() - 3, rect.top() + self._shift(rect) * part, 3, rect.height() * part)
-            painter.fillRect(bar, QColor(self.theme.faint))
+        draw_scroll_bar(painter, rect, self.full_height(rect), self._shift(rect), self.theme)
         if opened is not None:
-            area = rect.adjusted(RAIL, 0, -6, 0)
+            area = rect.adjusted(RAIL, 0, -ROOM, 0)
             painter.setClipRect(area)
             top = area.top() - self._shift(rect)
             self._draw_tokens(painter, opened, QRectF(area.left(), top, area.width(), ROW))

@@ -195,7 +195,7 @@ def chosen_weights(routing: Routing, token: int) -> dict[int, float]:
 
 
 def chosen_in_words(chosen: Mapping[int, float], null: int) -> list[str]:
-    """What the ticks are beside bars of another quantity, and of the first ones how much."""
+    """The first gate weights, beside bars of another quantity."""
     known = [f"{share(g)} at {label(e, null)}" for e, g in chosen.items() if g == g]
     more = [f"{len(known) - MOST_NAMED} more"] if len(known) > MOST_NAMED else []
     return [f"bars: p, g: {', '.join([*known[:MOST_NAMED], *more])}"] if known else []

@@ -48,10 +48,10 @@ def draw_marks(painter: QPainter, frame: Frame, marks: Sequence[tuple[float, str
     pen.setDashPattern([3, 3])
     painter.setPen(pen)
     painter.drawLines([QLineF(x, rect.top(), x, rect.bottom()) for x in sorted({round(x) + 0.5 for x, _ in seen})])
-    lefts = [x + 4 for x, _ in seen]
-    most = min(ROWS, max(1, int(rect.height() / 3 / ROW)))
     if rect.height() < 4 * ROW:  # words would cover the curves; the timeline has them too
         return
+    lefts = [x + 4 for x, _ in seen]
+    most = min(ROWS, int(rect.height() / 3 / ROW))
 
     def place(labels: list[str]) -> tuple[list[float], list[int], list[bool]]:
         """Widths, rows, and which have room."""

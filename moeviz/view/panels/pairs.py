@@ -36,6 +36,7 @@ class ExpertPairs(Sampled):
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent)
         self._values: Array = np.zeros((1, 1))
+        self._tokens_E1: Ints = np.zeros((1, 1), dtype=np.int64)  # of equal values that of more tokens is named
         self._scale = Scale(0.0, 1.0, 0.5)
         self._image = QImage()
 
@@ -81,14 +82,14 @@ class ExpertPairs(Sampled):
     def extremes(self) -> tuple[Pair | None, Pair | None]:
         """The pairs with the highest and the lowest value."""
         high, low = self.telling()
-        return self._greatest(np.where(high, self._values, -np.inf)), self._greatest(
-            np.where(low, -self._values, -np.inf)
-        )
+        return self._greatest(self._values, high), self._greatest(-self._values, low)
 
-    def _greatest(self, values: Array) -> Pair | None:
-        """Where the greatest value lies; None if all are -inf."""
-        row, column = np.unravel_index(int(values.argmax()), values.shape)
-        return (int(row), int(column)) if np.isfinite(values[row, column]) else None
+    def _greatest(self, values: Array, among: Bools) -> Pair | None:
+        if not among.any():
+            return None
+        equal = among & (values == values[among].max())
+        row, column = np.unravel_index(int(np.where(equal, self._tokens_E1, -1).argmax()), values.shape)
+        return int(row), int(column)
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         at = self.grid(rect).at(point)
@@ -131,19 +132,14 @@ class CoActivation(ExpertPairs):
         k_T = (ids >= 0).sum(axis=1)  # a token that chose more experts is in more pairs
         self._baseline = co_activation_baseline(float((k_T * k_T).sum() / k_T.sum()), experts)
         self._pairs, self._null = pair_counts(ids, experts), first_null(routing)
+        self._tokens_E1 = np.diag(self._pairs)[:, None]
         values = co_activation(ids, experts, MIN_COUNT)
         self.take(values, around(values, max(self._baseline, 1e-3)))
 
     def telling(self) -> tuple[Bools, Bools]:
         """Pairs that are together in enough tokens; and those that would be by chance."""
         known = np.isfinite(self._values)
-        return known & (self._pairs >= MIN_COUNT), known & (np.diag(self._pairs)[:, None] * self._baseline >= MIN_COUNT)
-
-    def _greatest(self, values: Array) -> Pair | None:
-        """Of equal ones that of the expert with most tokens."""
-        equal = np.where(values == values.max(), np.diag(self._pairs)[:, None], -1)
-        row, column = np.unravel_index(int(equal.argmax()), values.shape)
-        return (int(row), int(column)) if np.isfinite(values[row, column]) else None
+        return known & (self._pairs >= MIN_COUNT), known & (self._tokens_E1 * self._baseline >= MIN_COUNT)
 
     def columns_are(self) -> str:
         return "expert chosen too"
@@ -160,7 +156,7 @@ class CoActivation(ExpertPairs):
         else:
             ends = (("most", most), ("least", least))
             words = [f"{which}: {self._share(*named)}" for which, named in ends if named is not None]
-        rare = [f"blank rows: under {MIN_COUNT} tokens"] if (np.diag(self._pairs) < MIN_COUNT).any() else []
+        rare = [f"blank rows: under {MIN_COUNT} tokens"] if (self._tokens_E1 < MIN_COUNT).any() else []
         return "  ".join([*words, f"chance {number(self._baseline)}", *rare, self.whose()])
 
     def _share(self, i: int, j: int) -> str:

@@ -19,6 +19,7 @@ from moeviz.view.colours import expert_colour, mixed, readable_on
 from moeviz.view.panel import LINE, Panel, Pointed, Table
 from moeviz.view.panels.axes import share
 from moeviz.view.panels.heat import outline
+from moeviz.view.panels.scroll import ROOM, draw_scroll_bar
 from moeviz.view.panels.words import first_null, kept, kind_in_words, label
 from moeviz.view.theme import GRID, Theme, mono, shaped
 
@@ -104,7 +105,7 @@ class TokenStrip(Panel):
         return cells[-1].bottom() + 2 if cells else 0.0
 
     def text_rect(self, rect: QRectF) -> QRectF:
-        return rect.adjusted(0, 0, -6, 0)
+        return rect.adjusted(0, 0, -ROOM, 0)
 
     def _shift(self, area: QRectF) -> float:
         """How far it is scrolled; no further than there is text."""
@@ -124,16 +125,12 @@ class TokenStrip(Panel):
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         area = self.text_rect(rect)
         cells = self.cells(area)
-        full = self.height_of(cells)
         if self._reveal:
             self._reveal = False
             self._scroll_to(area)
         shift = self._shift(area)
         painter.setClipRect(rect.adjusted(-2, -2, 2, 0))
-        if full > area.height():
-            part = area.height() / full
-            bar = QRectF(rect.right() - 3, rect.top() + shift * part, 3, area.height() * part)
-            painter.fillRect(bar, QColor(self.theme.faint))
+        draw_scroll_bar(painter, rect, self.height_of(cells), shift, self.theme)
         painter.translate(area.left() + 1, area.top() + 1 - shift)
         first = bisect_right(cells, shift, key=lambda cell: cell.bottom())
         last = bisect_right(cells, shift + area.height(), key=lambda cell: cell.top())
@@ -210,7 +207,7 @@ class TokenStrip(Panel):
         size = super().picture_size()
         if self.lack():
             return size
-        cells = self._flow(size.width() - 2 * GRID - 6, breaks=True)
+        cells = self._flow(size.width() - 2 * GRID - ROOM, breaks=True)
         need = self.picture_head(size.width()) + self.height_of(cells) + LINE * self.footer_lines + 2 * GRID
         return QSize(size.width(), max(size.height(), round(need)))
 

@@ -185,8 +185,8 @@ class TokensExperts(Panel):
         tokens, experts = self._values.shape
         kind, routing = KINDS[self.kind.currentText()], self.routing()
         assert routing is not None
-        hollow = ["outlined: dropped"] if self._dropped else []
-        of = [*hollow, *signs_in_words(routing), *(["soft: combine weights"] if routing.soft else [])]
+        outlined = ["outlined: dropped"] if self._dropped else []
+        of = [*outlined, *signs_in_words(routing), *(["soft: combine weights"] if routing.soft else [])]
         if token is None or token >= tokens:
             return "  ".join([f"{kind}, {tokens} tokens × {experts} expert{'' if experts == 1 else 's'}", *of])
         assert self.snapshot is not None
