@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PySide6.QtCore import QEvent, QPoint, QPointF, QRectF, Qt
-from PySide6.QtGui import QColor, QHelpEvent
+from PySide6.QtGui import QColor, QHelpEvent, QImage, QPainter
 from PySide6.QtWidgets import QApplication
 
 from moeviz.domain import metrics
@@ -20,14 +20,14 @@ from moeviz.view.catalogue import PLOTS
 from moeviz.view.colours import _to_oklab, diverging, expert_colour, sequential
 from moeviz.view.dashboard import PANELS, PLACES, Dashboard
 from moeviz.view.panel import Panel, wrapped
-from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number, tick_labels
+from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number, steady_top, tick_labels
 from moeviz.view.panels.gate_weights import confidence_in_words, expert_in_words, margin_in_words
 from moeviz.view.panels.layers_experts import change_in_words
 from moeviz.view.panels.marks import bin_edges, binned_mean, place_labels, unnamed_in_words
 from moeviz.view.panels.tokens import TokenStrip, describe
 from moeviz.view.panels.tokens_experts import gate_matrix
 from moeviz.view.render import render_plot
-from moeviz.view.theme import DARK, LIGHT, apply, width_of
+from moeviz.view.theme import DARK, LIGHT, apply, small_metrics, width_of
 
 TEXT = "To be, or not to be:\nthat is the question"
 
@@ -171,6 +171,86 @@ def test_a_hidden_panel_does_nothing_and_catches_up_when_shown(qtbot, qapp):
     qapp.processEvents()
     assert panel.draws > before
     assert [row[1] for row in panel.table()[1]] == list("later")
+
+
+def painted_anew(panel: Panel) -> QImage:
+    """What the canvas shows, without any picture of a ground that was kept."""
+    image = QImage(panel.canvas.size(), QImage.Format.Format_RGB32)
+    image.fill(QColor(panel.theme.panel))
+    painter = QPainter(image)
+    panel.paint_body(painter, QRectF(image.rect()))
+    painter.end()
+    return image
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_kept_ground_is_never_out_of_date(board, qapp, snapshot, history, name):
+    panel = board.panels[name]
+    changes = [
+        lambda: board.show_snapshot(make_snapshot(step=100)),
+        lambda: board.show_selection(Selection(layer=1)),
+        lambda: board.show_selection(Selection(layer=1, token=3, expert=2)),
+        lambda: board.show_snapshot(make_snapshot(TEXT[::-1], experts=12, k=1)),
+        lambda: board.show_snapshot(replace(snapshot, train_counts_LE=())),
+        lambda: board.show_history(make_history(steps=140)),
+        lambda: board.apply_theme(LIGHT),
+        lambda: panel.canvas.resize(panel.canvas.width() - 40, panel.canvas.height() - 30),
+    ]
+    for change in changes:
+        change()
+        qapp.processEvents()
+        shown = panel.canvas.grab().toImage().convertToFormat(QImage.Format.Format_RGB32)
+        assert shown == painted_anew(panel)
+
+
+@pytest.mark.parametrize("name", ["tokens_experts", "gate_weights", "load"])
+def test_axes_are_painted_once_for_many_steps(board, qapp, monkeypatch, name):
+    panel, grounds = board.panels[name], []
+    board.show_snapshot(make_snapshot(step=0))
+    qapp.processEvents()
+    monkeypatch.setattr(panel, "draw_ground", lambda *_: grounds.append(name))
+    drawn = panel.draws
+    for step in range(1, 5):
+        board.show_snapshot(make_snapshot(step=step))
+        qapp.processEvents()
+    assert panel.draws >= drawn + 4
+    assert not grounds
+
+
+@pytest.mark.parametrize("theme", [DARK, LIGHT])
+def test_the_token_strip_on_the_screen_looks_like_its_picture(qtbot, theme):
+    """There it is looked up in a table, here painted token by token."""
+    panel = show(qtbot, TokenStrip(theme), 400, 160)
+    none = replace(routing(len(TEXT), 8, 2, 0), num_null=2)
+    panel.show_snapshot(replace(make_snapshot(), layers=(none,)))
+    panel.show_selection(Selection(token=4, expert=3))
+    screen = painted_anew(panel)
+    panel._in_picture = True
+    plain = painted_anew(panel)
+    height = int(panel.plot_rect(QRectF(screen.rect())).bottom())  # what the mouse does is not told in pictures
+
+    def pixels(image: QImage) -> np.ndarray:
+        return np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), -1, 4)[:height, :, :3].astype(int)
+
+    apart = np.abs(pixels(screen) - pixels(plain))
+    assert len(np.unique(pixels(screen).reshape(-1, 3), axis=0)) > 100
+    assert apart.max() <= 10  # of 32 shades between a cell and its letter
+    assert apart.mean() < 0.5
+
+
+def test_an_axis_does_not_go_to_and_fro_with_values_at_its_edge():
+    top, tops = 0.0, []
+    for wanted in (0.3, 0.25, 0.3, 0.25, 0.4, 0.3, 0.2, 0.25):
+        top = steady_top(top, wanted)
+        tops.append(top)
+    assert tops == [0.3, 0.3, 0.3, 0.3, 0.4, 0.4, 0.2, 0.25]
+
+
+def test_figures_are_of_one_width(qapp):
+    """Widths are measured once for all numbers of as many digits."""
+    for digit in "123456789":
+        assert small_metrics().horizontalAdvance(digit * 5) == small_metrics().horizontalAdvance("00000")
+    assert width_of("q 0.125 (12)") == pytest.approx(small_metrics().horizontalAdvance("q 0.125 (12)"))
 
 
 def test_only_what_changed_is_drawn_again(board, qapp, snapshot, history):

@@ -33,11 +33,13 @@ _ON_LIGHT = _hexes(
 )
 
 
+EXPERT_COLOURS = len(_ON_DARK)
+
+
 @lru_cache(maxsize=512)
 def expert_colour(expert: int, theme: Theme) -> QColor:
     """The colour of an expert, the same in every panel; from 64 on the colours repeat."""
-    colours = _ON_DARK if theme.dark else _ON_LIGHT
-    return QColor("#" + colours[expert % len(colours)])
+    return QColor("#" + (_ON_DARK if theme.dark else _ON_LIGHT)[expert % EXPERT_COLOURS])
 
 
 @lru_cache(maxsize=4096)
@@ -53,8 +55,13 @@ def mixed(colour: str, background: str, amount: float) -> QColor:
 
 def readable_on(colour: QColor) -> QColor:
     """Near-black or near-white, whichever reads better on the colour."""
-    luminance = 0.2126 * colour.redF() ** 2.2 + 0.7152 * colour.greenF() ** 2.2 + 0.0722 * colour.blueF() ** 2.2
-    return QColor("#10141a") if luminance > 0.20 else QColor("#f2f5f9")
+    return QColor(*inks_on(np.array(colour.getRgb()[:3], dtype=np.float64)).tolist())  # type: ignore[index]
+
+
+def inks_on(colours: Array) -> npt.NDArray[np.int64]:
+    """The same for many (…, 3), red, green and blue from 0 to 255."""
+    luminance = (colours / 255) ** 2.2 @ np.array([0.2126, 0.7152, 0.0722])
+    return np.where(luminance[..., None] > 0.20, (0x10, 0x14, 0x1A), (0xF2, 0xF5, 0xF9))
 
 
 @lru_cache(maxsize=4)

@@ -4,7 +4,7 @@ A panel only remembers what it is given; numbers are prepared and drawn when Qt 
 costs nothing. Everything is painted with plain QPainter calls: what is exported is what is seen.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Literal
 
@@ -34,6 +34,7 @@ from moeviz.view.theme import BODY, GRID, SMALL, Theme, fitted, palette, sans, w
 Pointed = dict[str, int]  # any of SHARED, and what a panel has besides, which stays its own
 SHARED = ("layer", "token", "expert")
 Table = tuple[list[str], list[list[int | float | str]]]
+LayGround = Callable[[QPainter, QRectF | None], None]  # of the plot's rectangle; None where nothing is drawn in it
 Uses = Literal["snapshot", "history", "survey", "layer", "token", "expert"]
 LINE = 16  # px, one line of words under a plot
 NARROW = 380  # px, a panel below it needs more lines for its words
@@ -123,6 +124,13 @@ class Panel(QWidget):
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         raise NotImplementedError
 
+    def ground(self) -> Hashable:
+        """What draw_ground() depends on, beside its rectangle and the theme; None where there is no ground."""
+        return None
+
+    def draw_ground(self, painter: QPainter, rect: QRectF) -> None:
+        """What lies under draw() and stays from step to step, such as axes; the screen keeps a picture of it."""
+
     def footer(self) -> str:
         """Words under the plot."""
         return ""
@@ -209,9 +217,10 @@ class Panel(QWidget):
         return f"step {self.source.step:,}" if self.source is not None else ""
 
     def routing(self) -> Routing | None:
-        if self.source is None or not self.source.layers:
+        source = self.source
+        if source is None or not source.layers:
             return None
-        routing = self.source.layers[self.layer]
+        routing = source.layers[max(0, min(self.selection.layer, len(source.layers) - 1))]
         return routing if routing.num_tokens else None
 
     def refresh(self) -> None:
@@ -247,18 +256,23 @@ class Panel(QWidget):
         wanted = self.lines_of_words(rect.width())
         return min(wanted, max(1, int(rect.height() - self.lowest) // LINE))
 
-    def paint_body(self, painter: QPainter, rect: QRectF) -> None:
-        """Everything below the header, into any painter."""
+    def paint_body(self, painter: QPainter, rect: QRectF, lay_ground: LayGround | None = None) -> None:
+        """Everything below the header, into any painter. `lay_ground` may have a picture of the ground."""
         missing = self.lack()
+        inner = self.plot_rect(rect)
+        roomy = not missing and inner.width() > 40 and inner.height() > 16
         painter.save()
         painter.setClipRect(rect)
         painter.setFont(sans(SMALL))
+        if lay_ground is not None:
+            lay_ground(painter, inner if roomy else None)
+        elif roomy:
+            self.draw_ground(painter, inner)
         if missing:
             painter.setPen(QColor(self.theme.faint))
             painter.drawText(rect.adjusted(16, 8, -16, -8), WRAPPED | Qt.AlignmentFlag.AlignCenter, missing)
         else:
-            inner = self.plot_rect(rect)
-            if inner.width() > 40 and inner.height() > 16:
+            if roomy:
                 painter.save()
                 self.draw(painter, inner)
                 painter.restore()
@@ -394,15 +408,36 @@ class Canvas(QWidget):
         self._panel = panel
         self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
         self.setMouseTracking(True)
+        self._ground: tuple[Hashable, QPixmap] | None = None  # what it is of
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
         try:
-            painter.fillRect(event.rect(), QColor(self._panel.theme.panel))
             self._panel.draws += 1
-            self._panel.paint_body(painter, QRectF(self.rect()))
+            self._panel.paint_body(painter, QRectF(self.rect()), self._lay_ground)
         finally:
             painter.end()  # a painter left open by a defect would take the whole program down
+
+    def _lay_ground(self, painter: QPainter, inner: QRectF | None) -> None:
+        """Painted once and then laid down as a picture: that costs a tenth of painting it."""
+        theme, of = self._panel.theme, None if inner is None else self._panel.ground()
+        if of is None or inner is None:
+            self._ground = None
+            painter.fillRect(self.rect(), QColor(theme.panel))
+            return
+        key = (self.width(), self.height(), self.devicePixelRatio(), inner.height(), theme, of)
+        if self._ground is None or self._ground[0] != key:
+            picture = QPixmap(self.size() * self.devicePixelRatio())
+            picture.setDevicePixelRatio(self.devicePixelRatio())
+            picture.fill(theme.panel)
+            once = QPainter(picture)
+            try:
+                once.setFont(sans(SMALL))
+                self._panel.draw_ground(once, inner)
+            finally:
+                once.end()
+            self._ground = key, picture
+        painter.drawPixmap(0, 0, self._ground[1])
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
         self._panel.point_at(event.position())

@@ -2,6 +2,8 @@
 
 from PySide6.QtWidgets import QLabel
 
+from moeviz.view.theme import ZEROS
+
 
 class SteadyLabel(QLabel):
     """At least `least` px wide. If it `grows`, as wide as the widest text since it was empty, so that what stands after
@@ -10,11 +12,16 @@ class SteadyLabel(QLabel):
     def __init__(self, least: int = 0, *, grows: bool = True) -> None:
         super().__init__()
         self._least, self._grows, self._widest = least, grows, 0
+        self._measured = ""  # the text that was last, with zeros for figures
 
     def say(self, text: str) -> None:
         if text == self.text():
             return
         self.setText(text)
+        measured = text.translate(ZEROS)  # figures are of one width
+        if measured == self._measured:
+            return
+        self._measured = measured
         if not self._grows:
             self.setMinimumWidth(0)  # its hint is never below that
         wanted = self.sizeHint()

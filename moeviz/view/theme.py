@@ -106,9 +106,16 @@ def small_metrics() -> QFontMetricsF:
     return QFontMetricsF(sans(SMALL))
 
 
-@lru_cache(maxsize=2048)
 def width_of(text: str) -> float:
     """Width of a text in the small sans face."""
+    return _width(text.translate(ZEROS))
+
+
+ZEROS = str.maketrans("123456789", "000000000")  # figures are tabular: numbers that change are measured once
+
+
+@lru_cache(maxsize=2048)
+def _width(text: str) -> float:
     return small_metrics().horizontalAdvance(text)
 
 

@@ -136,6 +136,7 @@ class MarkedSlider(QSlider):
 
         self._places: tuple[list[int], int, int] = ([], 0, 0)  # of marks and handle in pixels; the slider's width
         self._whole = True  # what is set belongs together
+        self._length = 0  # of the handle along the slider; 0: not asked yet
 
     def show_run(self, last: int, place: int, marks: list[tuple[int, str]]) -> None:
         """All at once: a new range alone would move the handle to and fro."""
@@ -171,10 +172,16 @@ class MarkedSlider(QSlider):
             self.update()
 
     def _handle(self) -> int:
-        """Its width."""
-        option = QStyleOptionSlider()
-        self.initStyleOption(option)
-        return self.style().pixelMetric(QStyle.PixelMetric.PM_SliderLength, option, self)
+        """Its width, which a style works out each time it is asked."""
+        if not self._length:
+            option = QStyleOptionSlider()
+            self.initStyleOption(option)
+            self._length = self.style().pixelMetric(QStyle.PixelMetric.PM_SliderLength, option, self)
+        return self._length
+
+    def changeEvent(self, event: QEvent) -> None:
+        self._length = 0  # another style, theme or font
+        super().changeEvent(event)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """The handle goes to where the mouse is, and with it; Qt's own would go a page towards it."""

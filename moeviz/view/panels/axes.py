@@ -50,6 +50,12 @@ def nice_ceiling(value: float) -> float:
     return next(m * power for m in (1, 1.5, 2, 3, 4, 6, 8, 10) if m * power >= value * (1 - 1e-9))
 
 
+def steady_top(now: float, wanted: float) -> float:
+    """The end of an axis from 0: it grows at once and shrinks only where much of it would be empty, so that it does not
+    go to and fro with values that lie at the edge of a round number."""
+    return wanted if wanted > now or wanted < 0.6 * now else now
+
+
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers within [low, high]."""
     if not high > low:

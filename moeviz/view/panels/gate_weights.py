@@ -1,6 +1,7 @@
 """The router's answer for one token: every expert's probability, the chosen ones marked with their gate weight."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from math import isfinite
 
 import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF
@@ -8,7 +9,6 @@ from PySide6.QtGui import QColor, QPainter
 from PySide6.QtWidgets import QWidget
 
 from moeviz.domain.metrics import (
-    boundary_margin,
     expert_counts,
     load_share,
     mean_probability,
@@ -86,13 +86,27 @@ class GateWeights(Panel):
     def frame(self, rect: QRectF) -> Frame:
         return Frame(inside(rect), 0, max(self._heights.size, 1), 0, self._top)
 
-    def draw(self, painter: QPainter, rect: QRectF) -> None:
-        frame, theme = self.frame(rect), self.theme
+    def _strong(self) -> int | None:
+        expert = self.pointed.get("expert", self.selection.expert)
+        return expert if expert is not None and expert < self._heights.size else None
+
+    def ground(self) -> Hashable:
         routing = self.routing()
         assert routing is not None
-        null = first_null(routing)
-        height_is = "probability p" if routing.router_probs_TE is not None else "gate weight g"
-        draw_y_axis(painter, frame, theme, height_is)
+        return self._heights.size, first_null(routing), self._top, routing.router_probs_TE is None, self._strong()
+
+    def draw_ground(self, painter: QPainter, rect: QRectF) -> None:
+        routing, frame = self.routing(), self.frame(rect)
+        assert routing is not None
+        draw_y_axis(painter, frame, self.theme, "gate weight g" if routing.router_probs_TE is None else "probability p")
+        painter.setPen(QColor(self.theme.line))
+        painter.drawLine(QLineF(frame.rect.left(), frame.rect.bottom(), frame.rect.right(), frame.rect.bottom()))
+        names = labels(self._heights.size, first_null(routing))
+        draw_column_labels(painter, frame.rect, names, self.theme, "expert", self._strong())
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        frame, theme = self.frame(rect), self.theme
+        null = first_null(self.routing())
         step = frame.rect.width() / self._heights.size
         gap = min(6.0, step * 0.15)
         for e, height in enumerate(self._heights.tolist()):
@@ -121,12 +135,6 @@ class GateWeights(Panel):
                     put(painter, spot.left(), spot.bottom() - 1, text)
                     taken.append(spot)
                     break
-        painter.setPen(QColor(theme.line))
-        painter.drawLine(QLineF(frame.rect.left(), frame.rect.bottom(), frame.rect.right(), frame.rect.bottom()))
-        names = labels(self._heights.size, null)
-        expert = self.pointed.get("expert", self.selection.expert)
-        strong = expert if expert is not None and expert < len(names) else None
-        draw_column_labels(painter, frame.rect, names, theme, "expert", strong)
 
     def footer(self) -> str:
         routing, token = self.routing(), self.token
@@ -212,9 +220,9 @@ def margin_in_words(routing: Routing, token: int) -> str:
         return "bars are gate weights: this data has no router probabilities"
     every = routing.router_probs_TE if by is None else by
     assert every is not None
-    probs, null = every[token].astype(float), first_null(routing)
+    probs, null = every[token].tolist(), first_null(routing)
     chosen = [e for e in routing.expert_ids_TK[token].tolist() if e >= 0]
-    left = [e for e in range(routing.num_experts) if e not in set(chosen) and np.isfinite(probs[e])]
+    left = [e for e in range(routing.num_experts) if e not in chosen and isfinite(probs[e])]
     if not chosen:
         return "no expert was chosen"
     if not left:
@@ -222,7 +230,7 @@ def margin_in_words(routing: Routing, token: int) -> str:
     last, first_out = min(chosen, key=lambda e: probs[e]), max(left, key=lambda e: probs[e])
     if by is None and routing.router_logits_TE is None and probs[last] == 1:
         return f"p is 1 at expert {last}: no other could be chosen"
-    margin = number(float(boundary_margin(probs[None], routing.expert_ids_TK[token : token + 1])[0]))
+    margin = number(probs[last] - probs[first_out])  # as metrics.boundary_margin has it for all tokens
     if by is not None:
         return f"selection margin {margin}: {label(last, null)} over {label(first_out, null)}"
     return f"margin {margin}: {label(last, null)} over {label(first_out, null)}"
@@ -233,10 +241,10 @@ def confidence_in_words(routing: Routing, token: int) -> tuple[str, str]:
     is not known."""
     if routing.router_probs_TE is None:
         return "", ""
-    probs = routing.router_probs_TE[token].astype(float)
-    chosen = [e for e in routing.expert_ids_TK[token].tolist() if e >= 0]
-    hesitates = number(float(token_effective_experts(probs[None])[0]))
-    return f"chosen hold Σp {number(float(probs[chosen].sum()))}", f"hesitates: {hesitates} of {probs.size}"
+    probs = routing.router_probs_TE[token].tolist()
+    held = sum(probs[e] for e in routing.expert_ids_TK[token].tolist() if e >= 0)
+    hesitates = number(float(token_effective_experts(routing.router_probs_TE[token : token + 1])[0]))
+    return f"chosen hold Σp {number(held)}", f"hesitates: {hesitates} of {len(probs)}"
 
 
 def expert_in_words(routing: Routing, expert: int) -> str:

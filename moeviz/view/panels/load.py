@@ -1,5 +1,7 @@
 """Load of each expert in one layer, against an even share and against what chance alone would do."""
 
+from collections.abc import Hashable
+
 import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
@@ -18,9 +20,18 @@ from moeviz.domain.metrics import (
     summarise,
 )
 from moeviz.domain.routing import Ints, Routing, RoutingSnapshot
-from moeviz.view.colours import expert_colour
+from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
-from moeviz.view.panels.axes import Array, Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number
+from moeviz.view.panels.axes import (
+    Array,
+    Frame,
+    draw_column_labels,
+    draw_y_axis,
+    inside,
+    nice_ceiling,
+    number,
+    steady_top,
+)
 from moeviz.view.panels.words import about, drops_in_words, first_null, kind_in_words, label, labels
 from moeviz.view.theme import Theme
 
@@ -52,7 +63,7 @@ class Load(Panel):
         self._summary: LoadSummary = summarise(self._counts)
         self._mass: Array | None = None
         self._null = 1
-        self._top = 1.0
+        self._top = 0.0
 
     def prepare(self) -> None:
         assert self.snapshot is not None
@@ -63,7 +74,7 @@ class Load(Panel):
         self._mass, self._null = combine_mass(routing), first_null(routing)
         even = 1 / self._counts.size
         highest = max(float(self._bars.max()), even + 2 * self.noise)
-        self._top = min(1.0, max(2 * even, nice_ceiling(highest)))
+        self._top = steady_top(self._top, min(1.0, max(2 * even, nice_ceiling(highest))))
 
     @property
     def _bars(self) -> Array:
@@ -89,20 +100,43 @@ class Load(Panel):
     def frame(self, rect: QRectF) -> Frame:
         return Frame(inside(rect), 0, self._counts.size, 0, self._top)
 
-    def draw(self, painter: QPainter, rect: QRectF) -> None:
-        frame, theme, size = self.frame(rect), self.theme, self._counts.size
-        inner = frame.rect
+    def _strong(self) -> int | None:
+        expert = self.pointed.get("expert", self.selection.expert)
+        return expert if expert is not None and expert < self._counts.size else None
+
+    def _share_of(self) -> str:
+        """What the bars are."""
         routing = self.routing()
         drops = routing is not None and routing.dropped_TK is not None
-        share_of = "combine share" if self._mass is not None else "q before drops" if drops else "load share q"
-        draw_y_axis(painter, frame, theme, share_of)
-        even, noise = 1 / size, self.noise
-        low, high = frame.y(min(even + 2 * noise, self._top)), frame.y(max(even - 2 * noise, 0))
+        return "combine share" if self._mass is not None else "q before drops" if drops else "load share q"
+
+    def ground(self) -> Hashable:
+        return self._counts.size, self._null, self._top, self.noise, self._share_of(), self._strong()
+
+    def draw_ground(self, painter: QPainter, rect: QRectF) -> None:
+        frame, theme, size = self.frame(rect), self.theme, self._counts.size
+        inner = frame.rect
+        draw_y_axis(painter, frame, theme, self._share_of())
+        low, high = self._band(frame)
+        painter.fillRect(QRectF(inner.left(), low, inner.width(), high - low), _thin(theme.muted, 50))
+        painter.setPen(QColor(theme.line))
+        painter.drawLine(QLineF(inner.left(), inner.bottom(), inner.right(), inner.bottom()))
+        if self._null < size:
+            painter.drawLine(QLineF(frame.x(self._null), inner.top(), frame.x(self._null), inner.bottom()))
+        draw_column_labels(
+            painter, inner, labels(size, self._null), theme, f"expert (line 1/E = {number(1 / size)})", self._strong()
+        )
+
+    def _band(self, frame: Frame) -> tuple[float, float]:
+        """Where what chance does begins and ends, in pixels."""
+        even, noise = 1 / self._counts.size, self.noise
+        return frame.y(min(even + 2 * noise, self._top)), frame.y(max(even - 2 * noise, 0))
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        frame, theme, size = self.frame(rect), self.theme, self._counts.size
+        inner, strong = frame.rect, self._strong()
         step = inner.width() / size
         gap = min(6.0, step * 0.15)
-        painter.fillRect(QRectF(inner.left(), low, inner.width(), high - low), _thin(theme.muted, 50))
-        selected = self.pointed.get("expert", self.selection.expert)
-        strong = selected if selected is not None and selected < size else None
         for e, q in enumerate(self._bars.tolist()):
             top = frame.y(min(q, self._top))
             bar = QRectF(frame.x(e) + gap, top, step - 2 * gap, inner.bottom() - top)
@@ -117,17 +151,11 @@ class Load(Panel):
         pen = QPen(QColor(theme.text))
         pen.setDashPattern([4, 3])
         painter.setPen(pen)
-        painter.drawLine(QLineF(inner.left(), frame.y(even), inner.right(), frame.y(even)))
-        edge = QPen(_thin(theme.muted, 150), 1, Qt.PenStyle.DotLine)
-        painter.setPen(edge)
-        painter.drawLines([QLineF(inner.left(), y, inner.right(), y) for y in (low, high)])
-        painter.setPen(QColor(theme.line))
-        painter.drawLine(QLineF(inner.left(), inner.bottom(), inner.right(), inner.bottom()))
-        if self._null < size:
-            painter.drawLine(QLineF(frame.x(self._null), inner.top(), frame.x(self._null), inner.bottom()))
-        draw_column_labels(
-            painter, inner, labels(size, self._null), theme, f"expert (line 1/E = {number(even)})", strong
-        )
+        even = frame.y(1 / size)
+        painter.drawLine(QLineF(inner.left(), even, inner.right(), even))
+        # opaque: dots that let the ground shine through take eight times as long
+        painter.setPen(QPen(mixed(theme.muted, theme.panel, 0.6), 1, Qt.PenStyle.DotLine))
+        painter.drawLines([QLineF(inner.left(), y, inner.right(), y) for y in self._band(frame)])
 
     def footer(self) -> str:
         size, total = self._counts.size, int(self._counts.sum())

@@ -15,7 +15,7 @@ from moeviz.view.panels.dots import STRETCHED, best, draw_classes, draw_crosses,
 from moeviz.view.panels.grid import Grid, Scale, draw_scale, image_of
 from moeviz.view.panels.heat import draw_heat
 from moeviz.view.panels.rail import RAIL, draw_rail, hit_rail
-from moeviz.view.panels.tokens import LEAST
+from moeviz.view.panels.strip import LEAST
 from moeviz.view.panels.words import first_in_words, first_null, label, labels
 from moeviz.view.theme import Theme
 

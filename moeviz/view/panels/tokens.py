@@ -6,7 +6,6 @@ choices were dropped.
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF, QSize
@@ -15,18 +14,18 @@ from PySide6.QtWidgets import QWidget
 
 from moeviz.domain.routing import Routing, visible
 from moeviz.domain.selection import Selection
-from moeviz.view.colours import expert_colour, mixed, readable_on
+from moeviz.view.colours import expert_colour
 from moeviz.view.panel import LINE, Panel, Pointed, Table
 from moeviz.view.panels.axes import share
 from moeviz.view.panels.heat import outline
 from moeviz.view.panels.scroll import ROOM, draw_scroll_bar
+from moeviz.view.panels.strip import Strip, lay_strip, token_colours
 from moeviz.view.panels.words import first_null, kept, kind_in_words, label
 from moeviz.view.theme import GRID, Theme, mono, shaped
 
 FACE = 13  # px
 ROW = 22.0
 GAP = 1.0
-LEAST = 0.14  # a token of weight 0 still wears its expert's colour
 
 
 class TokenStrip(Panel):
@@ -39,11 +38,11 @@ class TokenStrip(Panel):
         self._reveal = False
         self._texts: list[str] = []
         self._cells: list[QRectF] = []
-        self._spots: list[QPointF] = []
         self._tokens: Sequence[str] | None = None
         self._laid = (-1.0, -1.0)
-        self._fills: list[QColor] = []
-        self._inks: list[str] = []
+        self._first: list[int] = []
+        self._strength: list[float] = []
+        self._strip: Strip | None = None
         self._hollow: dict[int, QColor] = {}  # the colour of a token's border
         self._struck: set[int] = set()
 
@@ -64,18 +63,14 @@ class TokenStrip(Panel):
         assert routing is not None
         first, strength = first_choices(routing)
         null = first_null(routing)
-        self._hollow = {t: expert_colour(e, self.theme) for t, e in enumerate(first) if e >= null}
+        self._hollow = {}
+        if null < routing.num_experts:
+            self._hollow = {t: expert_colour(e, self.theme) for t, e in enumerate(first) if e >= null}
         self._struck = set()
         if routing.dropped_TK is not None:
             self._struck = set(np.flatnonzero((routing.expert_ids_TK >= 0).any(axis=1) & ~kept(routing).any(axis=1)))
             self._hollow |= {t: expert_colour(first[t], self.theme) for t in self._struck}
-        # 32 strengths are more than an eye can tell, and they make the mixing a table
-        pairs = [
-            _worn(-1 if t in self._hollow else e, round(w * 32), self.theme)
-            for t, (e, w) in enumerate(zip(first, strength, strict=True))
-        ]
-        self._fills = [fill for fill, _ in pairs]
-        self._inks = [ink for _, ink in pairs]
+        self._first, self._strength = first, strength
 
     def cells(self, area: QRectF) -> list[QRectF]:
         """Where each token lies, from (0, 0). The text's own line breaks are kept where the area is high enough."""
@@ -84,7 +79,7 @@ class TokenStrip(Panel):
             self._cells, self._laid = self._flow(area.width(), breaks=True), size
             if self.height_of(self._cells) > area.height():
                 self._cells = self._flow(area.width(), breaks=False)
-            self._spots = [QPointF(cell.left() + 1, cell.top() + 1) for cell in self._cells]
+            self._strip = None
         return self._cells
 
     def _flow(self, width: float, breaks: bool) -> list[QRectF]:
@@ -134,17 +129,16 @@ class TokenStrip(Panel):
         painter.translate(area.left() + 1, area.top() + 1 - shift)
         first = bisect_right(cells, shift, key=lambda cell: cell.bottom())
         last = bisect_right(cells, shift + area.height(), key=lambda cell: cell.top())
-        face = mono(FACE)
-        painter.setFont(face)
-        seen, worn = slice(first, last), ""
-        for cell, fill, ink, spot, text in zip(
-            cells[seen], self._fills[seen], self._inks[seen], self._spots[seen], self._texts[seen], strict=True
-        ):
-            painter.fillRect(cell, fill)
-            if ink != worn:
-                worn = ink
-                painter.setPen(QColor(ink))
-            painter.drawStaticText(spot, shaped(text, face))
+        bare = [-1 if t in self._hollow else e for t, e in enumerate(self._first)] if self._hollow else self._first
+        colours = token_colours(bare, self._strength, self.theme)
+        if self._in_picture:  # of any scale, and perhaps of vectors
+            painter.setFont(mono(FACE))
+            for i in range(first, last):
+                painter.fillRect(cells[i], QColor.fromRgb(int(colours[i, 0])))
+                painter.setPen(QColor.fromRgb(int(colours[i, -1])))
+                painter.drawStaticText(cells[i].topLeft() + QPointF(1, 1), shaped(self._texts[i], mono(FACE)))
+        else:
+            painter.drawImage(QPointF(0, shift), self._strip_of(area, shift, first, last).wear(colours, self.theme))
         for i in self._hollow.keys() & range(first, last):
             painter.setPen(self._hollow[i])
             painter.drawRect(cells[i].adjusted(0, 0, -1, -1))
@@ -157,6 +151,15 @@ class TokenStrip(Panel):
         if token is not None and self.selection.token is not None:
             outline(painter, cells[token].adjusted(-1, -1, 0, 0), self.theme)
             outline(painter, cells[token].adjusted(0, 0, -1, -1), self.theme)
+
+    def _strip_of(self, area: QRectF, shift: float, first: int, last: int) -> Strip:
+        """What is seen of the tokens, those from `first` to before `last`."""
+        of = (self._laid, shift, self.devicePixelRatioF())
+        if self._strip is None or self._strip.of != of:
+            size = (int(area.width()) + 2, int(area.height()) + 1)
+            cells = [cell.translated(0, -shift) for cell in self._cells[first:last]]
+            self._strip = lay_strip(of, size, of[2], mono(FACE), cells, self._texts[first:last], first)
+        return self._strip
 
     def _underline(self, painter: QPainter, cells: list[QRectF], first: int, last: int) -> None:
         """The tokens that chose the selected expert."""
@@ -231,15 +234,6 @@ class TokenStrip(Panel):
             for row, dropped in zip(rows, routing.dropped_TK.astype(int).tolist(), strict=True):
                 row += dropped
         return head, rows
-
-
-@lru_cache(maxsize=8192)
-def _worn(expert: int, strength: int, theme: Theme) -> tuple[QColor, str]:
-    """Colours of a token and of its letters; `strength` from 0 to 32. No expert: the panel's own."""
-    if expert < 0:
-        return QColor(theme.panel), theme.muted
-    fill = mixed(expert_colour(expert, theme).name(), theme.panel, LEAST + (1 - LEAST) * strength / 32)
-    return fill, readable_on(fill).name()
 
 
 def first_choices(routing: Routing) -> tuple[list[int], list[float]]:

@@ -1,5 +1,6 @@
 """Tokens × experts of one layer, as gate weights, router probabilities, router scores or the scores that chose."""
 
+from collections.abc import Hashable
 from math import floor
 
 import numpy as np
@@ -127,20 +128,41 @@ class TokensExperts(Panel):
     def heat_rect(self, rect: QRectF) -> QRectF:
         return inside(rect, right=BAR)
 
-    def draw(self, painter: QPainter, rect: QRectF) -> None:
-        heat = self.heat_rect(rect)
+    def _strong(self) -> int | None:
+        token = self.pointed.get("token", self.selection.token)
+        return token if token is not None and token < self._values.shape[0] else None
+
+    def ground(self) -> Hashable:
+        assert self.snapshot is not None
+        texts = self.snapshot.tokens
+        return (
+            self._values.shape,
+            first_null(self.routing()),
+            self._range,
+            self.kind.currentText(),
+            None if texts is None else tuple(texts),
+            self._strong(),
+        )
+
+    def draw_ground(self, painter: QPainter, rect: QRectF) -> None:
+        heat, null = self.heat_rect(rect), first_null(self.routing())
         tokens, experts = self._values.shape
-        routing = self.routing()
-        assert routing is not None
-        null = first_null(routing)
-        draw_heat(painter, heat, self._image)
         draw_colour_bar(painter, heat, self._colours(), *self._range, self.theme, TITLES[self.kind.currentText()])
-        high, wide = heat.height() / experts, heat.width() / tokens
+        high = heat.height() / experts
         for e in range(experts):  # the colour that this expert has everywhere; hollow where it computes nothing
             patch = QRectF(heat.left() - 5, heat.top() + e * high, 3, high)
             painter.fillRect(patch, expert_colour(e, self.theme))
             if e >= null:
                 painter.fillRect(patch.adjusted(1, 1, -1, -1), QColor(self.theme.panel))
+        draw_row_labels(painter, heat, labels(experts, null), self.theme, "expert")
+        texts, name = self._labels(heat.width() / tokens)
+        draw_column_labels(painter, heat, texts, self.theme, name, self._strong())
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        heat, null = self.heat_rect(rect), first_null(self.routing())
+        tokens, experts = self._values.shape
+        draw_heat(painter, heat, self._image)
+        high, wide = heat.height() / experts, heat.width() / tokens
         if null < experts:
             painter.setPen(QColor(self.theme.text))
             painter.drawLine(QLineF(heat.left(), heat.top() + null * high, heat.right(), heat.top() + null * high))
@@ -156,11 +178,7 @@ class TokensExperts(Panel):
                     for t, e in self._dropped
                 ]
             )
-        draw_row_labels(painter, heat, labels(experts, null), self.theme, "expert")
-        token = self.pointed.get("token", self.selection.token)
-        strong = token if token is not None and token < tokens else None
-        texts, name = self._labels(wide)
-        draw_column_labels(painter, heat, texts, self.theme, name, strong)
+        strong = self._strong()
         expert = self.pointed.get("expert", self.selection.expert)
         if strong is not None:
             column = QRectF(heat.left() + strong * wide, heat.top(), max(wide, 3), heat.height())
