@@ -203,7 +203,7 @@ def test_a_kept_ground_is_never_out_of_date(board, qapp, snapshot, history, name
         assert shown == painted_anew(panel)
 
 
-@pytest.mark.parametrize("name", ["tokens_experts", "gate_weights", "load"])
+@pytest.mark.parametrize("name", ["tokens_experts", "gate_weights", "load", "layers_experts"])
 def test_axes_are_painted_once_for_many_steps(board, qapp, monkeypatch, name):
     panel, grounds = board.panels[name], []
     board.show_snapshot(make_snapshot(step=0))

@@ -1,6 +1,6 @@
 """Named layouts and the timeline, driven as a person does."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -319,6 +319,39 @@ def test_a_calm_panel_is_drawn_seldom_while_training_but_a_change_and_the_end_at
     window.pause()
     qtbot.waitUntil(lambda: window.runner.idle and not window.timer.isActive(), timeout=WAIT)
     assert curve.table()[1][-1][0] == window.history.steps[-1]
+
+
+def test_while_training_each_panel_is_painted_in_a_tick_of_its_own(qtbot: QtBot, window: Window) -> None:
+    shown = [window.panels[name] for name in sorted(seen(window) - {"controls"})]
+    assert len(shown) > 3
+    ticks: list[list[int]] = []  # how many panels each tick of a picture has painted
+
+    def tick(do: Callable[[], None], first: bool) -> None:
+        before = [panel.draws for panel in shown]
+        do()
+        painted = sum(panel.draws - was for panel, was in zip(shown, before, strict=True))
+        if first:
+            ticks.append([painted])
+        else:
+            ticks[-1].append(painted)
+
+    window.timer.timeout.disconnect(window.collect)
+    window.timer.timeout.connect(lambda: tick(window.collect, first=True))
+    window.due_timer.timeout.disconnect(window.show_due)
+    window.due_timer.timeout.connect(lambda: tick(window.show_due, first=False))
+    window.train_action.trigger()
+    qtbot.waitUntil(lambda: sum(len(pieces) > 1 for pieces in ticks) > 4, timeout=WAIT)
+    pictures = [pieces for pieces in ticks[:-1] if len(pieces) > 1]
+    assert all(max(pieces) <= 1 for pieces in pictures)
+    assert any(sum(pieces) >= len(shown) - 1 for pieces in pictures)  # one is calm
+    qtbot.waitUntil(lambda: window.drawing, timeout=WAIT)
+    window.scrub()  # what a person does is seen at once
+    assert not window.drawing
+    assert {panel.snapshot for panel in shown if not panel.calm} == {window.snapshot}
+    window.pause()
+    qtbot.waitUntil(lambda: window.runner.idle and not window.timer.isActive(), timeout=WAIT)
+    assert {panel.snapshot for panel in shown} == {window.snapshot}
+    assert not window.drawing
 
 
 def test_calm_panels_tell_of_a_new_run_at_once(qtbot: QtBot, window: Window, monkeypatch: pytest.MonkeyPatch) -> None:

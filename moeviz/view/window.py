@@ -138,6 +138,8 @@ class Window(QMainWindow):
         self._rate = (0.0, 0.0)
         self._frames: list[float] = []
         self._calm_at = NEVER  # when calm panels were shown the run
+        self._due: list[Panel] = []  # panels that the newest picture has not come to yet
+        self._spent = 0.0  # seconds of this thread for the picture
         self._costs = {"snapshot": 0.0, "survey": 0.0}  # seconds of the session for the last one
         self._seen = (time.perf_counter(), 0)
 
@@ -211,6 +213,9 @@ class Window(QMainWindow):
         self.timer = QTimer(self)
         self.timer.setInterval(FRAME_MS)
         self.timer.timeout.connect(self.collect)
+        self.due_timer = QTimer(self)  # of the panels that are due, after whatever the user does
+        self.due_timer.setInterval(0)
+        self.due_timer.timeout.connect(self.show_due)
         for name, panel in self.panels.items():
             if "survey" in panel.uses:
                 self.docks[name].visibilityChanged.connect(partial(self._note_seen, name))
@@ -250,6 +255,7 @@ class Window(QMainWindow):
         self.memory.setValue("more losses", "true" if self.controls.more.isChecked() else "false")
         self.memory.sync()
         self.timer.stop()
+        self.due_timer.stop()
         self.stakes.keeper.end()  # also where a long step does not end in time
         if self.runner.close(2.0):
             self.stakes.keeper.close()
@@ -395,7 +401,9 @@ class Window(QMainWindow):
 
     # ---- showing what came
     def collect(self) -> None:
-        """One tick: take the news, show them, and ask for more."""
+        """One tick: take the news, show them, and ask for more. While it just trains each panel is painted in a tick of
+        its own, so that the window is never held up for longer than one panel takes."""
+        self._finish_picture()
         began = time.thread_time()  # its own work: what other programs take is no reason to draw less
         idle = self.runner.idle  # before the news are taken: what comes after is for the next tick
         idle_files = not (self.runner.errand_work or self.runner.saving)
@@ -413,19 +421,19 @@ class Window(QMainWindow):
             if not isinstance(letter, Update):
                 self.files.errand_ended(letter.errand, not _failed(letter))
         self._said = None
-        if any(isinstance(letter, Update) for letter in news):
-            self.show_all(now=not self.runner.training)
-            self.repaint_panels()
+        updates = [letter for letter in news if isinstance(letter, Update)]
+        if updates:
+            self._spent, training = 0.0, self.runner.training
+            changed = any(update.mark or update.reset for update in updates)  # of two models nothing agrees
+            self.show_all(now=not training, at_once=changed or not training)
         self._show_state()
         self.lessons.look()
         self.stakes.keep_run()
-        spent = (time.thread_time() - began) * 1000
-        # an answer may have come while this tick was drawing: it is not to wait for the next frame
-        if self.runner.pending or self.runner.starting or self.runner.mailbox.waiting():
-            self.timer.setInterval(ANSWER_MS)
-        elif news:
-            spent += self._costs["snapshot"] * 1000
-            self.timer.setInterval(min(max(FRAME_MS, round(spent / DRAWING_SHARE)), SLOWEST_MS))
+        if updates:
+            self.repaint_panels()
+        self._spent += time.thread_time() - began
+        if news or self._awaits:
+            self._pace()
         if idle and self.runner.idle and not self.runner.mailbox.waiting():  # taking the news may have asked for more
             self.timer.stop()
         self.references.ask()  # these start the timer again
@@ -459,6 +467,51 @@ class Window(QMainWindow):
             self._survey_due, self._surveyed_at = False, time.monotonic()
             self._surveyed = self._parts
             self.send(Survey(self._surveyed), "Looking at held-out text")
+
+    @property
+    def _awaits(self) -> bool:
+        """An answer is to come, or has come already while this tick was drawing."""
+        return bool(self.runner.pending or self.runner.starting or self.runner.mailbox.waiting())
+
+    def _pace(self) -> None:
+        """How long to wait for the next tick: an answer is to be felt at once, a picture as long as it was worth."""
+        if self._awaits:
+            self.timer.setInterval(ANSWER_MS)
+        elif not self._due:
+            wanted = 1000 * (self._spent + self._costs["snapshot"]) / DRAWING_SHARE
+            self.timer.setInterval(min(max(FRAME_MS, round(wanted)), SLOWEST_MS))
+
+    @property
+    def drawing(self) -> bool:
+        """Some panels do not show the newest step yet."""
+        return bool(self._due)
+
+    def show_due(self) -> None:
+        """One more panel shows the newest step."""
+        began = time.thread_time()
+        seen = False
+        while self._due and not seen:  # the others cost nothing
+            self._show_in(panel := self._due.pop(0))
+            seen = not panel.canvas.visibleRegion().isEmpty()
+        self.repaint_panels()
+        self._spent += time.thread_time() - began
+        if not self._due:
+            self.due_timer.stop()
+            self._pace()
+
+    def _finish_picture(self) -> None:
+        """All panels show the newest step."""
+        due, self._due = self._due, []
+        self.due_timer.stop()
+        for panel in due:
+            self._show_in(panel)
+
+    def _show_in(self, panel: Panel) -> None:
+        panel.show_snapshot(self.shown)
+        panel.show_history(self.history)
+        panel.show_survey(self.survey)
+        if panel is self.references.panel:
+            self.references.show()
 
     def repaint_panels(self) -> None:
         """Paint now rather than later, so that a tick knows what its drawing cost."""
@@ -532,8 +585,8 @@ class Window(QMainWindow):
         """The snapshot that the panels show: the newest, or the one that the timeline stands at."""
         return self.timeline.shown
 
-    def show_all(self, *, now: bool = True) -> None:
-        """`now`: also in calm panels, which may wait while it trains."""
+    def show_all(self, *, now: bool = True, at_once: bool = True) -> None:
+        """`now`: also in calm panels, which may wait while it trains. `at_once`: in one tick, else a panel in each."""
         self.timeline.show_run(self.snapshot)
         here = self.shown
         self.status.past = here is not self.snapshot
@@ -543,13 +596,11 @@ class Window(QMainWindow):
         if now:
             self._calm_at = time.monotonic()
             self.status.show_measure(self.history, self.snapshot)
-        for panel in self.panels.values():
-            if now or not panel.calm:
-                panel.show_snapshot(here)
-                panel.show_history(self.history)
-                panel.show_survey(self.survey)
-        if now:
-            self.references.show()
+        self._due = [panel for panel in self.panels.values() if now or not panel.calm]
+        if at_once:
+            self._finish_picture()
+        else:
+            self.due_timer.start()
 
     def _show_state(self) -> None:
         training, facts, now = self.runner.training, self.facts, time.perf_counter()

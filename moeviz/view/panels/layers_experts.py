@@ -1,5 +1,7 @@
 """Load share of every expert in every layer."""
 
+from collections.abc import Hashable
+
 import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QImage, QPainter
@@ -17,7 +19,16 @@ from moeviz.domain.metrics import (
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.colours import sequential
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
-from moeviz.view.panels.axes import Array, draw_column_labels, draw_row_labels, inside, nice_ceiling, number, share
+from moeviz.view.panels.axes import (
+    Array,
+    draw_column_labels,
+    draw_row_labels,
+    inside,
+    nice_ceiling,
+    number,
+    share,
+    steady_top,
+)
 from moeviz.view.panels.heat import BAR, draw_colour_bar, draw_heat, heat_image, outline
 from moeviz.view.panels.load import combine_mass, layer_counts
 from moeviz.view.panels.words import first_null, label, labels, signs_in_words
@@ -37,7 +48,7 @@ class LayersExperts(Panel):
         self._drawn: object = None
         self._said: tuple[object, list[str]] | None = None
         self._image = QImage()
-        self._top = 1.0
+        self._top = 0.0
 
     def subtitle(self) -> str:
         if self._soft:
@@ -62,7 +73,8 @@ class LayersExperts(Panel):
                 row[: mass.size] = mass
         self._null = min(map(first_null, self.snapshot.layers))
         self._cv = [cv(c) for c, _ in counts]
-        self._top = min(1.0, max(2 / widest, nice_ceiling(float(np.nanmax(self._shares, initial=0.0)))))
+        top = nice_ceiling(float(np.nanmax(self._shares, initial=0.0)))
+        self._top = steady_top(self._top, min(1.0, max(2 / widest, top)))
         self._image = heat_image(self._shares, 0.0, self._top, sequential(self.theme), self.theme.panel)
         self._drawn = key
 
@@ -73,11 +85,24 @@ class LayersExperts(Panel):
     def heat_rect(self, rect: QRectF) -> QRectF:
         return inside(rect, right=BAR)
 
-    def draw(self, painter: QPainter, rect: QRectF) -> None:
+    def _strong(self) -> int | None:
+        expert = self.pointed.get("expert", self.selection.expert)
+        return expert if expert is not None and expert < self._shares.shape[1] else None
+
+    def ground(self) -> Hashable:
+        return self._shares.shape, self._null, self._top, self._strong()
+
+    def draw_ground(self, painter: QPainter, rect: QRectF) -> None:
         heat, theme = self.heat_rect(rect), self.theme
         layers, experts = self._shares.shape
-        draw_heat(painter, heat, self._image)
         draw_colour_bar(painter, heat, sequential(theme), 0.0, self._top, theme, "load q", mark=1 / experts)
+        draw_row_labels(painter, heat, [str(i) for i in range(layers)], theme, "layer")
+        draw_column_labels(painter, heat, labels(experts, self._null), theme, "expert", self._strong())
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        heat, theme, strong = self.heat_rect(rect), self.theme, self._strong()
+        layers, experts = self._shares.shape
+        draw_heat(painter, heat, self._image)
         high, wide = heat.height() / layers, heat.width() / experts
         if wide >= width_of("0.00") + 6 and high >= 16:
             table = sequential(theme)
@@ -88,10 +113,6 @@ class LayersExperts(Panel):
                         light = 0.3 * red + 0.59 * green + 0.11 * blue > 120
                         painter.setPen(QColor("#10141a" if light else "#f2f5f9"))
                         put(painter, heat.left() + (e + 0.5) * wide - 11, heat.top() + (i + 0.5) * high + 4, share(q))
-        draw_row_labels(painter, heat, [str(i) for i in range(layers)], theme, "layer")
-        expert = self.pointed.get("expert", self.selection.expert)
-        strong = expert if expert is not None and expert < experts else None
-        draw_column_labels(painter, heat, labels(experts, self._null), theme, "expert", strong)
         if self._null < experts:
             x = heat.left() + self._null * wide
             painter.setPen(QColor(theme.text))
