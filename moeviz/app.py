@@ -109,12 +109,13 @@ def make_window(
     parts: Parts | None = None,
 ) -> Window:
     """The whole window, not yet shown; without settings it begins with the bundled model. `runs`: a folder of its own
-    for what it keeps of a run while it trains. `parts`: what of it is made already, since that takes long."""
+    for what it keeps of a run while it trains. `parts`: what of it is made already, since that takes long; who makes it
+    piece by piece puts the theme on it too."""
     if settings is None and checkpoint is None:
         checkpoint = bundled_model("text")
     store = store or memory()
-    parts = parts or (make_panels(remembered(store)), Controls())
-    return Window(
+    made = parts or (make_panels(remembered(store)), Controls())
+    window = Window(
         Runner(Mailbox()),
         make_session,
         make_trace,
@@ -123,11 +124,14 @@ def make_window(
         read_file,
         Keeper(runs or Path(platformdirs.user_state_dir("moeviz")) / "runs"),
         store,
-        *parts,
+        *made,
         settings=settings or Settings(),
         device=device,
         checkpoint=checkpoint,
     )
+    if parts is None:
+        window.set_theme(window.theme.name)
+    return window
 
 
 def open_window(

@@ -1,6 +1,5 @@
 """The start of the window: an empty frame at once, then what fills it, in pieces short enough that it never stalls."""
 
-import importlib
 import os
 import sys
 import traceback
@@ -11,17 +10,14 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QApplication
 
+from moeviz.engine.imports import import_beside
 from moeviz.view.frame import Frame
 from moeviz.view.memory import memory
 
 if TYPE_CHECKING:
     from moeviz.view.window import Window
 
-# imported one in a turn of the event loop, each within 100 ms
-IMPORTS = (
-    *("numpy", "moeviz.engine.runner", "moeviz.view.panel", "moeviz.view.panels.anatomy", "moeviz.view.panels.compare"),
-    *("moeviz.view.dashboard", "moeviz.view.controls", "moeviz.view.window", "moeviz.app"),
-)
+CONTENT = ("moeviz.app",)  # with numpy, a quarter of a second
 TURN_MS = 1  # with 0 all would happen in one turn
 
 
@@ -42,8 +38,8 @@ def run_window(
     sys.excepthook = lambda kind, error, trace: _show(filled, kind, error, trace)
 
     def fill() -> Iterator[None]:
-        for name in IMPORTS:
-            importlib.import_module(name)
+        imported = import_beside(CONTENT)
+        while not imported():
             yield
         from moeviz.app import open_window
         from moeviz.view.controls import Controls
@@ -58,6 +54,8 @@ def run_window(
             paths, task=task, settings_file=settings_file, device=device, seed=seed, store=frame.memory, parts=parts
         )
         filled.append(window)
+        yield
+        window.set_theme(window.theme.name)
         yield
         frame.hold(window, window.stakes.may_close)
         yield

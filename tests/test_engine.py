@@ -1,5 +1,6 @@
 """The runner and the mailbox, with tiny sessions in place of training."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ import pytest
 
 from moeviz.domain.messages import Advance, Command, ModelFacts, Report, Session, Show, Update, UserError
 from moeviz.domain.settings import Settings
+from moeviz.engine.imports import import_beside
 from moeviz.engine.mailbox import Failure, Mailbox, Told
 from moeviz.engine.runner import Runner
 
@@ -205,3 +207,16 @@ def test_a_defect_in_an_errand_does_not_count_as_the_end_of_the_session() -> Non
     assert isinstance(letter, Failure)
     assert not letter.ended
     assert runner.close()
+
+
+def test_imports_beside_a_window_end_or_tell_what_went_wrong() -> None:
+    done = import_beside(("colorsys", "moeviz.engine.mailbox"))
+    while not done():
+        pass
+    assert "colorsys" in sys.modules
+    missing = import_beside(("moeviz.engine.no_such_module",))
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        while not missing():
+            pass
+    with pytest.raises(ModuleNotFoundError):  # it is not taken for done later
+        missing()

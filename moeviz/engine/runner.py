@@ -1,4 +1,5 @@
-"""Drives one session on a thread, and runs errands such as writing a file on another: all threads of the program.
+"""Drives one session on a thread, and runs errands such as writing a file on another. But for imports.py, which ends
+before the window is filled, these are all threads of the program.
 
 Pause is to send nothing, cancel is to close the generator; any exception is posted with its traceback.
 """

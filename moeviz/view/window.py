@@ -203,7 +203,6 @@ class Window(QMainWindow):
         self.guide.hide()
         self.layouts.restore()
         self.controls.more.setChecked(memory.value("more losses") == "true")
-        self.set_theme(self.theme.name)
 
         # no button is to be pressed by a key that a person means for the window
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
