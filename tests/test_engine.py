@@ -209,14 +209,16 @@ def test_a_defect_in_an_errand_does_not_count_as_the_end_of_the_session() -> Non
     assert runner.close()
 
 
-def test_imports_beside_a_window_end_or_tell_what_went_wrong() -> None:
-    done = import_beside(("colorsys", "moeviz.engine.mailbox"))
+def waited(done: Callable[[], bool]) -> None:
     while not done():
-        pass
+        time.sleep(0)
+
+
+def test_imports_beside_a_window_end_or_tell_what_went_wrong() -> None:
+    waited(import_beside(("colorsys", "moeviz.engine.mailbox")))
     assert "colorsys" in sys.modules
     missing = import_beside(("moeviz.engine.no_such_module",))
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
-        while not missing():
-            pass
+        waited(missing)
     with pytest.raises(ModuleNotFoundError):  # it is not taken for done later
         missing()
