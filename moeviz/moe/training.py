@@ -120,7 +120,7 @@ def _data(settings: Settings, report: Report = unreported) -> Data:
     try:
         if settings.task != "text":
             return load_task(settings.task, path)
-        return load_text(path, report) if path else load_text(path)
+        return load_text(path, report)
     except UserError as error:
         if path:
             raise DataError(str(error)) from error
