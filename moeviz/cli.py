@@ -156,6 +156,7 @@ def _train(args: argparse.Namespace) -> int:
         _print_json(result)
     else:
         losses = ", ".join(f"{name} {result[name]:.3g}" for name in ("loss", "heldout") if name in result)
+        losses += f" of step {result['heldout_step']}" if "heldout_step" in result else ""
         rate = f"{result['steps_per_second']:.3g} steps/s"
         if result["baseline"]:
             pairs = (f"{name} {result[name]:.3g} ({value:.3g})" for name, value in result["baseline"].items())

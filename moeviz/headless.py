@@ -18,6 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, TextIO
 
+import numpy as np
+
 from moeviz.domain.history import History
 from moeviz.domain.kinds import kind_of
 from moeviz.domain.messages import Advance, Read, SaveModel, Session, SetKnobs, StepLog, Survey, Update, UserError
@@ -244,9 +246,12 @@ def _save(run: Session, out: Path) -> None:
 
 
 def _last(log: StepLog) -> dict[str, float]:
-    """The newest finite value of each scalar."""
-    finite = {name: values[[math.isfinite(v) for v in values]] for name, values in log.scalars_S.items()}
-    return {name: float(values[-1]) for name, values in finite.items() if len(values)}
+    """The newest finite value of each scalar, and as "heldout_step" of which step the held-out loss is."""
+    known = {name: np.flatnonzero(np.isfinite(values)) for name, values in log.scalars_S.items()}
+    last = {name: float(log.scalars_S[name][at[-1]]) for name, at in known.items() if len(at)}
+    if "heldout" in last:
+        last["heldout_step"] = int(log.steps_S[known["heldout"][-1]])
+    return last
 
 
 # ---- inspect

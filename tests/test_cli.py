@@ -75,6 +75,18 @@ def test_train_tells_json_and_refuses_to_overwrite(trained, capsys):
     assert len(moeviz.open_trace(trained.parent / "again" / "trace.zarr")) == 4
 
 
+def test_train_tells_of_which_step_the_held_out_loss_is(capsys, tmp_path):
+    """It is measured at few steps only."""
+    run = ("train", "--out", str(tmp_path / "run"), "--force", *SMALL, "--steps")
+    assert not {"heldout", "heldout_step"} & set(printed_json(capsys, *run, "2"))
+    found = printed_json(capsys, *run, "53")
+    log = moeviz.open_trace(tmp_path / "run" / "trace.zarr").log
+    assert found["heldout_step"] == 50
+    assert found["heldout"] == pytest.approx(log.scalars_S["heldout"][log.steps_S == 50].item(), rel=1e-5)
+    assert main([*run, "51"]) == 0
+    assert f"heldout {found['heldout']:.3g} of step 50;" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_long_runs_are_thinned(trained, capsys):
     out = trained.parent / "long"

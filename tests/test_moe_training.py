@@ -429,7 +429,7 @@ def test_learning_rate_zero_stands_still(run: Session) -> None:
 
 
 def test_notes_on_the_data_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "load_text", lambda path: tiny_text(notes=("One file was left out.",)))
+    monkeypatch.setattr(training, "load_text", lambda *_: tiny_text(notes=("One file was left out.",)))
     assert next(training.session(SMALL)).notice == "One file was left out."
 
 

@@ -26,13 +26,14 @@ from moeviz.view.export import export
 from moeviz.view.panel import Panel, wrapped
 from moeviz.view.panels import axes, saturation
 from moeviz.view.panels.anatomy import lines_of
+from moeviz.view.panels.axes import Frame
 from moeviz.view.panels.compare import Compare
 from moeviz.view.panels.experts_domains import dead_in_words, information_in_words, uncovered_in_words
 from moeviz.view.panels.experts_tokens import Handled
 from moeviz.view.panels.layers_experts import comparable
 from moeviz.view.panels.load_over_time import uniform_lines
 from moeviz.view.panels.marks import BETWEEN
-from moeviz.view.panels.saturation import overlaps, packed
+from moeviz.view.panels.saturation import level_lines, overlaps, packed
 from moeviz.view.render import render_plot
 from moeviz.view.theme import DARK, LIGHT, apply
 
@@ -523,6 +524,24 @@ def test_saturation_agrees_with_the_measures(qtbot, qapp):
     )
     rect = panel.plot_rect(QRectF(panel.canvas.rect()))
     assert panel.hit(panel.frame(rect).rect.center(), rect) == {"at": 5}
+
+
+def test_churn_over_more_steps_is_no_part_of_the_curve_of_churn_over_fewer(qtbot, qapp):
+    steps, churn = np.array([0.0, 2, 4, 8, 12, 13]), np.array([np.nan, 0.5, 0.4, 0.3, 0.2, np.nan])
+    frame = Frame(QRectF(0, 0, 13, 1), 0.0, 13.0, 0.0, 1.0)
+    lines = [[(p.x(), round(1 - p.y(), 3)) for p in line] for line in frame.points(*level_lines(steps, churn))]
+    assert [list(dict.fromkeys(line)) for line in lines] == [
+        [(0, 0.5), (2, 0.5), (2, 0.4), (4, 0.4)],
+        [(4, 0.3), (8, 0.3), (8, 0.2), (12, 0.2)],
+    ]
+    panel = shown(qtbot, "saturation")
+    panel.history.snapshots = [panel.history.snapshots[step] for step in (0, 1, 2, 5, 11)]
+    panel.history.revision += 1
+    panel.show_history(panel.history)
+    panel.refresh()
+    for at, words in ((1, "over 1 step since step 0"), (3, "over 3 steps since step 2")):
+        panel.pointed = {"at": at}
+        assert words in panel.footer()
 
 
 def test_saturation_follows_whatever_changes_and_looks_once_at_what_does_not(qtbot, qapp, monkeypatch):

@@ -50,7 +50,7 @@ def tiny_text() -> TextData:
 
 @pytest.fixture(autouse=True)
 def _tiny_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "load_text", lambda path: tiny_text())
+    monkeypatch.setattr(training, "load_text", lambda *_: tiny_text())
 
 
 @pytest.fixture

@@ -384,6 +384,9 @@ def test_twenty_steps_lower_the_loss_and_it_is_saved(task, tmp_path):
     np.testing.assert_allclose(again.snapshot.layers[1].gate_weights_TK, shown.layers[1].gate_weights_TK)
     assert session.send(Restart()).step == 0
     assert session.send(OpenModel(path)).step == 20
+    session.send(Advance())
+    then = session.send(Advance())
+    assert then.facts.tokens_per_step == then.log.counts_SE[0].sum() / 2, "never those of an earlier update"
     session.close()
 
 

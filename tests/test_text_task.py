@@ -2,13 +2,19 @@
 
 import subprocess
 import sys
+import sysconfig
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from moeviz.app import make_session
 from moeviz.domain.messages import UserError
+from moeviz.domain.settings import Settings
+from moeviz.engine.mailbox import Mailbox
+from moeviz.engine.runner import Runner
 from moeviz.moe.tasks import builtin, own
 from moeviz.moe.tasks.text import VOCABULARY, TextData, load_text
 
@@ -138,6 +144,34 @@ def test_how_far_reading_a_folder_is_gets_told_and_it_can_be_cancelled(tmp_path)
         load_text(str(tmp_path), cancel)
 
 
+def test_closing_does_not_wait_until_the_built_in_text_is_read(monkeypatch):
+    begun, over = threading.Event(), threading.Event()
+
+    def endless(files):
+        begun.set()
+        while not over.is_set():
+            yield "too short to be taken"
+
+    monkeypatch.setattr(builtin, "_texts", endless)
+    runner = Runner(Mailbox())
+    runner.start(make_session(Settings(), "cpu", None))
+    assert begun.wait(20)
+    try:
+        assert runner.close(10)
+    finally:
+        over.set()
+        assert runner.close(20)
+
+
+def test_reading_the_built_in_text_looks_at_nothing_that_is_installed_beside_python(monkeypatch):
+    looked, glob = [], Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: looked.append(self) or glob(self, pattern))
+    assert len(builtin._standard_library("**/*.py")) > 100
+    root = Path(sysconfig.get_path("stdlib"))
+    assert {path.parent for path in looked} == {root}
+    assert not {path.name for path in looked} & builtin.LEFT_OUT
+
+
 def test_huge_files_are_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(own, "MAX_BYTES", 3_001)
     (tmp_path / "a.txt").write_text("ä" * 4_000, encoding="utf-8")
@@ -182,11 +216,12 @@ def test_light_and_fast():
         "package = sys.modules['moeviz.moe'] = types.ModuleType('moeviz.moe')\n"
         "package.__path__ = [moeviz.__path__[0] + '/moe']\n"
         "import moeviz.moe.tasks\nassert not {'numpy', 'torch'} & set(sys.modules)\n"
-        "from moeviz.moe.tasks.text import load_text\nload_text()\nassert not {'torch', 'sympy'} & set(sys.modules)"
+        "from moeviz.moe.tasks.text import load_text\nload_text().parts\n"
+        "assert not {'torch', 'sympy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     start = time.perf_counter()
-    load_text()
+    load_text().parts  # noqa: B018 - this reads it
     assert time.perf_counter() - start < 5  # about 0.5 s here; a limit that a busy machine keeps too
 
 

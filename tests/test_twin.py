@@ -31,7 +31,7 @@ ON = SMALL.with_values({"train.dense_twin": "on"})
 
 @pytest.fixture(autouse=True)
 def _tiny_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "load_text", lambda path="": tiny_text())
+    monkeypatch.setattr(training, "load_text", lambda *_: tiny_text())
 
 
 def twin_of(trainer: Trainer) -> Twin:

@@ -152,6 +152,24 @@ def test_after_an_empty_text_on_the_command_line_restart_takes_the_built_in_data
     assert empty.status.labels["state"].text() == "Paused"
 
 
+def test_a_device_that_is_not_there_leaves_the_text_on_the_command_line(qtbot: QtBot, tmp_path: Path) -> None:
+    """Another device is all that it takes."""
+    (tmp_path / "own.txt").write_text(ENOUGH)
+    store = QSettings(str(tmp_path / "window.ini"), QSettings.Format.IniFormat)
+    window = app.make_window(SMALL, device="cuda:77", store=store, runs=tmp_path / "runs")
+    qtbot.addWidget(window)
+    window.show()
+    window.begin([str(tmp_path / "own.txt")])
+    qtbot.waitUntil(lambda: "no device 'cuda:77'" in told(window), timeout=WAIT)
+    assert "Press Restart to start it anew." in told(window)
+    assert window.settings.data.path == str(tmp_path / "own.txt")
+    window.bar.device_box.setCurrentText("cpu")
+    window.restart_action.trigger()
+    qtbot.waitUntil(lambda: window.snapshot is not None, timeout=WAIT)
+    assert "fox" in window.bar.probe_line.text()
+    window.close()
+
+
 def test_bad_settings_on_the_command_line_are_told_and_the_model_comes(
     qtbot: QtBot, empty: Window, tmp_path: Path
 ) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moeviz.domain.errors import UserError as UserError  # part of this conversation
+from moeviz.domain.errors import DataError as DataError  # part of this conversation
+from moeviz.domain.errors import UserError as UserError
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings, Value
 from moeviz.domain.survey import PARTS, Part, SurveyResult

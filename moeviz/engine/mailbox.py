@@ -11,11 +11,13 @@ from moeviz.domain.messages import Update
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception; `ended`: there is no session any more. `errand`: of which one, if of one."""
+    """An exception; `ended`: there is no session any more. `of_data`: the user's own data are why. `errand`: of which
+    one, if of one."""
 
     summary: str
     details: str
     ended: bool = True
+    of_data: bool = False
     errand: object = field(default=None, compare=False)
 
 

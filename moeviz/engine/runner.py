@@ -11,7 +11,17 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from moeviz.domain.messages import Advance, Command, MakeSession, Report, SaveModel, Session, Update, UserError
+from moeviz.domain.messages import (
+    Advance,
+    Command,
+    DataError,
+    MakeSession,
+    Report,
+    SaveModel,
+    Session,
+    Update,
+    UserError,
+)
 from moeviz.engine.mailbox import Failure, Letter, Mailbox, Told
 
 
@@ -277,7 +287,8 @@ class Runner:
             if not current and isinstance(error, UserError):
                 self._post(job, Told(str(error)))
             else:
-                self._post(job, Failure(_sentence(error), traceback.format_exc(), ended=current))
+                of_data = isinstance(error, DataError)
+                self._post(job, Failure(_sentence(error), traceback.format_exc(), ended=current, of_data=of_data))
         finally:
             job.training.clear()
             if session is not None:

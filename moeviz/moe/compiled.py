@@ -8,15 +8,17 @@ import ctypes
 import importlib.util
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import torch
 from torch import Tensor
 
 BUILDS = ("moeviz.moe._experts_avx512", "moeviz.moe._experts_avx2")  # the faster first
-VERSION = 1  # of what is known here of experts.c, as it stands there
-OTHER_VERSION = (
-    "The compiled experts are of another version than the rest of moeviz, so they are not used and all is slower; "
+SOURCE = Path(__file__).with_name("experts.c")
+OTHER_SOURCE = (
+    "The compiled experts were built from another experts.c than the one here, so they are not used and all is slower; "
     "run pip install again."
 )
 
@@ -32,7 +34,7 @@ class Code(NamedTuple):
 
 def load(build: str) -> Code | None:
     """The code by its name in BUILDS; None if installing built none, it is not for this processor, or, with a warning,
-    it is of another version."""
+    it is of another source than the one here."""
     spec = importlib.util.find_spec(build)
     if spec is None or spec.origin is None:
         return None
@@ -41,11 +43,12 @@ def load(build: str) -> Code | None:
     except OSError:  # its OpenMP is missing
         return None
     try:
-        version = ctypes.c_int.in_dll(library, "VERSION").value
-    except ValueError:  # from before there was one
-        version = 0
-    if version != VERSION:  # its functions may take other things: to call them could end the program
-        warnings.warn(OTHER_VERSION, stacklevel=2)  # of one place, so it is told once
+        built_from = ctypes.c_uint32.in_dll(library, "SOURCE").value
+    except ValueError:  # from before it was told
+        built_from = None
+    # its functions may take other things: to call them could end the program
+    if built_from is None or (SOURCE.exists() and built_from != crc32(SOURCE.read_bytes())):
+        warnings.warn(OTHER_SOURCE, stacklevel=2)  # of one place, so it is told once
         return None
     if not library.runs_here():
         return None

@@ -1,4 +1,4 @@
-/* The experts' sum and its gradients in float32, for one kind of processor a build (see pyproject.toml).
+/* The experts' sum and its gradients in float32, for one kind of processor a build (see setup.py).
 
    The tokens of an expert go through it in panels of at most PANEL, a token a column: then every product reads the
    weights once, as they are stored, and what lies between two products stays in the cache. Shapes: T tokens, K experts
@@ -34,8 +34,8 @@ typedef int32_t Bits __attribute__((vector_size(4 * V), aligned(4), may_alias));
 #define UNROLL _Pragma("GCC unroll 16") for
 
 int runs_here(void) { return __builtin_cpu_supports(LEVEL) != 0; }
-/* VERSION: of all that compiled.py knows of this, the same number there; another build is not used */
-const int VERSION = 1, WIDTH = V, TILE_TOKENS = TILE;
+const int WIDTH = V, TILE_TOKENS = TILE;
+const uint32_t SOURCE = SOURCE_CRC; /* of this file, from setup.py: compiled.py uses no build of another one */
 
 typedef struct {
     const float *at; /* element (row, column) is at[row * of_row + column * of_column] */

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,7 +100,7 @@ class Trainer:
         self._timer = 0.0
         self._earlier: dict[Hashable, _Earlier] = {}  # what was changed since the last step, by its shape
         self._executed_L: list[float] | None = None  # in the last snapshot, where it varies by token
-        self._facts: tuple[tuple[object, ...], ModelFacts] | None = None  # of what they are
+        self._counted: tuple[tuple[object, ...], tuple[int, int, int]] | None = None  # for the facts, and of what
         self.set_probe(probe)
         self.to(device, opening)
 
@@ -310,21 +309,14 @@ class Trainer:
         return RoutingSnapshot(self.step, layers, shown.tokens, shown.domains, lineage=self.lineage)
 
     def facts(self) -> ModelFacts:
-        """Counted anew only after a change: every snapshot carries them."""
-        of = self.settings, self.device, self._executed_L
-        if self._facts is None or self._facts[0] != of:
-            self._facts = of, self._count()
-        return replace(self._facts[1], tokens_per_step=self._tokens_per_step)
-
-    def _count(self) -> ModelFacts:
-        return ModelFacts(
-            total_parameters(self.model),
-            active_parameters(self.model, self._executed_L),
-            flops_per_token(self.model, self._executed_L),
-            self.device,
-            self._tokens_per_step,
-            None if self._executed_L is None else float(np.mean(self._executed_L)),
-        )
+        """Parameters and FLOPs are counted anew only after a change: every snapshot carries them."""
+        model, executed_L = self.model, self._executed_L
+        of = self.settings, executed_L
+        if self._counted is None or self._counted[0] != of:
+            counts = total_parameters(model), active_parameters(model, executed_L), flops_per_token(model, executed_L)
+            self._counted = of, counts
+        executed = None if executed_L is None else float(np.mean(executed_L))
+        return ModelFacts(*self._counted[1], self.device, self._tokens_per_step, executed)
 
     def counts(self) -> torch.Tensor:
         """Assignments per expert (L, E) in the last training batch; -1 if it was routed otherwise or there was none."""

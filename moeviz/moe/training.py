@@ -11,6 +11,7 @@ import torch
 from moeviz.domain.messages import (
     Advance,
     Command,
+    DataError,
     OpenModel,
     Prepare,
     Read,
@@ -114,11 +115,16 @@ def _opened(
 
 
 def _data(settings: Settings, report: Report = unreported) -> Data:
-    """The data of the settings' task. UserError if it cannot be used."""
+    """The data of the settings' task. UserError if it cannot be used, DataError if it is the user's own."""
     path = settings.data.path
-    if settings.task != "text":
-        return load_task(settings.task, path)
-    return load_text(path, report) if path else load_text(path)
+    try:
+        if settings.task != "text":
+            return load_task(settings.task, path)
+        return load_text(path, report)
+    except UserError as error:
+        if path:
+            raise DataError(str(error)) from error
+        raise
 
 
 def _data_of_task(path: str, task: str, report: Report, settings: Settings) -> Data:

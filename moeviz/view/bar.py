@@ -23,7 +23,7 @@ class Bar(QToolBar):
         self.layer_box.setMinimumWidth(96)
         self.layer_box.activated.connect(window.select_layer)
         self.device_box = QComboBox()
-        self.device_box.addItem(device)
+        self.device_box.addItems(list(dict.fromkeys((device, "cpu"))))  # also where that device is not there
         self.device_box.setToolTip("Where the model runs; a running model moves along")
         self.device_box.activated.connect(lambda: window.move_model())
         self.probe_line = QLineEdit()

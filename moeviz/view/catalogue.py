@@ -138,9 +138,10 @@ PLOTS = (
         "saturation",
         "Saturation, churn",
         (FILM,),
-        "Saturation that is high early says that the router settles early; churn is how much still changes.",
+        "Saturation that is high early says that the router settles early; churn is how much changed over the steps "
+        "that its level line spans, so compare lines of one length.",
         "saturation = mean |S∩S′|/k of the experts S of a token now and S′ at the reference step (OLMoE), by chance "
-        "k/E; churn = 1 − the same between one kept step and the next",
+        "k/E; churn = 1 − the same between one kept step and the next, lines joined where these are as far apart",
     ),
     Plot(
         "positions",

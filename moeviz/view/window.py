@@ -669,7 +669,7 @@ class Window(QMainWindow):
         self._failed = True
         prefix = "The model stopped: " if self.snapshot is not None else ""
         anew = "to start it anew"
-        if self._own_text:  # else Restart would read it again, and fail again
+        if self._own_text and failure.of_data:  # else Restart would read it again, and fail again
             self._own_text = False
             self.knobs.settings = self.settings.with_values({"data.path": ""})
             self.knobs.show()

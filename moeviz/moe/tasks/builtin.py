@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from zlib import crc32
 
-from moeviz.domain.messages import UserError
+from moeviz.domain.messages import Report, UserError, unreported
 
 DOMAIN_CHARS = 1_000_000  # of each domain: enough for a model this small, and read within a fraction of a second
 DOCUMENT_CHARS = 32_000  # of each document: so that no single one fills its domain, or the held-out part
@@ -33,13 +33,14 @@ _DOCSTRING = re.compile(r':\n +r?"""([^"\\]{200,}?)"""')
 _EXAMPLE = re.compile(r'^ *>>> .*\n(?:(?! *$)(?! *""")(?!.*\'\'\').*\n)*', re.MULTILINE)
 
 
-def documents() -> dict[str, list[str]]:
-    """The documents of each domain, in an order that is shuffled but always the same."""
+def documents(report: Report = unreported) -> dict[str, list[str]]:
+    """The documents of each domain, in an order that is shuffled but always the same. `report` is called before each
+    document is taken: it may end the reading."""
     domains = {
-        "python": _some(_texts(_standard_library("*/**/*.py"))),
-        "prose": _some(_prose()),
-        "math": _some(map(_examples, _texts(_files("sympy", "**/*.py")))),
-        "data": _some(_texts(_data_files())),
+        "python": _some(_texts(_standard_library("**/*.py")), report),
+        "prose": _some(_prose(), report),
+        "math": _some(map(_examples, _texts(_files("sympy", "**/*.py"))), report),
+        "data": _some(_texts(_data_files()), report),
     }
     for name, texts in domains.items():
         if sum(map(len, texts)) < MIN_CHARS:
@@ -50,11 +51,12 @@ def documents() -> dict[str, list[str]]:
     return domains
 
 
-def _some(texts: Iterable[str]) -> list[str]:
+def _some(texts: Iterable[str], report: Report) -> list[str]:
     """The start of each document, without the very short ones, until the domain is full."""
     chosen: list[str] = []
     size = 0
     for text in texts:
+        report(0, 0)
         if len(text) > DOCUMENT_CHARS:
             text = text[: text.rfind("\n", 0, DOCUMENT_CHARS) + 1] or text[:DOCUMENT_CHARS]
         if len(text) >= 100:
@@ -125,8 +127,12 @@ def _examples(source: str) -> str:
 
 
 def _standard_library(pattern: str) -> list[Path]:
+    """The files of its packages, or as "*.py" its single modules. What is installed beside them is not walked through:
+    that takes ten times as long as all else."""
     root = Path(sysconfig.get_path("stdlib"))
-    files = [path for path in root.glob(pattern) if not LEFT_OUT.intersection(path.relative_to(root).parts)]
+    folders = [path for path in root.iterdir() if path.is_dir() and path.name not in LEFT_OUT]
+    found = (path for folder in ([root] if pattern == "*.py" else folders) for path in folder.glob(pattern))
+    files = [path for path in found if not LEFT_OUT.intersection(path.relative_to(root).parts)]
     return sorted(files, key=lambda path: _shuffled(path.relative_to(root).as_posix()))
 
 

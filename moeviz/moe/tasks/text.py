@@ -147,14 +147,21 @@ def encode(text: str, vocabulary: str) -> Ints:
 
 
 def load_text(path: str = "", report: Report = unreported) -> TextData:
-    """The built-in text, which is not read yet, or the user's own file or folder. UserError if that cannot be used."""
+    """The built-in text, which is not read yet, or the user's own file or folder. UserError if that cannot be used.
+    `report` hears of each file, and may end the reading."""
     if not path:
-        return TextData(VOCABULARY, builtin.PROBE, lambda: _parts(VOCABULARY, *_split_all(builtin.documents())))
+        return TextData(VOCABULARY, builtin.PROBE, lambda: _built_in(report))
     found = own.documents(path, report)
     domains, train, heldout = _split_all(found.domains)
     vocabulary = _vocabulary(train)
     parts = _parts(vocabulary, domains, train, heldout)
     return TextData(vocabulary, _probe(heldout), lambda: parts, tuple(found.notes))
+
+
+def _built_in(report: Report) -> Parts:
+    domains, train, heldout = _split_all(builtin.documents(report))
+    report(0, 0)
+    return _parts(VOCABULARY, domains, train, heldout)
 
 
 def _split_all(documents: dict[str, list[str]]) -> tuple[tuple[str, ...], list[str], list[str]]:

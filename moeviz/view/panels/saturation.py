@@ -108,7 +108,7 @@ class Saturation(Panel):
             QLineF(frame.rect.left(), frame.y(self._baseline), frame.rect.right(), frame.y(self._baseline))
         )
         xs = self._steps.astype(np.float64)
-        draw_curve(painter, frame.points(xs, self._churn), QColor(theme.second))
+        draw_curve(painter, frame.points(*level_lines(xs, self._churn)), QColor(theme.second))
         draw_curve(painter, frame.points(xs, self._saturation), QColor(theme.accent), strong=True)
         assert self.history is not None
         draw_marks(painter, frame, self.history.marks, theme)
@@ -128,7 +128,10 @@ class Saturation(Panel):
             f"chance k/E = {number(self._baseline)}",
         ]
         if at:
-            words += [f"churn {number(float(self._churn[at]))}", f"since step {self._steps[at - 1]}"]
+            before = int(self._steps[at - 1])
+            gap = int(self._steps[at]) - before
+            over = f"over {gap:,} step{'s' if gap != 1 else ''} since step {before}"
+            words += [f"churn {number(float(self._churn[at]))}", over]
         return "  ".join([*words, f"{len(self._steps)} kept steps against step {self._steps[self._at]}"])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
@@ -148,6 +151,15 @@ class Saturation(Panel):
             [self.layer, step, reference, *("" if value != value else value for value in pair)]
             for step, *pair in zip(self._steps.tolist(), self._saturation.tolist(), self._churn.tolist(), strict=True)
         ]
+
+
+def level_lines(xs_S: Array, changes_S: Array) -> tuple[Array, Array]:
+    """The corners (3 S - 3,) of level lines, each from the x before to its own; they are joined where as far apart, and
+    cut by a NaN elsewhere: more changes between distant steps than between near ones."""
+    gaps = np.diff(xs_S, append=np.nan)
+    joint_S = np.where(gaps[1:] == gaps[:-1], changes_S[1:], np.nan)
+    xs = np.stack([xs_S[:-1], xs_S[1:], xs_S[1:]], axis=1)
+    return xs.ravel(), np.stack([changes_S[1:], changes_S[1:], joint_S], axis=1).ravel()
 
 
 def packed(ids_TK: Ints, num_experts: int) -> tuple[Bits, Ints]:
