@@ -24,7 +24,7 @@ from moeviz.domain.survey import Inputs, Plane, Similarity, SurveyResult, Terms
 from moeviz.view.dashboard import PANELS, PLACES
 from moeviz.view.export import export
 from moeviz.view.panel import Panel, wrapped
-from moeviz.view.panels import axes, saturation
+from moeviz.view.panels import anatomy, axes, saturation
 from moeviz.view.panels.anatomy import lines_of
 from moeviz.view.panels.compare import Compare
 from moeviz.view.panels.experts_domains import dead_in_words, information_in_words, uncovered_in_words
@@ -34,7 +34,7 @@ from moeviz.view.panels.load_over_time import uniform_lines
 from moeviz.view.panels.marks import BETWEEN
 from moeviz.view.panels.saturation import overlaps, packed
 from moeviz.view.render import render_plot
-from moeviz.view.theme import DARK, LIGHT, apply
+from moeviz.view.theme import DARK, LIGHT, apply, width_of
 
 NEW = [name for name in PANELS if name not in PLACES]
 DOMAINS = ("data", "math", "prose", "python")
@@ -491,6 +491,41 @@ def test_the_anatomy_shows_dropped_and_missing_experts():
     ]  # fmt: skip
     assert lines[0].values["part"] == pytest.approx(float(terms_of(r).sum_norm_T[0]), rel=1e-5)
     assert np.isnan(lines[1].values["part"])
+
+
+@pytest.mark.parametrize(("width", "steps"), [(300, (1, 3)), (330, (1, 3)), (640, (1, 2, 3))])
+def test_a_token_that_was_dropped_keeps_its_steps_and_its_sums_apart(qtbot, qapp, monkeypatch, width, steps):
+    survey = make_survey()
+    lost = [replace(r, dropped_TK=np.ones((r.num_tokens, r.k), bool)) for r in survey.probe.layers]
+    lost = [replace(r, gate_weights_TK=np.zeros((r.num_tokens, r.k), np.float32)) for r in lost]
+    probe = replace(survey.probe, layers=tuple(lost))
+    panel = shown(qtbot, "anatomy", replace(survey, probe=probe, terms=tuple(map(terms_of, lost))), width)
+    assert tuple(dict.fromkeys(column.step for column, _ in panel.columns(width - 16.0))) == steps
+    rows: dict[float, list[tuple[float, str]]] = {}
+    monkeypatch.setattr(anatomy, "put", lambda _, left, base, text: rows.setdefault(base, []).append((left, text)))
+    paint(panel)
+    assert any("|y| = 0.000" in text or text == "0.000" for _, text in rows[max(rows)])
+    for row in rows.values():
+        for (left, text), (after, _) in pairwise(sorted(row)):
+            assert left + width_of(text) < after, row
+    assert sum(text == "dropped" for row in rows.values() for _, text in row) == (2 if 2 in steps else 0)
+
+
+def test_the_anatomy_uses_a_large_panel(qtbot, qapp):
+    panel = shown(qtbot, "anatomy", width=900, height=620)
+    small = QRectF(0, 0, 420, 200)
+    assert panel.row_height(small) == anatomy.ROW
+    large = panel.plot_rect(QRectF(panel.canvas.rect()))
+    last, spot = panel.columns(large.width())[-1]
+    assert last.bar
+    assert spot.right() == pytest.approx(large.width())
+    assert panel.row_height(large) > 1.5 * anatomy.ROW
+    lines, below = panel.shown_lines(large)
+    assert (len(lines), below) == (8, ["sum"])
+    middle = QPointF(large.left() + 20, large.top() + anatomy.HEAD + 6.5 * panel.row_height(large))
+    assert panel.hit(middle, large) == {"expert": lines[6].expert}
+    many = shown(qtbot, "anatomy", make_survey(experts=64), 900, 620)
+    assert many.row_height(large) == anatomy.ROW
 
 
 def test_the_anatomy_keeps_to_one_step(qtbot, qapp):
