@@ -227,7 +227,7 @@ def test_what_all_domains_begin_with_is_said_once(qtbot, qapp, tmp_path):
 
 
 def test_dead_experts_and_uncovered_domains_are_told():
-    assert dead_in_words(np.array([100, 0, 100, 0])) == ["⚠ dead: experts 1 and 3 got no token"]
+    assert dead_in_words(np.array([100, 0, 100, 0])) == ["⚠ dead: experts 1 and 3"]
     assert dead_in_words(np.array([3, 0, 3, 0])) == ["experts 1 and 3 got no token; too few tokens to call them dead"]
     assert dead_in_words(np.array([5, 5])) == []
     tokens = np.array([200, 200, 200])

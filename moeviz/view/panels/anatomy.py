@@ -283,16 +283,17 @@ class Anatomy(Panel):
         noise = f"noise off while looking, σ {number(terms.noise)} in training" if terms.noise else "no noise"
         routing = self.routing()
         soft = routing is not None and routing.soft
-        others = "; others: shared or null experts" if self._has_rest and not soft else ""
+        others = ["others: shared or null experts"] if self._has_rest and not soft else []
         if soft:
-            others = "; Soft MoE: experts read mixtures of tokens, so no part is one expert's"
+            others = ["soft: no part is one expert's"]
         return "  ".join(
             [
                 f"p = softmax(z/τ), τ {number(terms.temperature)}",
                 noise,
-                f"y = Σ g·e; each part is e's share of |y|{others}",
-                f"residual stream |h| {number(float(terms.before_norm_T[token]))} + y → "
+                "y = Σ g·e",
+                f"residual |h| {number(float(terms.before_norm_T[token]))} + y → "
                 f"|h + y| {number(float(terms.after_norm_T[token]))}",
+                *others,
             ]
         )
 

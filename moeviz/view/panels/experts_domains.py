@@ -164,7 +164,7 @@ def dead_in_words(counts_E: Ints) -> list[str]:
         return []
     if counts_E.sum() < ENOUGH * counts_E.size:
         return [f"experts {named(dead)} got no token; too few tokens to call them dead"]
-    return [f"⚠ dead: expert{'s' if len(dead) > 1 else ''} {named(dead)} got no token"]
+    return [f"⚠ dead: expert{'s' if len(dead) > 1 else ''} {named(dead)}"]
 
 
 def uncovered_in_words(names: list[str], shares_DE: Array, of_all_E: Array, tokens_D: Ints) -> list[str]:

@@ -128,8 +128,8 @@ class Saturation(Panel):
             f"chance k/E = {number(self._baseline)}",
         ]
         if at:
-            words += [f"churn {number(float(self._churn[at]))}", f"since step {self._steps[at - 1]}"]
-        return "  ".join([*words, f"{len(self._steps)} kept steps against step {self._steps[self._at]}"])
+            words.append(f"churn {number(float(self._churn[at]))} since {self._steps[at - 1]}")
+        return "  ".join([*words, f"{len(self._steps)} kept steps"])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         frame = self.frame(rect)

@@ -177,13 +177,13 @@ class TokenStrip(Panel):
         if routing is None:
             return ""
         if token is None:
-            mouse = self.for_mouse("; point at one, or click to keep it")
+            mouse = self.for_mouse("; point at or click one")
             words = [f"{len(self._texts)} tokens in {routing.name}{mouse}"]
             if len(self._hollow) > len(self._struck):
                 words.append("hollow: null expert first")
             if self._struck:
                 words.append("struck out: all dropped")
-            return "  ".join([*words, *kind_in_words(routing)])
+            return "  ".join([*words, *(phrase.removeprefix("tokens shown: ") for phrase in kind_in_words(routing))])
         return describe(routing, token, self._texts[token])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
