@@ -227,9 +227,10 @@ def test_what_all_domains_begin_with_is_said_once(qtbot, qapp, tmp_path):
 
 
 def test_dead_experts_and_uncovered_domains_are_told():
-    assert dead_in_words(np.array([100, 0, 100, 0])) == ["⚠ dead: experts 1 and 3"]
-    assert dead_in_words(np.array([3, 0, 3, 0])) == ["experts 1 and 3 got no token; too few tokens to call them dead"]
-    assert dead_in_words(np.array([5, 5])) == []
+    assert dead_in_words(np.array([100, 0, 100, 0]), 4) == ["⚠ dead: experts 1 and 3"]
+    few = dead_in_words(np.array([3, 0, 3, 0]), 3)
+    assert few == ["experts 1 and ∅3 got no token; too few tokens to call them dead"]
+    assert dead_in_words(np.array([5, 5]), 2) == []
     tokens = np.array([200, 200, 200])
     shares = np.array([[0.9, 0.1], [0.1, 0.9], [0.5, 0.5]])
     assert uncovered_in_words(["a", "b", "c"], shares, shares.mean(axis=0), tokens) == ["⚠ no sure favourite: c"]
@@ -526,6 +527,37 @@ def test_the_anatomy_uses_a_large_panel(qtbot, qapp):
     assert panel.hit(middle, large) == {"expert": lines[6].expert}
     many = shown(qtbot, "anatomy", make_survey(experts=64), 900, 620)
     assert many.row_height(large) == anatomy.ROW
+
+
+@pytest.mark.parametrize(
+    ("name", "pointed", "drawn_by"),
+    [
+        ("flow", {"layer": 0, "expert": 6}, "flow"),
+        ("flow", {"layer": 2, "expert": 6}, "flow"),
+        ("co_activation", {"expert": 6, "column": 7}, "grid"),
+        ("similarity", {"expert": 7, "column": 6}, "axes"),
+        ("experts_tokens", {"row": 6}, "experts_tokens"),
+        ("experts_domains", {"row": 1, "expert": 6}, "axes"),
+        ("positions", {"expert": 6, "column": 0}, "grid"),
+        ("anatomy", {}, "anatomy"),
+    ],
+)
+def test_null_experts_have_their_sign_in_all_words(qtbot, qapp, monkeypatch, name, pointed, drawn_by):
+    survey = make_survey()
+    probe, held = (
+        replace(s, layers=tuple(replace(r, num_null=3) for r in s.layers)) for s in (survey.probe, survey.heldout)
+    )
+    panel = shown(qtbot, name, replace(survey, probe=probe, heldout=held), 900, 600)
+    drawn: set[str] = set()
+    monkeypatch.setattr(
+        f"moeviz.view.panels.{drawn_by}.put", lambda _, x, base, text: drawn.add(text.removesuffix(" ✓"))
+    )
+    panel.pointed = pointed
+    told = panel.footer()
+    assert "∅6" in told or name == "anatomy", told
+    paint(panel)
+    assert {"4", "∅5", "∅6", "∅7"} <= drawn
+    assert not {"5", "6", "7"} & drawn
 
 
 def test_the_anatomy_keeps_to_one_step(qtbot, qapp):

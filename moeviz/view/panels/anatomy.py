@@ -12,6 +12,7 @@ from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import number
 from moeviz.view.panels.gate_weights import chosen_weights
+from moeviz.view.panels.words import first_null, label
 from moeviz.view.theme import Theme, fitted, put, width_of
 
 ROW, HIGHEST_ROW = 17.0, 28.0  # px
@@ -217,7 +218,7 @@ class Anatomy(Panel):
         painter.fillRect(QRectF(row.left(), row.top() + 3, 8, row.height() - 6), colour)
         painter.setPen(QColor(theme.text if line.chosen else theme.muted))
         mark = " ✗" if line.dropped else " ✓" if line.chosen else ""
-        put(painter, row.left() + 13, base, f"{line.expert}{mark}")
+        put(painter, row.left() + 13, base, f"{label(line.expert, first_null(self.routing()))}{mark}")
         for column, spot in columns:
             value = line.values[column.key]
             if value != value:
