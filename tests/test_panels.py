@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PySide6.QtCore import QEvent, QPoint, QPointF, QRectF, Qt
-from PySide6.QtGui import QColor, QHelpEvent
+from PySide6.QtGui import QColor, QFontDatabase, QHelpEvent
 from PySide6.QtWidgets import QApplication
 
 from moeviz.domain import metrics
@@ -16,10 +16,12 @@ from moeviz.domain.history import History
 from moeviz.domain.messages import StepLog
 from moeviz.domain.routing import Routing, RoutingSnapshot, visible
 from moeviz.domain.selection import Selection
+from moeviz.view import letters
 from moeviz.view.catalogue import PLOTS
 from moeviz.view.colours import _to_oklab, diverging, expert_colour, sequential
 from moeviz.view.dashboard import PANELS, PLACES, Dashboard
 from moeviz.view.panel import Panel, wrapped
+from moeviz.view.panels import tokens
 from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number, tick_labels
 from moeviz.view.panels.gate_weights import confidence_in_words, expert_in_words, margin_in_words
 from moeviz.view.panels.layers_experts import change_in_words
@@ -273,6 +275,37 @@ def test_load_says_whose_assignments_it_counts(board, snapshot):
     board.panels["layers_experts"].point_at(None)  # the mouse may stand there since another test
     board.panels["layers_experts"].refresh()
     assert "nothing was routed" in board.panels["layers_experts"].footer()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_letters_that_no_font_has_are_told_in_the_strip(qtbot, monkeypatch, installed):
+    system = QFontDatabase.WritingSystem
+    have = {system.SimplifiedChinese, system.Cyrillic} if installed else {system.Cyrillic}
+    monkeypatch.setattr(QFontDatabase, "families", lambda system=None: ["a font"] if system in have else [])
+    monkeypatch.setattr(letters, "lacking", letters.lacking.__wrapped__)
+    panel = show(qtbot, PANELS["tokens"](DARK), 900, 200)
+    for texts, words in (
+        (
+            ("я", "a", "日", "カタカナ", "é"),
+            "⚠ 2 tokens are boxes, as no font has their letters: install Noto Sans CJK",
+        ),
+        (("日", "a"), "⚠ 1 token is a box, as no font has its letters: install Noto Sans CJK"),
+        (("я", "a"), ""),
+    ):
+        panel.show_snapshot(RoutingSnapshot(1, (routing(len(texts), 4, 2, 0),), texts))
+        panel.refresh()
+        told = panel.footer().split("  ")[1:]
+        assert told == ([words] if words and not installed else [])
+
+
+def test_letters_are_looked_for_only_where_the_texts_change(qtbot, snapshot, monkeypatch):
+    asked: list[object] = []
+    monkeypatch.setattr(tokens, "unseen_in_words", lambda texts: asked.append(texts) or "")
+    panel = show(qtbot, PANELS["tokens"](DARK), 900, 200)
+    for step in range(5):
+        panel.show_snapshot(replace(snapshot, step=step, tokens=list(snapshot.tokens)))
+        panel.refresh()
+    assert len(asked) == 1
 
 
 def test_the_margin_names_the_last_chosen_and_the_first_left_out():

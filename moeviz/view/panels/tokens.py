@@ -16,6 +16,7 @@ from PySide6.QtWidgets import QWidget
 from moeviz.domain.routing import Routing, visible
 from moeviz.domain.selection import Selection
 from moeviz.view.colours import expert_colour, mixed, readable_on
+from moeviz.view.letters import unseen_in_words
 from moeviz.view.panel import LINE, Panel, Pointed, Table
 from moeviz.view.panels.axes import share
 from moeviz.view.panels.heat import outline
@@ -38,6 +39,7 @@ class TokenStrip(Panel):
         self.offset = 0.0
         self._reveal = False
         self._texts: list[str] = []
+        self._unseen = ""
         self._cells: list[QRectF] = []
         self._spots: list[QPointF] = []
         self._tokens: Sequence[str] | None = None
@@ -60,6 +62,7 @@ class TokenStrip(Panel):
             self._tokens, texts = self.snapshot.tokens, [visible(token) for token in self.snapshot.tokens]
             if texts != self._texts:
                 self._texts, self._laid, self.offset = texts, (-1.0, -1.0), 0.0
+                self._unseen = unseen_in_words(texts)
         routing = self.routing()
         assert routing is not None
         first, strength = first_choices(routing)
@@ -178,7 +181,7 @@ class TokenStrip(Panel):
             return ""
         if token is None:
             mouse = self.for_mouse("; point at or click one")
-            words = [f"{len(self._texts)} tokens in {routing.name}{mouse}"]
+            words = [f"{len(self._texts)} tokens in {routing.name}{mouse}", *filter(None, [self._unseen])]
             if len(self._hollow) > len(self._struck):
                 words.append("hollow: null expert first")
             if self._struck:
