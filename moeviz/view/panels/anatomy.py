@@ -15,7 +15,7 @@ from moeviz.view.panels.gate_weights import chosen_weights
 from moeviz.view.panels.words import first_null, label
 from moeviz.view.theme import Theme, fitted, put, width_of
 
-ROW, HIGHEST_ROW = 17.0, 28.0  # px
+ROW, HIGHEST_ROW = 17.0, 40.0  # px
 WIDEN = 1.6  # times, a column of numbers at most: farther apart they are read as of other rows
 HEAD = 46.0  # px above the rows: the token, the steps, the columns
 NOTHING = float("nan")
