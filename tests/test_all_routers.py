@@ -207,7 +207,7 @@ def test_words_of_odd_routing_by_hand() -> None:
     assert kind_in_words(Routing("l", 4, ids)) == ("0 to 3 experts a token, mean 1.5", "none for 25 %")
     null = Routing("l", 4, np.array([[0, 3], [1, 2]]), num_null=2, looks_ahead=True)
     assert kind_in_words(null) == (
-        "looks ahead: later tokens change the routing",
+        "looks ahead at later tokens",
         "∅ null experts; a token runs 1 experts",
     )
     dropped = np.array([[True, True], [False, True]])

@@ -333,6 +333,38 @@ def test_another_layer_follows_what_is_shown(qtbot: QtBot, window: Window) -> No
     assert second(window).snapshot is window.shown is window.history.snapshots[0]
 
 
+def open_anew(qtbot: QtBot, window: Window) -> None:
+    dock = window.docks["compare"]
+    dock.close()
+    qtbot.waitUntil(lambda: not window.references._seen, timeout=WAIT)
+    dock.show()
+    dock.raise_()
+    qtbot.waitUntil(lambda: window.references._seen, timeout=WAIT)
+
+
+def test_it_begins_with_what_training_changed(qtbot: QtBot, window: Window) -> None:
+    choice = window.references.choice
+    open_anew(qtbot, window)
+    assert choice.kind == "layer", "there is one step only"
+    step(qtbot, window, 3)
+    assert choice.kind == "layer", "nothing changes while it is looked at"
+    open_anew(qtbot, window)
+    assert choice.kind == "step"
+    assert second(window).snapshot is window.history.snapshots[0]
+    assert not choice.step.hasFocus(), "the keys stay where they were"
+    pick(window, "layer")
+    open_anew(qtbot, window)
+    assert choice.kind == "layer", "a person has chosen it"
+
+
+def test_whoever_asks_for_a_layer_gets_it(qtbot: QtBot, window: Window) -> None:
+    step(qtbot, window, 3)
+    window.references.choose("layer")
+    assert window.references.choice.kind == "layer"
+    open_anew(qtbot, window)
+    assert window.references.choice.kind == "layer"
+
+
 def test_a_model_of_one_layer_says_so(qtbot: QtBot, window: Window) -> None:
     pick(window, "layer")
     window.knobs.change({"model.layers": 1})

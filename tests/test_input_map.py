@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PySide6.QtCore import QEvent, QPoint, QPointF, QRectF, QSettings, Qt
-from PySide6.QtGui import QContextMenuEvent, QMouseEvent
+from PySide6.QtGui import QContextMenuEvent, QImage, QMouseEvent, QPainter
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
@@ -36,15 +36,37 @@ from moeviz.trace.store import TraceWriter
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.controls import PathLine
 from moeviz.view.panel import Panel
+from moeviz.view.panels import dots
 from moeviz.view.panels.dots import best, pixels
 from moeviz.view.panels.input_map import BRUSH, InputMap
 from moeviz.view.panels.painting import MOST, Painting
-from moeviz.view.panels.plane import PlanePicture
-from moeviz.view.panels.tokens import LEAST
+from moeviz.view.panels.plane import PlanePicture, _names
+from moeviz.view.panels.strip import LEAST
 from moeviz.view.theme import DARK, LIGHT
 from moeviz.view.window import Window
 
 PLANE = SMALL.with_values({"task": "plane"})
+
+
+def test_names_do_not_cover_each_other_and_the_first_come_first(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(dots, "put", lambda painter, left, base, text: written.append(text))
+    image = QImage(200, 100, QImage.Format.Format_RGB32)
+    painter = QPainter(image)
+    places = [(50.0, 50.0, "7"), (55.0, 55.0, "3"), (50.0, 65.0, "2"), (198.0, 50.0, "12"), (185.0, 52.0, "∅9")]
+    dots.draw_names(painter, places, QRectF(0, 0, 200, 100), DARK)
+    painter.end()
+    assert written == ["7", "2", "12"]
+
+
+def test_of_many_names_the_selected_experts_and_the_first_of_each_are_drawn() -> None:
+    first = np.zeros((60, 60), np.int64)
+    first[:, 40:] = 3
+    assert [e for e, *_ in _names(first)[:2]] == [0, 3]
+    made = make_plane()
+    picture_of = PlanePicture(made, make_snapshot(), 0, "experts", DARK, 5)
+    experts = [e for e, *_ in picture_of.names]
+    assert experts == sorted(experts, key=lambda e: e != 5)
 
 
 # ---- principal components

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PySide6.QtCore import QEvent, QPoint, QPointF, QRectF, Qt
-from PySide6.QtGui import QColor, QHelpEvent, QImage, QPainter
+from PySide6.QtGui import QColor, QFontDatabase, QHelpEvent, QImage, QPainter
 from PySide6.QtWidgets import QApplication
 
 from moeviz.domain import metrics
@@ -16,10 +16,12 @@ from moeviz.domain.history import History
 from moeviz.domain.messages import StepLog
 from moeviz.domain.routing import Routing, RoutingSnapshot, visible
 from moeviz.domain.selection import Selection
+from moeviz.view import letters
 from moeviz.view.catalogue import PLOTS
 from moeviz.view.colours import _to_oklab, diverging, expert_colour, sequential
 from moeviz.view.dashboard import PANELS, PLACES, Dashboard
 from moeviz.view.panel import Panel, wrapped
+from moeviz.view.panels import tokens
 from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number, steady_top, tick_labels
 from moeviz.view.panels.gate_weights import confidence_in_words, expert_in_words, margin_in_words
 from moeviz.view.panels.layers_experts import change_in_words
@@ -355,6 +357,37 @@ def test_load_says_whose_assignments_it_counts(board, snapshot):
     assert "nothing was routed" in board.panels["layers_experts"].footer()
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_letters_that_no_font_has_are_told_in_the_strip(qtbot, monkeypatch, installed):
+    system = QFontDatabase.WritingSystem
+    have = {system.SimplifiedChinese, system.Cyrillic} if installed else {system.Cyrillic}
+    monkeypatch.setattr(QFontDatabase, "families", lambda system=None: ["a font"] if system in have else [])
+    monkeypatch.setattr(letters, "lacking", letters.lacking.__wrapped__)
+    panel = show(qtbot, PANELS["tokens"](DARK), 900, 200)
+    for texts, words in (
+        (
+            ("я", "a", "日", "カタカナ", "é"),
+            "⚠ 2 tokens are boxes, as no font has their letters: install Noto Sans CJK",
+        ),
+        (("日", "a"), "⚠ 1 token is a box, as no font has its letters: install Noto Sans CJK"),
+        (("я", "a"), ""),
+    ):
+        panel.show_snapshot(RoutingSnapshot(1, (routing(len(texts), 4, 2, 0),), texts))
+        panel.refresh()
+        told = panel.footer().split("  ")[1:]
+        assert told == ([words] if words and not installed else [])
+
+
+def test_letters_are_looked_for_only_where_the_texts_change(qtbot, snapshot, monkeypatch):
+    asked: list[object] = []
+    monkeypatch.setattr(tokens, "unseen_in_words", lambda texts: asked.append(texts) or "")
+    panel = show(qtbot, PANELS["tokens"](DARK), 900, 200)
+    for step in range(5):
+        panel.show_snapshot(replace(snapshot, step=step, tokens=list(snapshot.tokens)))
+        panel.refresh()
+    assert len(asked) == 1
+
+
 def test_the_margin_names_the_last_chosen_and_the_first_left_out():
     probs = np.array([[0.1, 0.5, 0.25, 0.15]], dtype=np.float32)
     made = Routing("l", 4, np.array([[1, 2]]), np.array([[2 / 3, 1 / 3]], dtype=np.float32), probs)
@@ -370,7 +403,7 @@ def test_the_margin_names_the_last_chosen_and_the_first_left_out():
 def test_words_are_not_cut_in_a_window_of_1280(qtbot, name, width, drops, snapshot, history):
     if drops:
         wide = routing(900, 64, 6, 0)
-        made = replace(wide, dropped_TK=wide.expert_ids_TK % 3 == 0)
+        made = replace(wide, dropped_TK=wide.expert_ids_TK % 3 == 0, looks_ahead=True)
         snapshot = RoutingSnapshot(99, (made, made), ["x"] * 900)
     history.add_snapshot(replace(snapshot, step=50))
     history.add_snapshot(replace(snapshot, step=999))  # scrubbing: the most there is to say
@@ -391,21 +424,24 @@ def test_words_are_not_cut_in_a_window_of_1280(qtbot, name, width, drops, snapsh
         ("gate_weights", (290, 148), ("bars: p", "margin", "hesitates")),
         ("layers_experts", (225, 170), ("training batch", "least even", "churn", "tells")),
         ("losses", (312, 99), ("training", "held-out")),
+        ("losses", (317, 121), ("training", "held-out")),
+        ("saturation", (318, 143), ("saturation", "chance", "churn", "kept")),
     ],
 )
 def test_a_low_panel_of_a_layout_has_room_for_its_main_words(qtbot, name, size, words, history):
     """As large as its canvas is in a window of 1280x720."""
     snapshot = make_snapshot(step=4125)
-    history.add_snapshot(replace(snapshot, step=4100))
-    history.add_snapshot(snapshot)
+    for step in (4090, 4100, 4125):
+        history.add_snapshot(replace(snapshot, step=step))
     panel = show(qtbot, PANELS[name](DARK))
+    panel.canvas.resize(*size)
     panel.show_snapshot(snapshot)
     panel.show_history(history)
     panel.refresh()
-    rect = QRectF(0, 0, *size)
+    rect = QRectF(panel.canvas.rect())
     told = wrapped(panel.footer(), panel.plot_rect(rect).width(), panel._lines(rect))
     assert all(any(word in line for line in told) for word in words), told
-    assert name == "losses" or "…" not in told[-1]
+    assert "…" not in told[-1]
 
 
 def test_words_give_way_in_a_low_panel(qtbot, snapshot):
@@ -762,7 +798,14 @@ def test_losses_tell_of_a_band_only_where_steps_share_a_point(qtbot, history) ->
     assert "band" not in panel.footer()
     panel.resize(300, 300)
     panel.grab()
-    assert panel.footer().endswith("line: mean, band: all values")
+    assert panel.footer().endswith("band: all values")
+    panel.show_snapshot(RoutingSnapshot(99, (replace(routing(9, 4, 2, 0), looks_ahead=True),), ["x"] * 9))
+    assert "looks ahead" in panel.footer()
+    panel.resize(300, 140)  # as low as in the layout Compare: what the help says has no room
+    panel.grab()
+    assert panel._lines(QRectF(panel.canvas.rect())) == 1
+    assert panel.footer().startswith("step 99")
+    assert "band" not in panel.footer()
 
 
 def test_bars_and_what_is_written_on_them_are_named(qtbot, monkeypatch):

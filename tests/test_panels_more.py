@@ -24,7 +24,7 @@ from moeviz.domain.survey import Inputs, Plane, Similarity, SurveyResult, Terms
 from moeviz.view.dashboard import PANELS, PLACES
 from moeviz.view.export import export
 from moeviz.view.panel import Panel, wrapped
-from moeviz.view.panels import axes, saturation
+from moeviz.view.panels import anatomy, axes, saturation
 from moeviz.view.panels.anatomy import lines_of
 from moeviz.view.panels.axes import Frame
 from moeviz.view.panels.compare import Compare
@@ -35,7 +35,7 @@ from moeviz.view.panels.load_over_time import uniform_lines
 from moeviz.view.panels.marks import BETWEEN
 from moeviz.view.panels.saturation import level_lines, overlaps, packed
 from moeviz.view.render import render_plot
-from moeviz.view.theme import DARK, LIGHT, apply
+from moeviz.view.theme import DARK, LIGHT, apply, width_of
 
 NEW = [name for name in PANELS if name not in PLACES]
 DOMAINS = ("data", "math", "prose", "python")
@@ -228,9 +228,10 @@ def test_what_all_domains_begin_with_is_said_once(qtbot, qapp, tmp_path):
 
 
 def test_dead_experts_and_uncovered_domains_are_told():
-    assert dead_in_words(np.array([100, 0, 100, 0])) == ["⚠ dead: experts 1 and 3 got no token"]
-    assert dead_in_words(np.array([3, 0, 3, 0])) == ["experts 1 and 3 got no token; too few tokens to call them dead"]
-    assert dead_in_words(np.array([5, 5])) == []
+    assert dead_in_words(np.array([100, 0, 100, 0]), 4) == ["⚠ dead: experts 1 and 3"]
+    few = dead_in_words(np.array([3, 0, 3, 0]), 3)
+    assert few == ["experts 1 and ∅3 got no token; too few tokens to call them dead"]
+    assert dead_in_words(np.array([5, 5]), 2) == []
     tokens = np.array([200, 200, 200])
     shares = np.array([[0.9, 0.1], [0.1, 0.9], [0.5, 0.5]])
     assert uncovered_in_words(["a", "b", "c"], shares, shares.mean(axis=0), tokens) == ["⚠ no sure favourite: c"]
@@ -494,6 +495,72 @@ def test_the_anatomy_shows_dropped_and_missing_experts():
     assert np.isnan(lines[1].values["part"])
 
 
+@pytest.mark.parametrize(("width", "steps"), [(300, (1, 3)), (330, (1, 3)), (640, (1, 2, 3))])
+def test_a_token_that_was_dropped_keeps_its_steps_and_its_sums_apart(qtbot, qapp, monkeypatch, width, steps):
+    survey = make_survey()
+    lost = [replace(r, dropped_TK=np.ones((r.num_tokens, r.k), bool)) for r in survey.probe.layers]
+    lost = [replace(r, gate_weights_TK=np.zeros((r.num_tokens, r.k), np.float32)) for r in lost]
+    probe = replace(survey.probe, layers=tuple(lost))
+    panel = shown(qtbot, "anatomy", replace(survey, probe=probe, terms=tuple(map(terms_of, lost))), width)
+    assert tuple(dict.fromkeys(column.step for column, _ in panel.columns(width - 16.0))) == steps
+    rows: dict[float, list[tuple[float, str]]] = {}
+    monkeypatch.setattr(anatomy, "put", lambda _, left, base, text: rows.setdefault(base, []).append((left, text)))
+    paint(panel)
+    assert any("|y| = 0.000" in text or text == "0.000" for _, text in rows[max(rows)])
+    for row in rows.values():
+        for (left, text), (after, _) in pairwise(sorted(row)):
+            assert left + width_of(text) < after, row
+    assert sum(text == "dropped" for row in rows.values() for _, text in row) == (2 if 2 in steps else 0)
+
+
+def test_the_anatomy_uses_a_large_panel(qtbot, qapp):
+    panel = shown(qtbot, "anatomy", width=900, height=620)
+    small = QRectF(0, 0, 420, 200)
+    assert panel.row_height(small) == anatomy.ROW
+    large = panel.plot_rect(QRectF(panel.canvas.rect()))
+    last, spot = panel.columns(large.width())[-1]
+    assert last.bar
+    assert spot.right() == pytest.approx(large.width())
+    assert panel.row_height(large) > 1.5 * anatomy.ROW
+    lines, below = panel.shown_lines(large)
+    assert (len(lines), below) == (8, ["sum"])
+    middle = QPointF(large.left() + 20, large.top() + anatomy.HEAD + 6.5 * panel.row_height(large))
+    assert panel.hit(middle, large) == {"expert": lines[6].expert}
+    many = shown(qtbot, "anatomy", make_survey(experts=64), 900, 620)
+    assert many.row_height(large) == anatomy.ROW
+
+
+@pytest.mark.parametrize(
+    ("name", "pointed", "drawn_by"),
+    [
+        ("flow", {"layer": 0, "expert": 6}, "flow"),
+        ("flow", {"layer": 2, "expert": 6}, "flow"),
+        ("co_activation", {"expert": 6, "column": 7}, "grid"),
+        ("similarity", {"expert": 7, "column": 6}, "axes"),
+        ("experts_tokens", {"row": 6}, "experts_tokens"),
+        ("experts_domains", {"row": 1, "expert": 6}, "axes"),
+        ("positions", {"expert": 6, "column": 0}, "grid"),
+        ("anatomy", {}, "anatomy"),
+    ],
+)
+def test_null_experts_have_their_sign_in_all_words(qtbot, qapp, monkeypatch, name, pointed, drawn_by):
+    survey = make_survey()
+    probe, held = (
+        replace(s, layers=tuple(replace(r, num_null=3) for r in s.layers)) for s in (survey.probe, survey.heldout)
+    )
+    panel = shown(qtbot, name, replace(survey, probe=probe, heldout=held), 900, 600)
+    drawn: set[str] = set()
+    monkeypatch.setattr(
+        f"moeviz.view.panels.{drawn_by}.put", lambda _, x, base, text: drawn.add(text.removesuffix(" ✓"))
+    )
+    panel.pointed = pointed
+    told = panel.footer()
+    assert "∅6" in told or name == "anatomy", told
+    paint(panel)
+    assert {"4", "∅5", "∅6", "∅7"} <= drawn
+    assert not {"5", "6", "7"} & drawn
+
+
 def test_the_anatomy_keeps_to_one_step(qtbot, qapp):
     survey = make_survey(step=50)
     panel = shown(qtbot, "anatomy", survey)
@@ -539,7 +606,7 @@ def test_churn_over_more_steps_is_no_part_of_the_curve_of_churn_over_fewer(qtbot
     panel.history.revision += 1
     panel.show_history(panel.history)
     panel.refresh()
-    for at, words in ((1, "over 1 step since step 0"), (3, "over 3 steps since step 2")):
+    for at, words in ((1, "over 1 step since 0"), (3, "over 3 steps since 2")):
         panel.pointed = {"at": at}
         assert words in panel.footer()
 

@@ -894,7 +894,7 @@ def test_the_timeline_shows_the_past_while_training_goes_on(qtbot: QtBot, window
     action(window, "Back to the newest step").trigger()
     assert window.shown is window.snapshot
     train(qtbot, window, 3)
-    assert window.panels["tokens"].snapshot is window.snapshot
+    qtbot.waitUntil(lambda: window.panels["tokens"].snapshot is window.snapshot, timeout=WAIT)
 
 
 def test_a_saved_run_opens_again_as_a_trace(qtbot: QtBot, window: Window, tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ PLOTS = (
         "losses",
         "Losses",
         ("history of the losses",),
-        "Lower is better; held-out far above training means that the model learns its text by heart.",
+        "Lower is better; held-out far above training means that the model learns its text by heart. Of a long run the "
+        "line is the mean and the band all values.",
         "cross-entropy = −mean ln p(next token); balance = E·Σ q_e·P_e; z = mean (logsumexp z)²",
     ),
     Plot(

@@ -55,7 +55,7 @@ class References:
             "text": self._text,
             "file": self._file,
         }
-        self._seen = False
+        self._seen = self._chosen = False  # whether a person has said what to compare with
         self._run = 0  # which of the window's runs so far
         self._at: int | None = -1  # the step to compare with; None: the newest, -1: the first
         self._pin: tuple[RoutingSnapshot, int] | None = None  # of which run
@@ -90,9 +90,16 @@ class References:
         return same_experts(a, b, self.window.history.marks)
 
     def note_seen(self, seen: bool) -> None:
+        if seen and not self._seen and not self._chosen:
+            self._begin()
         self._seen = seen
         if seen:
             self.window.watch()
+
+    def _begin(self) -> None:
+        """With what most want to see, until they say so: what training has changed, or else another layer."""
+        self.choice.begin_with("step" if len(self.window.history.snapshots) > 1 else "layer")
+        self._chosen = False
 
     def show(self) -> None:
         """Hand the panel its B, of the step that its A is of."""
@@ -118,8 +125,10 @@ class References:
         dock.show()
         dock.raise_()
         self.choice.set_kind(kind)
+        self._chosen = True
 
     def kind_changed(self) -> None:
+        self._chosen = True
         self.window.watch()
         self.show()
 
@@ -317,7 +326,7 @@ class Choice(QWidget):
         row.addWidget(self._parts, 1)
         self._kind.currentIndexChanged.connect(self._parts.setCurrentIndex)
         self._kind.currentIndexChanged.connect(lambda _: references.kind_changed())
-        self.layer.activated.connect(lambda _: references.show())
+        self.layer.activated.connect(lambda _: references.kind_changed())
         self.step.valueChanged.connect(references.step_chosen)
         self.pin.clicked.connect(references.pin)
         self.line.returnPressed.connect(lambda: references.write(self.line.text().replace("↵", "\n")))
@@ -326,8 +335,11 @@ class Choice(QWidget):
     def kind(self) -> str:
         return str(self._kind.currentData())
 
-    def set_kind(self, kind: str) -> None:
+    def begin_with(self, kind: str) -> None:
         self._kind.setCurrentIndex(list(KINDS).index(kind))
+
+    def set_kind(self, kind: str) -> None:
+        self.begin_with(kind)
         part = self._parts.currentWidget()
         if part is not None and not isinstance(
             part, QToolButton

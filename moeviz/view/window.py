@@ -402,7 +402,8 @@ class Window(QMainWindow):
     def collect(self) -> None:
         """One tick: take the news, show them, and ask for more. While it just trains each panel is painted in a tick of
         its own, so that the window is never held up for longer than one panel takes."""
-        self._finish_picture()
+        if self._due:  # first things first: the rest of the picture comes in a moment
+            return
         began = time.thread_time()  # its own work: what other programs take is no reason to draw less
         idle = self.runner.idle  # before the news are taken: what comes after is for the next tick
         idle_files = not (self.runner.errand_work or self.runner.saving)

@@ -12,9 +12,11 @@ from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import number
 from moeviz.view.panels.gate_weights import chosen_weights
+from moeviz.view.panels.words import first_null, label
 from moeviz.view.theme import Theme, fitted, put, width_of
 
-ROW = 17.0
+ROW, HIGHEST_ROW = 17.0, 40.0  # px
+WIDEN = 1.6  # times, a column of numbers at most: farther apart they are read as of other rows
 HEAD = 46.0  # px above the rows: the token, the steps, the columns
 NOTHING = float("nan")
 
@@ -43,6 +45,7 @@ COLUMNS = (
 )
 STEPS = ("1 input", "2 routing decision", "3 experts", "4 output")
 NAME = 56.0
+DROPPED = "dropped"  # in place of an output
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,26 +110,36 @@ class Anatomy(Panel):
 
     # ---- where things lie
     def columns(self, width: float) -> list[tuple[Column, QRectF]]:
-        """The columns that fit, from the left; the least needed go first. Room that is left widens all alike."""
+        """The columns that fit, from the left; the least needed go first. Room that is left widens all alike, and what
+        numbers cannot use is the bars'."""
         shown = [c for c in COLUMNS if self._known(c)]
         while len(shown) > 1 and NAME + sum(c.wide for c in shown) > width:
             shown.remove(max(shown, key=lambda c: c.need))
-        spare = min(1.6, max(1.0, (width - NAME) / max(sum(c.wide for c in shown), 1)))
+        need = max(sum(c.wide for c in shown), 1.0)
+        spare = min(WIDEN, max(1.0, (width - NAME) / need))
+        rest = max(0.0, width - NAME - need * spare) / max(sum(c.bar for c in shown), 1)
         out, x = [], NAME
         for column in shown:
-            out.append((column, QRectF(x, 0, column.wide * spare, ROW)))
-            x += column.wide * spare
+            wide = column.wide * spare + rest * column.bar
+            out.append((column, QRectF(x, 0, wide, ROW)))
+            x += wide
         return out
 
+    def row_height(self, rect: QRectF) -> float:
+        """Higher where all experts have room, whether or not this token has a row of others."""
+        return min(HIGHEST_ROW, max(ROW, (rect.height() - HEAD) // (len(self._rows) + 2)))
+
     def _known(self, column: Column) -> bool:
-        """Whether any expert has such a number; the parts are shown wherever there is an output."""
-        if column.key == "part" and self.terms is not None:
+        """Whether any expert has such a number; a token whose choices were all dropped has all steps too."""
+        routing = self.routing()
+        assert routing is not None
+        if self.terms is not None and (column.key == "part" or (column.step == 2 and not routing.soft)):
             return True
         return any(line.values[column.key] == line.values[column.key] for line in self._rows)
 
     def shown_lines(self, rect: QRectF) -> tuple[list[Line], list[str]]:
         """As many experts as have room, the chosen first, and the rows below them, so that the columns add up."""
-        room, below = int((rect.height() - HEAD) / ROW), ["others"] * self._has_rest + ["sum"]
+        room, below = int((rect.height() - HEAD) / self.row_height(rect)), ["others"] * self._has_rest + ["sum"]
         if room - len(below) < len(self._rows):
             below.insert(0, "more")
         while below and room - len(below) < 1:
@@ -144,11 +157,11 @@ class Anatomy(Panel):
         painter.setPen(QColor(theme.text))
         put(painter, rect.left(), rect.top() + 11, fitted(self.input_in_words(), rect.width()))
         self._draw_heads(painter, rect, columns)
-        top = rect.top() + HEAD
+        top, high = rect.top() + HEAD, self.row_height(rect)
         bars = {c.key: self._bar_unit(c) for c, _ in columns if c.bar}
         for i, line in enumerate(lines):
-            self._draw_line(painter, QRectF(rect.left(), top + i * ROW, rect.width(), ROW), line, columns, bars)
-        at = top + len(lines) * ROW
+            self._draw_line(painter, QRectF(rect.left(), top + i * high, rect.width(), high), line, columns, bars)
+        at = top + len(lines) * high
         total = dict(self._sums)
         if self.terms is not None:
             total["part"] += self._rest
@@ -165,7 +178,7 @@ class Anatomy(Panel):
                 painter.drawLine(QLineF(rect.left(), at + 0.5, end, at + 0.5))
                 painter.setPen(QColor(theme.text))
                 self._draw_sums(painter, rect, at, name, columns, total, signs={"part": "|y| = "})
-            at += ROW
+            at += high
 
     def _draw_heads(self, painter: QPainter, rect: QRectF, columns: list[tuple[Column, QRectF]]) -> None:
         theme, left = self.theme, rect.left()
@@ -198,17 +211,21 @@ class Anatomy(Panel):
         columns: list[tuple[Column, QRectF]],
         bars: dict[str, float],
     ) -> None:
-        theme, base = self.theme, row.top() + 12
+        theme, base = self.theme, row.center().y() + 3.5
         colour = expert_colour(line.expert, theme)
         if line.expert == self.pointed.get("expert", self.selection.expert):
             painter.fillRect(row, QColor(theme.raised))
-        painter.fillRect(QRectF(row.left(), row.top() + 3, 8, 11), colour)
+        painter.fillRect(QRectF(row.left(), row.top() + 3, 8, row.height() - 6), colour)
         painter.setPen(QColor(theme.text if line.chosen else theme.muted))
         mark = " ✗" if line.dropped else " ✓" if line.chosen else ""
-        put(painter, row.left() + 13, base, f"{line.expert}{mark}")
+        put(painter, row.left() + 13, base, f"{label(line.expert, first_null(self.routing()))}{mark}")
         for column, spot in columns:
             value = line.values[column.key]
             if value != value:
+                if line.dropped and column.key == "norm":
+                    painter.setPen(QColor(theme.warn))
+                    put(painter, row.left() + spot.right() - 4 - width_of(DROPPED), base, DROPPED)
+                    painter.setPen(QColor(theme.text))
                 continue
             right = row.left() + spot.left() + self._figures(column, spot)
             text = fixed(value)
@@ -220,10 +237,10 @@ class Anatomy(Panel):
                 fill = colour if strong else mixed(colour.name(), theme.panel, 0.35)
                 if value < 0:  # it takes away from the sum
                     painter.setPen(colour)
-                    painter.drawRect(QRectF(right + 6, row.top() + 4, wide, 8))
+                    painter.drawRect(QRectF(right + 6, row.top() + 4, wide, row.height() - 9))
                     painter.setPen(QColor(theme.text if line.chosen else theme.muted))
                 else:
-                    painter.fillRect(QRectF(right + 6, row.top() + 4, wide, 9), fill)
+                    painter.fillRect(QRectF(right + 6, row.top() + 4, wide, row.height() - 8), fill)
 
     def _draw_sums(
         self,
@@ -235,16 +252,18 @@ class Anatomy(Panel):
         sums: dict[str, float],
         signs: dict[str, str] | None = None,
     ) -> None:
-        put(painter, rect.left(), top + 13, name)
+        base = top + self.row_height(rect) / 2 + 4.5
+        put(painter, rect.left(), base, name)
+        taken = rect.left() + width_of(name)
         for column, spot in columns:
             value = sums.get(column.key, NOTHING)
             if value == value:
                 right = rect.left() + spot.left() + self._figures(column, spot)
-                text = fixed(value)
-                put(painter, right - width_of(text), top + 13, text)
-                sign = (signs or {}).get(column.key, "")
-                if sign and right - width_of(text) - width_of(sign) > rect.left() + spot.left() - 24:
-                    put(painter, right - width_of(text) - width_of(sign), top + 13, sign)
+                text, sign = fixed(value), (signs or {}).get(column.key, "")
+                if right - width_of(sign + text) > taken + 6:
+                    text = sign + text
+                put(painter, right - width_of(text), base, text)
+                taken = right
 
     # ---- in words
     def input_in_words(self) -> str:
@@ -265,16 +284,17 @@ class Anatomy(Panel):
         noise = f"noise off while looking, σ {number(terms.noise)} in training" if terms.noise else "no noise"
         routing = self.routing()
         soft = routing is not None and routing.soft
-        others = "; others: shared or null experts" if self._has_rest and not soft else ""
+        others = ["others: shared or null experts"] if self._has_rest and not soft else []
         if soft:
-            others = "; Soft MoE: experts read mixtures of tokens, so no part is one expert's"
+            others = ["soft: no part is one expert's"]
         return "  ".join(
             [
                 f"p = softmax(z/τ), τ {number(terms.temperature)}",
                 noise,
-                f"y = Σ g·e; each part is e's share of |y|{others}",
-                f"residual stream |h| {number(float(terms.before_norm_T[token]))} + y → "
+                "y = Σ g·e",
+                f"residual |h| {number(float(terms.before_norm_T[token]))} + y → "
                 f"|h + y| {number(float(terms.after_norm_T[token]))}",
+                *others,
             ]
         )
 
@@ -284,7 +304,7 @@ class Anatomy(Panel):
         return f"experts' outputs are known of step {self.survey.step} alone  go to the newest step for steps 3 and 4"
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
-        row = int((point.y() - rect.top() - HEAD) // ROW)
+        row = int((point.y() - rect.top() - HEAD) // self.row_height(rect))
         lines, _ = self.shown_lines(rect)
         return {"expert": lines[row].expert} if rect.contains(point) and 0 <= row < len(lines) else {}
 

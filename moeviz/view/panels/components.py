@@ -83,8 +83,9 @@ class ComponentsPicture:
             draw_dots(painter, frame, self.probe_xy[self.probe_first == expert], colour, size - 2)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
         if self.middles:
-            places = pixels(frame, np.array([xy for _, xy in self.middles])).tolist()
-            names = [label(e, self.null) for e, _ in self.middles]
+            middles = sorted(self.middles, key=lambda middle: middle[0] != self.expert)
+            places = pixels(frame, np.array([xy for _, xy in middles])).tolist()
+            names = [label(e, self.null) for e, _ in middles]
             draw_names(painter, [(x, y, n) for (x, y), n in zip(places, names, strict=True)], frame.rect, theme)
         if token is not None and token < len(self.probe_xy):
             (x, y), *_ = pixels(frame, self.probe_xy[token : token + 1]).tolist()
@@ -185,9 +186,9 @@ def _pointed(what: str, at: int, expert: int) -> Pointed:
 
 
 def _middles(xy_T2: Array, first_T: Ints, num_experts: int) -> list[tuple[int, tuple[float, float]]]:
-    """For each expert with enough tokens the place of one of them, the nearest to their median."""
+    """For each expert with enough tokens, of most first, the place of the token nearest to their median."""
     out = []
-    for expert in range(num_experts):
+    for expert in np.argsort(-np.bincount(first_T[first_T >= 0], minlength=num_experts), kind="stable").tolist():
         mine = xy_T2[first_T == expert]
         if len(mine) and len(mine) >= NAMED * len(xy_T2):
             at = np.abs(mine - np.median(mine, axis=0)).sum(1).argmin()

@@ -105,12 +105,16 @@ def draw_ring(painter: QPainter, at: QPointF, radius: float, theme: Theme) -> No
 
 
 def draw_names(painter: QPainter, places: list[tuple[float, float, str]], within: QRectF, theme: Theme) -> None:
-    """Labels in small plates with their middle at a place in pixels."""
-    ground = QColor(theme.panel)
+    """Labels in small plates with their middle at a place in pixels, the first ones first; none covers another."""
+    ground, taken = QColor(theme.panel), list[QRectF]()
     ground.setAlpha(200)
     for x, y, name in places:
         wide = width_of(name)
         left = min(max(x - wide / 2, within.left() + 3), within.right() - wide - 3)
-        painter.fillRect(QRectF(left - 3, y - 7, wide + 6, 14), ground)
+        plate = QRectF(left - 3, y - 7, wide + 6, 14)
+        if any(plate.intersects(other) for other in taken):
+            continue
+        taken.append(plate)
+        painter.fillRect(plate, ground)
         painter.setPen(QColor(theme.text))
         put(painter, left, y + 4, name)

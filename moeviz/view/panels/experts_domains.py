@@ -25,6 +25,7 @@ from moeviz.view.panels.grid import (
 )
 from moeviz.view.panels.heat import draw_heat, outline
 from moeviz.view.panels.sampled import NO_DOMAINS, Sampled, named
+from moeviz.view.panels.words import first_null, label
 from moeviz.view.theme import Theme
 
 SHUFFLES = 20  # of the domains over the tokens: the 95 % quantile is the second highest
@@ -68,7 +69,7 @@ class ExpertsDomains(Sampled):
         self._baseline = float(counts.sum() / routing.num_tokens / experts)
         self._information = label_information(ids, domain_T, experts, equal_weights=True, shuffles=SHUFFLES)
         self._warnings = [
-            *dead_in_words(counts),
+            *dead_in_words(counts, first_null(routing)),
             *uncovered_in_words(self._rows, self._shares, self._of_all, self._tokens_D),
         ]
         self._scale = around(self._shares, self._baseline)
@@ -85,7 +86,7 @@ class ExpertsDomains(Sampled):
         draw_row_names(painter, grid, self._rows, theme, rows_in_words(rows_named(grid), shared_words(self._names)))
         draw_expert_edges(painter, grid, theme, rows=False)
         expert = self.expert_at(grid.columns)
-        draw_column_labels(painter, grid.rect, [str(e) for e in range(grid.columns)], theme, "expert", expert)
+        draw_column_labels(painter, grid.rect, self.experts(), theme, "expert", expert)
         row = self.pointed.get("row")
         if expert is None and row is not None:
             outline(painter, grid.row(row).adjusted(0, 0, -1, -1), theme)
@@ -95,18 +96,18 @@ class ExpertsDomains(Sampled):
 
     def footer(self) -> str:
         row, expert = self.pointed.get("row"), self.pointed.get("expert")
-        domains, experts = self._shares.shape
+        (domains, experts), names = self._shares.shape, self.experts()
         if row is not None and expert is not None and row < domains and expert < experts:
             q = float(self._shares[row, expert])
             first = (
-                f"expert {expert} serves {number(q)} of {self._names[row]} ({self._tokens_D[row]} tokens)  "
+                f"expert {names[expert]} serves {number(q)} of {self._names[row]} ({self._tokens_D[row]} tokens)  "
                 f"{number(float(self._of_all[expert]))} of all, chance k/E = {number(self._baseline)}"
             )
         elif row is not None and row < domains:
             best = int(np.nanargmax(self._shares[row]))
             first = (
                 f"{self._names[row]}: {self._tokens_D[row]} tokens  "
-                f"expert {best} serves the most, {number(float(self._shares[row, best]))}"
+                f"expert {names[best]} serves the most, {number(float(self._shares[row, best]))}"
             )
         else:
             first = f"share of a domain's tokens, chance k/E = {number(self._baseline)}  {self.whose()}"
@@ -157,14 +158,14 @@ def information_in_words(information: Information) -> list[str]:
     return [f"NMI {number(information.symmetric)} (chance < {number(band)})"]
 
 
-def dead_in_words(counts_E: Ints) -> list[str]:
+def dead_in_words(counts_E: Ints, null_from: int) -> list[str]:
     """Experts that none of these tokens chose, where an even load would have given each enough."""
-    dead = np.flatnonzero(counts_E == 0).tolist()
+    dead = [label(e, null_from) for e in np.flatnonzero(counts_E == 0).tolist()]
     if not dead:
         return []
     if counts_E.sum() < ENOUGH * counts_E.size:
         return [f"experts {named(dead)} got no token; too few tokens to call them dead"]
-    return [f"⚠ dead: expert{'s' if len(dead) > 1 else ''} {named(dead)} got no token"]
+    return [f"⚠ dead: expert{'s' if len(dead) > 1 else ''} {named(dead)}"]
 
 
 def uncovered_in_words(names: list[str], shares_DE: Array, of_all_E: Array, tokens_D: Ints) -> list[str]:

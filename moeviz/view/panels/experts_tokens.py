@@ -20,7 +20,7 @@ from moeviz.view.theme import GRID, SMALL, Theme, fitted, mono, put, sans, shape
 
 ORDERS = ("most specific", "most frequent")
 ROW, LEAST_ROW = 18.0, 15.0  # px, a line of tokens
-RAIL = 30.0  # px, the experts' numbers
+RAIL = 36.0  # px, the experts' numbers
 DOMAIN = 64.0  # px, at most
 MOST = 60  # lines of context
 
@@ -140,7 +140,7 @@ class ExpertsTokens(Sampled):
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         painter.setClipRect(rect)
-        opened, rail = self.opened, self.rail(rect)
+        opened, rail, names = self.opened, self.rail(rect), self.experts()
         every = next(n for n in EVERY if n * rail[0].height() >= 12)
         for e, spot in enumerate(rail):
             if spot.bottom() < rect.top() or spot.top() > rect.bottom():
@@ -149,7 +149,7 @@ class ExpertsTokens(Sampled):
             painter.fillRect(QRectF(spot.left(), spot.top() + 1, 6, max(spot.height() - 2, 1)), self._colour(e))
             if e % every == 0 or strong:
                 painter.setPen(QColor(self.theme.text if strong else self.theme.muted))
-                put(painter, spot.left() + 10, spot.top() + min(spot.height(), ROW) / 2 + 4, str(e))
+                put(painter, spot.left() + 10, spot.top() + min(spot.height(), ROW) / 2 + 4, names[e])
             if opened is None:
                 line = QRectF(rect.left() + RAIL, spot.top(), rect.width() - RAIL - ROOM, self._row(rect))
                 self._draw_tokens(painter, e, line, self._lines_each(rect))
@@ -237,9 +237,9 @@ class ExpertsTokens(Sampled):
             total = len(self._contexts)
             shown = f"the first {MOST} of {total}" if total > MOST else f"{total}"
             mouse = self.for_mouse("  click beside to see all experts")
-            return f"expert {opened}: {shown} tokens that chose it first  surest first{mouse}"
+            return f"expert {self.experts()[opened]}: {shown} tokens that chose it first  surest first{mouse}"
         if row is not None and row < len(self._handled):
-            mouse = self.for_mouse(f"click to see the tokens of expert {row} in context")
+            mouse = self.for_mouse(f"click to see the tokens of expert {self.experts()[row]} in context")
             if mouse:
                 return mouse
         if self._surest:

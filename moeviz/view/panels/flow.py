@@ -111,12 +111,13 @@ class Flow(Sampled):
                 painter.fillPath(self.path(ribbon), colour)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
         for layer, nodes in enumerate(self._nodes):
+            names = self.experts(layer)
             for e, spot in enumerate(nodes):
                 colour = expert_colour(e, self.theme)
                 painter.fillRect(spot, colour)
                 if spot.height() >= 11:
                     painter.setPen(readable_on(colour))
-                    put(painter, spot.center().x() - width_of(str(e)) / 2, spot.center().y() + 4, str(e))
+                    put(painter, spot.center().x() - width_of(names[e]) / 2, spot.center().y() + 4, names[e])
             painter.setPen(QColor(self.theme.text if layer == self.layer else self.theme.muted))
             self._label(painter, rect, layer)
 
@@ -159,10 +160,12 @@ class Flow(Sampled):
                 most = [after]
             else:
                 most = [int(j) for j in np.argsort(-counts, kind="stable")[:3] if counts[j]]
-            to = ", ".join(f"{100 * sent[j]:.0f} % to {j}" for j in most)
-            words.append(f"layer {at} expert {expert} → layer {at + 1}: {to or 'no token'}")
+            to = ", ".join(f"{100 * sent[j]:.0f} % to {self.experts(at + 1)[j]}" for j in most)
+            words.append(f"layer {at} expert {self.experts(at)[expert]} → layer {at + 1}: {to or 'no token'}")
         elif node is not None:
-            words.append(f"layer {node[0]} expert {node[1]}: first choice of {self._loads[node[0]][node[1]]} tokens")
+            last, expert = node
+            name, tokens = self.experts(last)[expert], self._loads[last][expert]
+            words.append(f"layer {last} expert {name}: first choice of {tokens} tokens")
         pair = min(layer, len(self._counts) - 1)
         counts = self._counts[pair]
         told = transition_information(counts) - transition_information_bias(counts, 1, 1)

@@ -229,7 +229,7 @@ def margin_in_words(routing: Routing, token: int) -> str:
         return "every expert was chosen"
     last, first_out = min(chosen, key=lambda e: probs[e]), max(left, key=lambda e: probs[e])
     if by is None and routing.router_logits_TE is None and probs[last] == 1:
-        return f"p is 1 at expert {last}: no other could be chosen"
+        return f"p is 1 at expert {label(last, null)}: no other could be chosen"
     margin = number(probs[last] - probs[first_out])  # as metrics.boundary_margin has it for all tokens
     if by is not None:
         return f"selection margin {margin}: {label(last, null)} over {label(first_out, null)}"

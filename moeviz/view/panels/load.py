@@ -185,6 +185,7 @@ class Load(Panel):
     def _kind(self, routing: Routing) -> list[str]:
         """What is unlike a plain choice, and the bias that balances, if there is one."""
         words = [phrase for phrase in kind_in_words(routing) if phrase not in drops_in_words(routing)]
+        words = [phrase.removesuffix(" at later tokens") for phrase in words]
         scalars = self.snapshot.scalars if self.snapshot is not None else {}
         if routing.selection_scores_TE is not None and {"bias_low", "bias_high"} <= scalars.keys():
             words.append(f"bias {number(scalars['bias_low'])} to {number(scalars['bias_high'])} in all layers")

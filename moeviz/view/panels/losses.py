@@ -235,8 +235,9 @@ class Losses(Panel):
         if self.kind.currentText() == "total loss":
             words += self._terms(at)
         routing = self.routing()
-        ahead = ["looks ahead: it sees what is to be predicted"] if routing is not None and routing.looks_ahead else []
-        return "  ".join([*words, *ahead, *self._drawn()])
+        ahead = ["looks ahead: sees its targets"] if routing is not None and routing.looks_ahead else []
+        roomy = self._in_picture or self._lines(QRectF(self.canvas.rect())) > 1  # else the help and other panels say it
+        return "  ".join([*words, *((*ahead, *self._drawn()) if roomy else ())])
 
     def _drawn(self) -> list[str]:
         """What the lines are, where that is not the plain values."""
@@ -245,7 +246,7 @@ class Losses(Panel):
             return ["dots: measured now and then"]
         means = self._bins[1] if self._bins is not None else {}
         hidden = any(means[name][0].size < np.isfinite(self._curves[name]).sum() for name in dense & means.keys())
-        return ["line: mean, band: all values"] if hidden else []
+        return ["band: all values"] if hidden else []
 
     def _terms(self, at: int | None) -> list[str]:
         """The terms of the total at one point, before their coefficients, without those that are off."""

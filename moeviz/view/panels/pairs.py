@@ -23,7 +23,7 @@ from moeviz.view.panels.grid import (
 )
 from moeviz.view.panels.heat import draw_heat, outline
 from moeviz.view.panels.sampled import Sampled
-from moeviz.view.panels.words import first_null, label
+from moeviz.view.panels.words import first_null, labels
 from moeviz.view.theme import Theme
 
 Pair = tuple[int, int]
@@ -49,7 +49,7 @@ class ExpertPairs(Sampled):
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         grid, theme = self.grid(rect), self.theme
-        names = [str(e) for e in range(grid.rows)]
+        names = self.experts()
         draw_heat(painter, grid.rect, self._image)
         draw_numbers(painter, grid, self._values, self._scale, theme, two_digits)
         draw_scale(painter, grid.rect, self._scale, theme, self.colours_are())
@@ -61,6 +61,10 @@ class ExpertPairs(Sampled):
             outline(painter, grid.row(expert).adjusted(0, 0, -1, -1), theme)
             if other is not None and other < grid.columns:
                 outline(painter, grid.cell(expert, other).adjusted(1, 1, -2, -2), theme)
+
+    def experts(self, layer: int | None = None) -> list[str]:
+        """Of the matrix: outputs are of those experts alone that compute."""
+        return labels(len(self._values), first_null(self.routing()))
 
     def columns_are(self) -> str:
         return "expert"
@@ -114,7 +118,6 @@ class CoActivation(ExpertPairs):
         super().__init__(theme, parent)
         self._baseline = 0.0
         self._pairs: Ints = np.zeros((1, 1), dtype=np.int64)
-        self._null = 1
 
     def missing(self) -> str:
         routing = self.routing()
@@ -131,7 +134,7 @@ class CoActivation(ExpertPairs):
         ids, experts = routing.expert_ids_TK, routing.num_experts
         k_T = (ids >= 0).sum(axis=1)  # a token that chose more experts is in more pairs
         self._baseline = co_activation_baseline(float((k_T * k_T).sum() / k_T.sum()), experts)
-        self._pairs, self._null = pair_counts(ids, experts), first_null(routing)
+        self._pairs = pair_counts(ids, experts)
         self._tokens_E1 = np.diag(self._pairs)[:, None]
         values = co_activation(ids, experts, MIN_COUNT)
         self.take(values, around(values, max(self._baseline, 1e-3)))
@@ -160,11 +163,11 @@ class CoActivation(ExpertPairs):
         return "  ".join([*words, f"chance {number(self._baseline)}", *rare, self.whose()])
 
     def _share(self, i: int, j: int) -> str:
-        first, second = label(i, self._null), label(j, self._null)
+        first, second = self.experts()[i], self.experts()[j]
         return f"{number(100 * float(self._values[i, j]))} % of {first}'s {self._pairs[i, i]} tokens chose {second} too"
 
     def _in_words(self, i: int, j: int) -> str:
-        first, second = label(i, self._null), label(j, self._null)
+        first, second = self.experts()[i], self.experts()[j]
         if self._pairs[i, i] < MIN_COUNT:
             of = f"{self._pairs[i, j]} of expert {first}'s {self._pairs[i, i]}"
             return f"tokens that chose {second} too: {of}, too few to tell"
@@ -229,14 +232,15 @@ class SimilarityOfExperts(ExpertPairs):
 
     def footer(self) -> str:
         pair, (most, least), found = self.pointed_pair(), self.extremes(), self.found()
+        names = self.experts()
         what = "linear CKA of outputs" if self.choice() == "outputs" else "cosine of router rows"
         if pair is not None:
-            words = [f"experts {pair[0]} and {pair[1]}: {what} {number(float(self._values[pair]))}"]
+            words = [f"experts {names[pair[0]]} and {names[pair[1]]}: {what} {number(float(self._values[pair]))}"]
         elif most is not None and least is not None:
             (i, j), (a, b) = most, least
             words = [
-                f"{what}  most alike: {i} and {j}, {number(float(self._values[i, j]))}",
-                f"least: {a} and {b}, {number(float(self._values[a, b]))}",
+                f"{what}  most alike: {names[i]} and {names[j]}, {number(float(self._values[i, j]))}",
+                f"least: {names[a]} and {names[b]}, {number(float(self._values[a, b]))}",
             ]
         else:
             words = [what]

@@ -50,7 +50,8 @@ class PlanePicture:
         if kind == "output":
             self.image, self.names = image_of(plane.probability_RC[::-1], SCALE, theme), []
         else:
-            self.image, self.names = self._regions(), _names(self.first_RC)
+            self.image = self._regions()
+            self.names = sorted(_names(self.first_RC), key=lambda name: name[0] != expert)
 
     def _regions(self) -> QImage:
         """Each cell in its expert's colour, stronger the more weight that has."""
@@ -206,7 +207,8 @@ def _bgr(colour: QColor) -> Array:
 
 
 def _names(first_RC: Ints) -> list[tuple[int, int, int]]:
-    """Expert, row and column of the numbers: in regions that hold a block of cells, one to each stretch."""
+    """Expert, row and column of the numbers: in regions that hold a block of cells, one to each stretch; each expert's
+    first one before any other."""
     rows, columns = (size // BLOCK for size in first_RC.shape)
     blocks = first_RC[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
     low, high = blocks.min((1, 3)), blocks.max((1, 3))
@@ -215,4 +217,5 @@ def _names(first_RC: Ints) -> list[tuple[int, int, int]]:
         at = int(low[r, c]), r * BLOCK + BLOCK // 2, c * BLOCK + BLOCK // 2
         if all(e != at[0] or np.hypot(y - at[1], x - at[2]) >= APART for e, y, x in out):
             out.append(at)
-    return out
+    seen = [sum(e == at[0] for e, *_ in out[:i]) for i, at in enumerate(out)]
+    return [at for _, at in sorted(zip(seen, out, strict=True), key=lambda pair: pair[0])]

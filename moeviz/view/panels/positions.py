@@ -86,7 +86,7 @@ class Positions(Sampled):
         draw_heat(painter, grid.rect, self._image)
         draw_scale(painter, grid.rect, self._scale, theme, "load q")
         draw_expert_edges(painter, grid, theme, columns=False)
-        draw_row_names(painter, grid, [str(e) for e in range(grid.rows)], theme, "expert")
+        draw_row_names(painter, grid, self.experts(), theme, "expert")
         draw_x_axis(painter, Frame(grid.rect, 0, self.length, 0, 1), theme, "position in its sequence")
         if self._drops is not None and self._has_strip(rect):
             self._draw_drops(painter, grid, self._drops)
@@ -116,7 +116,8 @@ class Positions(Sampled):
         bins, experts = self._shares.shape
         if expert is not None and column is not None and expert < experts and column < bins:
             first = (
-                f"positions {self.span(column)} × expert {expert}: q {number(float(self._shares[column, expert]))}, "
+                f"positions {self.span(column)} × expert {self.experts()[expert]}: "
+                f"q {number(float(self._shares[column, expert]))}, "
                 f"{self._counts[column, expert]} of {int(self._counts[column].sum())} choices"
             )
             if self._drops is not None:

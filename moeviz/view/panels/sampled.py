@@ -7,6 +7,7 @@ from PySide6.QtWidgets import QWidget
 
 from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.view.panel import NARROW, Panel, Uses
+from moeviz.view.panels.words import first_null, labels
 from moeviz.view.theme import Theme
 
 NO_DOMAINS = (
@@ -66,6 +67,12 @@ class Sampled(Panel):
     def subtitle(self) -> str:
         return f"{self.where()}, {self.sample()}"
 
+    def experts(self, layer: int | None = None) -> list[str]:
+        """A label for each expert of a layer; of the selected one if none is named."""
+        assert self.source is not None
+        routing = self.source.layers[self.layer if layer is None else layer]
+        return labels(routing.num_experts, first_null(routing))
+
     def expert_at(self, num_experts: int) -> int | None:
         """The expert that is pointed at or selected, if this layer has it."""
         expert = self.pointed.get("expert", self.selection.expert)
@@ -80,8 +87,8 @@ def of_each(names: list[str] | tuple[str, ...]) -> str:
     return f"{size} tokens of each of {len(counts)} domains"
 
 
-def named(numbers: list[int], most: int = 6) -> str:
+def named(numbers: list[str], most: int = 6) -> str:
     """`3, 5 and 9`; the first few of many."""
     if len(numbers) > most:
-        return ", ".join(map(str, numbers[:most])) + f" and {len(numbers) - most} more"
-    return " and ".join(filter(None, [", ".join(map(str, numbers[:-1])), str(numbers[-1])])) if numbers else "none"
+        return ", ".join(numbers[:most]) + f" and {len(numbers) - most} more"
+    return " and ".join(filter(None, [", ".join(numbers[:-1]), numbers[-1]])) if numbers else "none"

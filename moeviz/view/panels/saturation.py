@@ -128,11 +128,10 @@ class Saturation(Panel):
             f"chance k/E = {number(self._baseline)}",
         ]
         if at:
-            before = int(self._steps[at - 1])
-            gap = int(self._steps[at]) - before
-            over = f"over {gap:,} step{'s' if gap != 1 else ''} since step {before}"
-            words += [f"churn {number(float(self._churn[at]))}", over]
-        return "  ".join([*words, f"{len(self._steps)} kept steps against step {self._steps[self._at]}"])
+            gap = int(self._steps[at] - self._steps[at - 1])
+            over = f"over {gap:,} step{'s' if gap != 1 else ''} since {self._steps[at - 1]}"
+            words.append(f"churn {number(float(self._churn[at]))} {over}")
+        return "  ".join([*words, f"{len(self._steps)} kept steps"])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         frame = self.frame(rect)

@@ -15,6 +15,7 @@ from PySide6.QtWidgets import QWidget
 from moeviz.domain.routing import Routing, visible
 from moeviz.domain.selection import Selection
 from moeviz.view.colours import expert_colour
+from moeviz.view.letters import unseen_in_words
 from moeviz.view.panel import LINE, Panel, Pointed, Table
 from moeviz.view.panels.axes import share
 from moeviz.view.panels.heat import outline
@@ -37,6 +38,7 @@ class TokenStrip(Panel):
         self.offset = 0.0
         self._reveal = False
         self._texts: list[str] = []
+        self._unseen = ""
         self._cells: list[QRectF] = []
         self._tokens: Sequence[str] | None = None
         self._laid = (-1.0, -1.0)
@@ -59,6 +61,7 @@ class TokenStrip(Panel):
             self._tokens, texts = self.snapshot.tokens, [visible(token) for token in self.snapshot.tokens]
             if texts != self._texts:
                 self._texts, self._laid, self.offset = texts, (-1.0, -1.0), 0.0
+                self._unseen = unseen_in_words(texts)
         routing = self.routing()
         assert routing is not None
         first, strength = first_choices(routing)
@@ -180,13 +183,13 @@ class TokenStrip(Panel):
         if routing is None:
             return ""
         if token is None:
-            mouse = self.for_mouse("; point at one, or click to keep it")
-            words = [f"{len(self._texts)} tokens in {routing.name}{mouse}"]
+            mouse = self.for_mouse("; point at or click one")
+            words = [f"{len(self._texts)} tokens in {routing.name}{mouse}", *filter(None, [self._unseen])]
             if len(self._hollow) > len(self._struck):
                 words.append("hollow: null expert first")
             if self._struck:
                 words.append("struck out: all dropped")
-            return "  ".join([*words, *kind_in_words(routing)])
+            return "  ".join([*words, *(phrase.removeprefix("tokens shown: ") for phrase in kind_in_words(routing))])
         return describe(routing, token, self._texts[token])
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:

@@ -39,7 +39,7 @@ def kind_in_words(routing: Routing) -> tuple[str, ...]:
     if routing.soft:
         words.append("soft: all experts, in mixtures of tokens")
     if routing.looks_ahead:
-        words.append("looks ahead: later tokens change the routing")
+        words.append("looks ahead at later tokens")
     if routing.num_null:
         end = routing.num_experts
         ran = executed_experts(routing, range(first_null(routing), end))
