@@ -22,14 +22,23 @@ from moeviz.view.colours import _to_oklab, diverging, expert_colour, sequential
 from moeviz.view.dashboard import PANELS, PLACES, Dashboard
 from moeviz.view.panel import Panel, wrapped
 from moeviz.view.panels import tokens
-from moeviz.view.panels.axes import Frame, nice_ceiling, nice_ticks, number, steady_top, tick_labels
+from moeviz.view.panels.axes import (
+    Frame,
+    draw_y_axis,
+    inside,
+    nice_ceiling,
+    nice_ticks,
+    number,
+    steady_top,
+    tick_labels,
+)
 from moeviz.view.panels.gate_weights import confidence_in_words, expert_in_words, margin_in_words
 from moeviz.view.panels.layers_experts import change_in_words
 from moeviz.view.panels.marks import bin_edges, binned_mean, place_labels, unnamed_in_words
 from moeviz.view.panels.tokens import TokenStrip, describe
 from moeviz.view.panels.tokens_experts import gate_matrix
 from moeviz.view.render import render_plot
-from moeviz.view.theme import DARK, LIGHT, apply, small_metrics, width_of
+from moeviz.view.theme import DARK, LIGHT, SMALL, apply, sans, small_metrics, width_of
 
 TEXT = "To be, or not to be:\nthat is the question"
 
@@ -832,3 +841,17 @@ def test_bars_and_what_is_written_on_them_are_named(qtbot, monkeypatch):
     assert "bars: p, g: 0.25 at 2, 0.25 at 1, 2 more" in panel.footer().split("  ")
     texts(replace(made, router_probs_TE=None), 500)  # bars are g themselves
     assert "g:" not in panel.footer()
+
+
+def test_numbers_of_an_axis_keep_clear_of_its_label(qtbot, monkeypatch):
+    """−0.025 is wider than the room left of the plot."""
+    said = []
+    monkeypatch.setattr("moeviz.view.panels.axes.put", lambda painter, left, base, text: said.append((left, text)))
+    image = QImage(400, 400, QImage.Format.Format_RGB32)
+    painter = QPainter(image)
+    painter.setFont(sans(SMALL))
+    frame = Frame(inside(QRectF(0, 0, 400, 203)), 0, 1, -0.05, 0.05)
+    draw_y_axis(painter, frame, DARK, "B ← more in → A")
+    painter.end()
+    assert [text for _, text in said] == ["−0.05", "0", "0.05"]
+    assert min(left for left, _ in said) >= 9 + small_metrics().descent()

@@ -182,7 +182,13 @@ def draw_y_axis(painter: QPainter, frame: Frame, theme: Theme, label: str) -> No
 
 
 def _linear_ticks(frame: Frame) -> tuple[list[float], list[str]]:
-    return _ticks(frame.y0, frame.y1, int(frame.rect.height() / 36), 3)
+    """Fewer where their numbers would run into the label of the axis."""
+    found = _ticks(frame.y0, frame.y1, int(frame.rect.height() / 36), 3)
+    if max(map(width_of, found[1]), default=0.0) > LEFT - 20:
+        fewer = _ticks(frame.y0, frame.y1, 2, 3)
+        if max(map(width_of, fewer[1]), default=0.0) < max(map(width_of, found[1])):
+            return fewer
+    return found
 
 
 @lru_cache(maxsize=256)  # axes seldom change, and are drawn at each step
