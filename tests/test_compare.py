@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PySide6.QtCore import QPointF, QRectF, Qt
+from PySide6.QtGui import QImage, QPainter
 from PySide6.QtWidgets import QFileDialog
 from pytestqt.qtbot import QtBot
 from test_all_routers import CASES, trained
@@ -85,6 +86,25 @@ def test_loads_tokens_and_measures_are_those_of_the_two_sides(qtbot: QtBot) -> N
     assert "at most 0.693" in words
     assert "share only their numbers" not in words
     assert rows_of(panel, "side")[""][:2] == ["A: step 99 (later)", "B: step 7 (earlier); layer 0 of both"]
+
+
+def test_the_strip_names_null_experts_by_their_sign(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_null(snapshot: RoutingSnapshot) -> RoutingSnapshot:
+        return replace(snapshot, layers=tuple(replace(routing, num_null=3) for routing in snapshot.layers))
+
+    panel = comparing(qtbot, Reference("step 7", with_null(other_snapshot()), kin=True), with_null(make_snapshot()))
+    assert panel._firsts is not None
+    written: list[str] = []
+    monkeypatch.setattr("moeviz.view.panels.compare.put", lambda painter, left, base, text: written.append(text))
+    strip = panel.parts(QRectF(0, 0, 1200, 500)).strip
+    assert strip is not None
+    image = QImage(1200, 500, QImage.Format.Format_RGB32)
+    painter = QPainter(image)
+    panel._draw_strip(painter, strip)
+    painter.end()
+    first = panel._firsts[0].tolist()
+    assert max(first) >= 5
+    assert written[written.index("A") + 1 :][: len(first)] == [f"∅{e}" if e >= 5 else f"{e}" for e in first]
 
 
 def test_another_layer_of_the_same_moment(qtbot: QtBot) -> None:

@@ -325,16 +325,18 @@ class Compare(Panel):
         theme, rows = self.theme, self._rows(strip)
         count = self._firsts[0].size
         wide = strip.width() / count
-        for row, name, firsts in zip(rows, "AB", self._firsts, strict=False):
+        assert self._sides is not None
+        for row, name, firsts, routing in zip(rows, "AB", self._firsts, self._sides, strict=False):
+            names = labels(routing.num_experts, first_null(routing))
             draw_heat(painter, row, _strip_image(firsts, theme))
             painter.setPen(QColor(theme.muted))
             put(painter, row.left() - 9 - width_of(name), row.center().y() + 4, name)
-            if wide >= width_of("00") + 3:
+            if wide >= max(map(width_of, names)) + 3:
                 for t, e in enumerate(firsts.tolist()):
                     if e >= 0:
                         painter.setPen(readable_on(expert_colour(e, theme)))
                         x = row.left() + (t + 0.5) * wide
-                        put(painter, x - width_of(str(e)) / 2, row.center().y() + 4, str(e))
+                        put(painter, x - width_of(names[e]) / 2, row.center().y() + 4, names[e])
         self._draw_texts(painter, strip, rows[0].top(), wide)
         if self._moved is not None:
             row = rows[2]
