@@ -175,12 +175,13 @@ def test_a_hidden_panel_does_nothing_and_catches_up_when_shown(qtbot, qapp):
     assert [row[1] for row in panel.table()[1]] == list("later")
 
 
-def painted_anew(panel: Panel) -> QImage:
+def painted_anew(panel: Panel, density: float = 1.0) -> QImage:
     """What the canvas shows, without any picture of a ground that was kept."""
-    image = QImage(panel.canvas.size(), QImage.Format.Format_RGB32)
+    image = QImage(panel.canvas.size() * density, QImage.Format.Format_RGB32)
+    image.setDevicePixelRatio(density)
     image.fill(QColor(panel.theme.panel))
     painter = QPainter(image)
-    panel.paint_body(painter, QRectF(image.rect()))
+    panel.paint_body(painter, QRectF(panel.canvas.rect()))
     painter.end()
     return image
 
@@ -219,17 +220,19 @@ def test_axes_are_painted_once_for_many_steps(board, qapp, monkeypatch, name):
     assert not grounds
 
 
-@pytest.mark.parametrize("theme", [DARK, LIGHT])
-def test_the_token_strip_on_the_screen_looks_like_its_picture(qtbot, theme):
+@pytest.mark.parametrize(("theme", "density"), [(DARK, 1.0), (LIGHT, 1.0), (DARK, 1.25), (DARK, 2.0)])
+def test_the_token_strip_on_the_screen_looks_like_its_picture(qtbot, theme, density):
     """There it is looked up in a table, here painted token by token."""
     panel = show(qtbot, TokenStrip(theme), 400, 160)
     none = replace(routing(len(TEXT), 8, 2, 0), num_null=2)
     panel.show_snapshot(replace(make_snapshot(), layers=(none,)))
     panel.show_selection(Selection(token=4, expert=3))
-    screen = painted_anew(panel)
+    screen = painted_anew(panel, density)
     panel._in_picture = True
-    plain = painted_anew(panel)
-    height = int(panel.plot_rect(QRectF(screen.rect())).bottom())  # what the mouse does is not told in pictures
+    plain = painted_anew(panel, density)
+    height = int(
+        panel.plot_rect(QRectF(panel.canvas.rect())).bottom() * density
+    )  # what the mouse does is not told in pictures
 
     def pixels(image: QImage) -> np.ndarray:
         return np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), -1, 4)[:height, :, :3].astype(int)
