@@ -220,7 +220,7 @@ def test_axes_are_painted_once_for_many_steps(board, qapp, monkeypatch, name):
     assert not grounds
 
 
-@pytest.mark.parametrize(("theme", "density"), [(DARK, 1.0), (LIGHT, 1.0), (DARK, 1.25), (DARK, 2.0)])
+@pytest.mark.parametrize(("theme", "density"), [(DARK, 1.0), (LIGHT, 1.0), (DARK, 1.25), (DARK, 1.5), (DARK, 2.0)])
 def test_the_token_strip_on_the_screen_looks_like_its_picture(qtbot, theme, density):
     """There it is looked up in a table, here painted token by token."""
     panel = show(qtbot, TokenStrip(theme), 400, 160)
@@ -241,6 +241,16 @@ def test_the_token_strip_on_the_screen_looks_like_its_picture(qtbot, theme, dens
     assert len(np.unique(pixels(screen).reshape(-1, 3), axis=0)) > 100
     assert apart.max() <= 10  # of 32 shades between a cell and its letter
     assert apart.mean() < 0.5
+
+
+def test_the_picture_of_the_token_strip_is_no_larger_than_its_text(qtbot):
+    panel = show(qtbot, TokenStrip(DARK), 800, 600)
+    panel.show_snapshot(make_snapshot())
+    panel.grab()
+    assert panel._strip is not None
+    high, wide = panel._strip.map_HW.shape
+    assert high < 60
+    assert wide < 600
 
 
 def test_an_axis_does_not_go_to_and_fro_with_values_at_its_edge():

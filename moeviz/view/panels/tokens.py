@@ -164,8 +164,10 @@ class TokenStrip(Panel):
         """What is seen of the tokens, those from `first` to before `last`; they begin at `begun` in the picture."""
         of = (self._laid, shift, density, begun.toTuple())
         if self._strip is None or self._strip.of != of:
-            size = (int(area.width()) + 2, int(area.height()) + 1)
             cells = [cell.translated(begun.x(), begun.y() - shift) for cell in self._cells[first:last]]
+            # of the text alone: each pixel costs at each step
+            wide, high = (max((edge(cell) for cell in cells), default=0.0) for edge in (QRectF.right, QRectF.bottom))
+            size = (int(wide) + 1, int(min(high, area.height())) + 1)
             self._strip = lay_strip(of, size, density, mono(FACE), cells, self._texts[first:last], first)
         return self._strip
 
