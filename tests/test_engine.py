@@ -179,6 +179,29 @@ def test_work_is_reported_and_cancelled_between_two_reports() -> None:
     assert runner.close()
 
 
+def test_a_start_that_is_cancelled_at_the_last_moment_is_one_that_was() -> None:
+    """Else whatever the session reports later would be cancelled."""
+    reported, go = threading.Event(), threading.Event()
+
+    def opening(report: Report) -> Session:
+        report(1, 1)
+        reported.set()
+        go.wait(5)
+        yield update(0)
+
+    runner = Runner(Mailbox())
+    runner.start(opening, title="Loading")
+    assert reported.wait(5)
+    assert runner.starting is not None
+    runner.starting.cancelled.set()
+    go.set()
+    wait_for(lambda: not runner.alive)
+    letters = runner.mailbox.take()
+    assert [letter.summary for letter in letters if isinstance(letter, Failure)] == ["Loading: cancelled."]
+    assert len(letters) == 1
+    assert runner.close()
+
+
 def test_an_errand_that_was_told_is_over_although_its_thread_still_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine the thread may take a while for that, and the next file was refused."""
     runner, linger = Runner(Mailbox()), threading.Event()

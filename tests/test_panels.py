@@ -184,12 +184,13 @@ def test_a_hidden_panel_does_nothing_and_catches_up_when_shown(qtbot, qapp):
     assert [row[1] for row in panel.table()[1]] == list("later")
 
 
-def painted_anew(panel: Panel) -> QImage:
+def painted_anew(panel: Panel, density: float = 1.0) -> QImage:
     """What the canvas shows, without any picture of a ground that was kept."""
-    image = QImage(panel.canvas.size(), QImage.Format.Format_RGB32)
+    image = QImage(panel.canvas.size() * density, QImage.Format.Format_RGB32)
+    image.setDevicePixelRatio(density)
     image.fill(QColor(panel.theme.panel))
     painter = QPainter(image)
-    panel.paint_body(painter, QRectF(image.rect()))
+    panel.paint_body(painter, QRectF(panel.canvas.rect()))
     painter.end()
     return image
 
@@ -228,17 +229,19 @@ def test_axes_are_painted_once_for_many_steps(board, qapp, monkeypatch, name):
     assert not grounds
 
 
-@pytest.mark.parametrize("theme", [DARK, LIGHT])
-def test_the_token_strip_on_the_screen_looks_like_its_picture(qtbot, theme):
+@pytest.mark.parametrize(("theme", "density"), [(DARK, 1.0), (LIGHT, 1.0), (DARK, 1.25), (DARK, 1.5), (DARK, 2.0)])
+def test_the_token_strip_on_the_screen_looks_like_its_picture(qtbot, theme, density):
     """There it is looked up in a table, here painted token by token."""
     panel = show(qtbot, TokenStrip(theme), 400, 160)
     none = replace(routing(len(TEXT), 8, 2, 0), num_null=2)
     panel.show_snapshot(replace(make_snapshot(), layers=(none,)))
     panel.show_selection(Selection(token=4, expert=3))
-    screen = painted_anew(panel)
+    screen = painted_anew(panel, density)
     panel._in_picture = True
-    plain = painted_anew(panel)
-    height = int(panel.plot_rect(QRectF(screen.rect())).bottom())  # what the mouse does is not told in pictures
+    plain = painted_anew(panel, density)
+    height = int(
+        panel.plot_rect(QRectF(panel.canvas.rect())).bottom() * density
+    )  # what the mouse does is not told in pictures
 
     def pixels(image: QImage) -> np.ndarray:
         return np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), -1, 4)[:height, :, :3].astype(int)
@@ -247,6 +250,16 @@ def test_the_token_strip_on_the_screen_looks_like_its_picture(qtbot, theme):
     assert len(np.unique(pixels(screen).reshape(-1, 3), axis=0)) > 100
     assert apart.max() <= 10  # of 32 shades between a cell and its letter
     assert apart.mean() < 0.5
+
+
+def test_the_picture_of_the_token_strip_is_no_larger_than_its_text(qtbot):
+    panel = show(qtbot, TokenStrip(DARK), 800, 600)
+    panel.show_snapshot(make_snapshot())
+    panel.grab()
+    assert panel._strip is not None
+    high, wide = panel._strip.map_HW.shape
+    assert high < 60
+    assert wide < 600
 
 
 def test_an_axis_does_not_go_to_and_fro_with_values_at_its_edge():

@@ -259,6 +259,7 @@ class Runner:
         try:
             session = job.make(job.work.report)
             first = next(session)
+            job.work.report(0, 0)  # it may be cancelled to the last
             self._take_the_place(job)
             self._post(job, first)
             job.answered += 1

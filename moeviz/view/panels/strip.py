@@ -66,7 +66,7 @@ def lay_strip(
     map_HW = np.full((high, wide), np.iinfo(np.int32).max, dtype=np.intp)  # clipped to the table's end: the ground
     for token, cell in enumerate(cells, first):
         left, right, top, bottom = (
-            max(floor(edge * density + 0.5), 0)  # as the painter rounds a rectangle
+            max(floor(edge * density + 0.5 + 1e-6), 0)  # as the painter rounds, halves up
             for edge in (cell.left(), cell.right(), cell.top(), cell.bottom())
         )
         map_HW[top:bottom, left:right] = token * COVERS + cover_HW[top:bottom, left:right]

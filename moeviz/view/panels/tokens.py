@@ -141,7 +141,12 @@ class TokenStrip(Panel):
                 painter.setPen(QColor.fromRgb(int(colours[i, -1])))
                 painter.drawStaticText(cells[i].topLeft() + QPointF(1, 1), shaped(self._texts[i], mono(FACE)))
         else:
-            painter.drawImage(QPointF(0, shift), self._strip_of(area, shift, first, last).wear(colours, self.theme))
+            density = painter.device().devicePixelRatioF()
+            start = QPointF(0, shift)
+            at = painter.deviceTransform().map(start)
+            begun = QPointF(at.x() % 1, at.y() % 1) / density  # of a pixel of the screen
+            strip = self._strip_of(area, shift, density, begun, first, last)
+            painter.drawImage(start - begun, strip.wear(colours, self.theme))
         for i in self._hollow.keys() & range(first, last):
             painter.setPen(self._hollow[i])
             painter.drawRect(cells[i].adjusted(0, 0, -1, -1))
@@ -155,13 +160,15 @@ class TokenStrip(Panel):
             outline(painter, cells[token].adjusted(-1, -1, 0, 0), self.theme)
             outline(painter, cells[token].adjusted(0, 0, -1, -1), self.theme)
 
-    def _strip_of(self, area: QRectF, shift: float, first: int, last: int) -> Strip:
-        """What is seen of the tokens, those from `first` to before `last`."""
-        of = (self._laid, shift, self.devicePixelRatioF())
+    def _strip_of(self, area: QRectF, shift: float, density: float, begun: QPointF, first: int, last: int) -> Strip:
+        """What is seen of the tokens, those from `first` to before `last`; they begin at `begun` in the picture."""
+        of = (self._laid, shift, density, begun.toTuple())
         if self._strip is None or self._strip.of != of:
-            size = (int(area.width()) + 2, int(area.height()) + 1)
-            cells = [cell.translated(0, -shift) for cell in self._cells[first:last]]
-            self._strip = lay_strip(of, size, of[2], mono(FACE), cells, self._texts[first:last], first)
+            cells = [cell.translated(begun.x(), begun.y() - shift) for cell in self._cells[first:last]]
+            # of the text alone: each pixel costs at each step
+            wide, high = (max((edge(cell) for cell in cells), default=0.0) for edge in (QRectF.right, QRectF.bottom))
+            size = (int(wide) + 1, int(min(high, area.height())) + 1)
+            self._strip = lay_strip(of, size, density, mono(FACE), cells, self._texts[first:last], first)
         return self._strip
 
     def _underline(self, painter: QPainter, cells: list[QRectF], first: int, last: int) -> None:
