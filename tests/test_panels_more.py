@@ -238,6 +238,62 @@ def test_dead_experts_and_uncovered_domains_are_told():
     assert uncovered_in_words(["a"], shares[:1], shares[0], tokens[:1]) == []
     few = uncovered_in_words(["a", "b"], shares[:2], np.array([0.5, 0.5]), np.array([2, 2]))
     assert few == ["⚠ no sure favourite: a, b"]
+    assert uncovered_in_words(["a", "b"], np.ones((2, 4)), np.ones(4), tokens[:2]) == []  # nobody chooses
+
+
+def test_experts_over_time_are_named_by_the_step_that_names_them(qtbot):
+    """An earlier step with fewer experts does not make null experts of those that came later."""
+    panel = show(qtbot, PANELS["load_over_time"](DARK))
+    history, steps = History(), np.arange(4)
+    history.extend(StepLog(steps, {}, (np.full((4, 12), 8),)))
+    early, late = (RoutingSnapshot(s, (routing(9, e, 2, 0),), ["x"] * 9) for s, e in ((0, 8), (3, 12)))
+    history.add_snapshot(early)
+    history.add_snapshot(late)
+    panel.show_history(history)
+    panel.show_snapshot(early)
+    panel.show_selection(Selection(expert=10))
+    panel.refresh()
+    assert panel.footer().startswith("expert 10: q 0.0833 at step 3")
+    null = replace(late, layers=(replace(late.layers[0], num_null=4),))
+    history.clear()
+    history.extend(StepLog(steps, {}, (np.full((4, 12), 8),)))
+    history.add_snapshot(null)
+    panel.show_history(history)
+    assert panel.footer().startswith("expert ∅10: ")
+
+
+def test_dropped_choices_are_marked_without_hiding_the_weight(qtbot):
+    """An outline would fill a narrow cell, and look like the strongest weight."""
+    panel = show(qtbot, PANELS["tokens_experts"](DARK), 400, 300)
+    for tokens, words in ((160, "underlined: dropped"), (12, "outlined: dropped")):
+        made = routing(tokens, 8, 2, 0)
+        dropped = np.zeros(made.expert_ids_TK.shape, bool)
+        dropped[3] = True
+        panel.show_snapshot(RoutingSnapshot(0, (replace(made, dropped_TK=dropped),), ["x"] * tokens))
+        image = QImage(panel.canvas.size(), QImage.Format.Format_RGB32)
+        painter = QPainter(image)
+        panel.paint_body(painter, QRectF(image.rect()))
+        painter.end()
+        assert words in panel.footer()
+        heat = panel.heat_rect(panel.plot_rect(QRectF(image.rect())))
+        x = heat.left() + 3.5 * heat.width() / tokens
+        high = heat.height() / 8
+        top = heat.top() + int(made.expert_ids_TK[3, 0]) * high
+        assert image.pixelColor(round(x), round(top + high / 2)) != QColor(DARK.warn)
+        column = {image.pixelColor(round(x), y).name() for y in range(round(top), round(top + high) + 1)}
+        assert QColor(DARK.warn).name() in column
+
+
+def test_the_load_of_soft_routing_is_told_by_its_bars(qtbot):
+    weights = np.random.default_rng(0).dirichlet(np.ones(4), 20).astype(np.float32)
+    ids = np.argsort(-weights, axis=1)
+    soft = Routing("l", 4, ids, np.take_along_axis(weights, ids, 1), soft=True)
+    panel = show(qtbot, PANELS["load"](DARK))
+    panel.show_snapshot(RoutingSnapshot(0, (soft,), ["x"] * 20))
+    panel.refresh()
+    shares = weights.sum(axis=0) / weights.sum()
+    assert f"CV of combine shares {axes.number(shares.std() / shares.mean())}" in panel.footer()
+    assert "MaxVio" not in panel.footer()
 
 
 def test_information_below_the_shuffles_is_told_as_chance():

@@ -1014,6 +1014,13 @@ def test_status_tells_a_measure_while_training(qtbot: QtBot, window: Window) -> 
     held = window.history.scalar("heldout")
     assert label.text() == f"held-out {held[np.isfinite(held)][-1]:.3g} nats/char"
     assert label.toolTip() == "Of held-out data, measured at step 50"
+    window.knobs.change({"routing.router": "soft"})  # what it then is has not been measured
+    qtbot.waitUntil(lambda: len(window.history.marks) == 1, timeout=WAIT)
+    assert label.text() == f"held-out {held[np.isfinite(held)][-1]:.3g} nats/char at step 50"
+    train(qtbot, window, 2)
+    qtbot.waitUntil(lambda: label.text().endswith("nats/char, looks ahead"), timeout=WAIT)
+    window.train_action.trigger()
+    qtbot.waitUntil(settled(window), timeout=WAIT)
     window.restart_action.trigger()
     action(window, "Answer: Restart").trigger()
     qtbot.waitUntil(lambda: label.text() == "", timeout=WAIT)

@@ -471,6 +471,21 @@ def test_the_first_record_comes_after_five_seconds_of_training(
 
 
 # ---- own text
+@pytest.mark.parametrize("head", [b"PK\x03\x04 as torch saves", b"\x80\x04\x95 a pickle"])
+def test_nobody_is_asked_to_give_up_a_run_for_what_is_no_text(
+    qtbot: QtBot, window: Window, tmp_path: Path, head: bytes
+) -> None:
+    train(qtbot, window, 3)
+    path = tmp_path / "model.pt"
+    path.write_bytes(head + b"x" * 5000)
+    drop(window, path)
+    assert not window.question.open
+    assert told(window) == (
+        f"{path} is not a text file; moeviz opens models as .safetensors, traces as .zarr and texts in UTF-8."
+    )
+    assert window.settings.data.path == ""
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

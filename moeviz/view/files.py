@@ -1,5 +1,6 @@
 """Whatever of the window reads or writes a file: the dialogs, what is dropped, what the command line names."""
 
+import codecs
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -27,16 +28,22 @@ from moeviz.view.theme import THEMES
 if TYPE_CHECKING:
     from moeviz.view.window import Window
 
+HEAD_BYTES = 8192
+WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 BUSY = "Another file is still being read or written; try again in a moment."
 
 
 def refused(path: str) -> str:
-    """Why a model or a trace cannot be opened, as far as its head tells; empty if it may be: whoever would give up a
-    run for it is to know before. Whether it can be used in full is found when it is read."""
+    """Why a model, a trace or a text cannot be opened, as far as its head tells; empty if it may be: whoever would give
+    up a run for it is to know before. Whether it can be used in full is found when it is read."""
     place, kind = Path(path), kind_of(path)
     try:
         if kind == "model":
             _check_safetensors(place / "model.safetensors" if place.is_dir() else place)
+        elif kind == "text":
+            if place.is_file() and _binary(place):
+                known = "models as .safetensors, traces as .zarr and texts in UTF-8"
+                return f"{path} is not a text file; moeviz opens {known}."
         elif not isinstance(json.loads((place / "zarr.json").read_bytes())["attributes"]["format"], str):
             raise ValueError
     except OSError as error:
@@ -44,6 +51,13 @@ def refused(path: str) -> str:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{path} is damaged, or no {kind}; choose another."
     return ""
+
+
+def _binary(path: Path) -> bool:
+    """A pickle, an archive as torch saves models, or anything with zeros that is not UTF-16 or UTF-32."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    return head.startswith((b"PK\x03\x04", b"\x80")) or (b"\0" in head and not head.startswith(WIDE_MARKS))
 
 
 def _check_safetensors(path: Path) -> None:
@@ -181,6 +195,9 @@ class Files:
     def open_text(self, path: str) -> None:
         """Train on it; a recording makes way for a new model."""
         window = self.window
+        if why := refused(path):
+            window.tell(why)
+            return
         if window.has_model:
             window.knobs.change({"data.path": path})
         else:

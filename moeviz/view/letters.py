@@ -17,7 +17,7 @@ _SCRIPTS = (
     (0x0600, 0x06FF, (_W.Arabic,), "Noto Sans Arabic"),
     (0x0900, 0x097F, (_W.Devanagari,), "Noto Sans Devanagari"),
     (0x0E00, 0x0E7F, (_W.Thai,), "Noto Sans Thai"),
-    (0x3000, 0x30FF, _CHINESE, _CJK),
+    (0x3001, 0x30FF, _CHINESE, _CJK),
     (0x3400, 0x9FFF, _CHINESE, _CJK),
     (0xAC00, 0xD7AF, (_W.Korean,), _CJK),
     (0xFF00, 0xFFEF, _CHINESE, _CJK),

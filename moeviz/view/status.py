@@ -80,7 +80,9 @@ class Status(QStatusBar):
     def show_measure(self, history: History, snapshot: RoutingSnapshot | None) -> None:
         """The newest measure of held-out data; nothing before there is one."""
         words, step = measured(history, nats(snapshot))
-        if words and snapshot is not None and any(layer.looks_ahead for layer in snapshot.layers):
+        if words and any(changed >= step for changed, _ in history.marks):  # it says nothing of what was changed since
+            words += f" at step {step:,}"
+        elif words and snapshot is not None and any(layer.looks_ahead for layer in snapshot.layers):
             words += ", looks ahead"
         self.put("measure", words)
         self.labels["measure"].setToolTip(f"Of held-out data, measured at step {step:,}" if words else "")

@@ -176,7 +176,8 @@ def uncovered_in_words(names: list[str], shares_DE: Array, of_all_E: Array, toke
     noise_DE = np.sqrt(of_all_E * (1 - of_all_E) * correction[:, None])
     favoured_DE = shares_DE - of_all_E > limit * noise_DE + 1e-9
     bare = [name for name, row in zip(names, favoured_DE, strict=True) if not row.any()]
-    if len(names) < 2 or not bare:
+    nobody_chooses = bool((shares_DE[tokens_D > 0] == 1).all())  # every token has every expert
+    if len(names) < 2 or not bare or nobody_chooses:
         return []
     named = ", ".join(bare[:MOST_NAMED]) + (f" and {len(bare) - MOST_NAMED} more" if len(bare) > MOST_NAMED else "")
     return [f"⚠ no sure favourite: {named}"]

@@ -48,7 +48,7 @@ class LayersExperts(Panel):
         self._drawn: object = None
         self._said: tuple[object, list[str]] | None = None
         self._image = QImage()
-        self._top = 0.0
+        self._top, self._of = 0.0, (0, 0)  # the number of layers and experts that it is for
 
     def subtitle(self) -> str:
         if self._soft:
@@ -74,7 +74,8 @@ class LayersExperts(Panel):
         self._null = min(map(first_null, self.snapshot.layers))
         self._cv = [cv(c) for c, _ in counts]
         top = nice_ceiling(float(np.nanmax(self._shares, initial=0.0)))
-        self._top = steady_top(self._top, min(1.0, max(2 / widest, top)))
+        same = self._of == (of := self._shares.shape)
+        self._top, self._of = steady_top(self._top if same else 0.0, min(1.0, max(2 / widest, top))), of
         self._image = heat_image(self._shares, 0.0, self._top, sequential(self.theme), self.theme.panel)
         self._drawn = key
 

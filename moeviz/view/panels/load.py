@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QWidget
 from moeviz.domain.metrics import (
     TOO_FEW,
     LoadSummary,
+    cv,
     cv_floor,
     expert_counts,
     floor_k,
@@ -63,7 +64,7 @@ class Load(Panel):
         self._summary: LoadSummary = summarise(self._counts)
         self._mass: Array | None = None
         self._null = 1
-        self._top = 0.0
+        self._top, self._of = 0.0, (-1, 0)  # the layer and number of experts that it is for
 
     def prepare(self) -> None:
         assert self.snapshot is not None
@@ -74,7 +75,9 @@ class Load(Panel):
         self._mass, self._null = combine_mass(routing), first_null(routing)
         even = 1 / self._counts.size
         highest = max(float(self._bars.max()), even + 2 * self.noise)
-        self._top = steady_top(self._top, min(1.0, max(2 * even, nice_ceiling(highest))))
+        of = (self.layer, self._counts.size)
+        self._top = steady_top(self._top if of == self._of else 0.0, min(1.0, max(2 * even, nice_ceiling(highest))))
+        self._of = of
 
     @property
     def _bars(self) -> Array:
@@ -180,6 +183,8 @@ class Load(Panel):
             f"effective experts {number(summary.effective_experts)} of {size}",
             dead_in_words(summary),
         ]
+        if self._mass is not None:
+            words = [first, f"CV of combine shares {number(cv(self._mass))}", "dispatch: even by construction"]
         return "  ".join([*words, *self._kind(routing)])
 
     def _kind(self, routing: Routing) -> list[str]:

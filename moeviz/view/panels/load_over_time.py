@@ -128,9 +128,11 @@ class LoadOverTime(Panel):
             put(painter, x + 9, y + 4, label(e, null))
 
     def _null(self) -> int:
-        """The first null expert of the layer shown, or more than there are."""
-        routing = self.routing()
-        return first_null(routing) if routing is not None else self._shares.shape[1]
+        """The first null expert of the layer at the newest step, whose shares are labelled; or more than there are."""
+        film = self.history.snapshots if self.history is not None else []
+        newest = film[-1] if film else self.snapshot
+        layers = newest.layers if newest is not None else ()
+        return first_null(layers[self._row]) if self._row < len(layers) else self._shares.shape[1]
 
     def footer(self) -> str:
         steps = self._bins[3] if self._bins else 1

@@ -59,6 +59,7 @@ class TokensExperts(Panel):
         self._image = QImage()
         self._range = (0.0, 1.0)
         self._dropped: list[tuple[int, int]] = []  # token and expert
+        self._roomy = True  # the cells that were drawn can have an outline
 
     def subtitle(self) -> str:
         return f"{self.where()}, {KINDS[self.kind.currentText()]}"
@@ -166,15 +167,17 @@ class TokensExperts(Panel):
         if null < experts:
             painter.setPen(QColor(self.theme.text))
             painter.drawLine(QLineF(heat.left(), heat.top() + null * high, heat.right(), heat.top() + null * high))
-        if self._dropped:  # a hollow cell: chosen, and not carried out
+        self._roomy = min(wide, high) > 5
+        if self._dropped and not self._roomy:  # an outline would fill such a cell
+            for t, e in self._dropped:
+                low = heat.top() + (e + 1) * high
+                painter.fillRect(QRectF(heat.left() + t * wide, low - 2, max(wide, 1), 2), QColor(self.theme.warn))
+        elif self._dropped:  # a hollow cell: chosen, and not carried out
             painter.setPen(QColor(self.theme.warn))
             painter.setBrush(Qt.BrushStyle.NoBrush)
-            inset = 1 if min(wide, high) > 5 else 0
             painter.drawRects(
                 [
-                    QRectF(heat.left() + t * wide, heat.top() + e * high, wide - 1, high - 1).adjusted(
-                        inset, inset, -inset, -inset
-                    )
+                    QRectF(heat.left() + t * wide + 1, heat.top() + e * high + 1, wide - 3, high - 3)
                     for t, e in self._dropped
                 ]
             )
@@ -203,7 +206,7 @@ class TokensExperts(Panel):
         tokens, experts = self._values.shape
         kind, routing = KINDS[self.kind.currentText()], self.routing()
         assert routing is not None
-        outlined = ["outlined: dropped"] if self._dropped else []
+        outlined = [f"{'outlined' if self._roomy else 'underlined'}: dropped"] if self._dropped else []
         of = [*outlined, *signs_in_words(routing), *(["soft: combine weights"] if routing.soft else [])]
         if token is None or token >= tokens:
             return "  ".join([f"{kind}, {tokens} tokens × {experts} expert{'' if experts == 1 else 's'}", *of])
