@@ -17,7 +17,7 @@ from moeviz.view.memory import memory
 if TYPE_CHECKING:
     from moeviz.view.window import Window
 
-CONTENT = ("moeviz.app",)  # with numpy, a quarter of a second
+CONTENT = "moeviz.app"  # with numpy, a quarter of a second
 TURN_MS = 1  # with 0 all would happen in one turn
 
 

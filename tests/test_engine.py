@@ -238,9 +238,9 @@ def waited(done: Callable[[], bool]) -> None:
 
 
 def test_imports_beside_a_window_end_or_tell_what_went_wrong() -> None:
-    waited(import_beside(("colorsys", "moeviz.engine.mailbox")))
+    waited(import_beside("colorsys"))
     assert "colorsys" in sys.modules
-    missing = import_beside(("moeviz.engine.no_such_module",))
+    missing = import_beside("moeviz.engine.no_such_module")
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         waited(missing)
     with pytest.raises(ModuleNotFoundError):  # it is not taken for done later

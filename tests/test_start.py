@@ -53,7 +53,7 @@ sys.exit(main([]))
 def test_a_defect_before_there_is_a_window_ends_the_program(tmp_path: Path) -> None:
     code = """
 import moeviz.start, moeviz.cli
-moeviz.start.CONTENT = ("no_such_module",)
+moeviz.start.CONTENT = "no_such_module"
 raise SystemExit(moeviz.cli.main([]))
 """
     done = run(code, tmp_path)

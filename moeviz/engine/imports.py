@@ -2,18 +2,17 @@
 
 import importlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 
-def import_beside(names: Sequence[str]) -> Callable[[], bool]:
-    """Import modules by their names, in this order. What is returned says whether that is done, and raises what it
+def import_beside(name: str) -> Callable[[], bool]:
+    """Import a module and all that it imports. What is returned says whether that is done, and raises what it
     raised."""
     failed: list[BaseException] = []
 
     def work() -> None:
         try:
-            for name in names:
-                importlib.import_module(name)
+            importlib.import_module(name)
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             failed.append(error)
 
