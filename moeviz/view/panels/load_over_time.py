@@ -1,5 +1,6 @@
 """Load share of every expert of the selected layer over the training steps."""
 
+from collections.abc import Hashable
 from itertools import pairwise
 
 import numpy as np
@@ -81,7 +82,15 @@ class LoadOverTime(Panel):
         self.binned(inner.width())
         return Frame(inner, *step_range(self._steps), 0, self._top)
 
-    def draw(self, painter: QPainter, rect: QRectF) -> None:
+    def _strong(self) -> int | None:
+        expert = self.pointed.get("expert", self.selection.expert)
+        return expert if expert is not None and expert < self._shares.shape[1] else None
+
+    def ground(self) -> Hashable:
+        return id(self.history), self._revision, self._row, self._strong(), self._null()
+
+    def draw_ground(self, painter: QPainter, rect: QRectF) -> None:
+        """The curves too: only the step that is shown moves on them."""
         frame, theme = self.frame(rect), self.theme
         xs, means = self.binned(frame.rect.width())
         draw_y_axis(painter, frame, theme, "load share q")
@@ -93,8 +102,7 @@ class LoadOverTime(Panel):
         painter.drawLines(
             [QLineF(frame.x(a), frame.y(even), frame.x(b), frame.y(even)) for a, b, even in uniform_lines(xs, means)]
         )
-        strong = self.pointed.get("expert", self.selection.expert)
-        strong = strong if strong is not None and strong < size else None
+        strong = self._strong()
         order = [e for e in range(size) if e != strong] + ([strong] if strong is not None else [])
         for e in order:
             colour = expert_colour(e, theme)
@@ -103,8 +111,10 @@ class LoadOverTime(Panel):
             draw_curve(painter, frame.points(xs, means[:, e]), colour, strong=e == strong)
         assert self.history is not None
         draw_marks(painter, frame, self.history.marks, theme)
-        draw_now(painter, frame, earlier_step(self.snapshot, self._steps), theme)
         self._label_ends(painter, frame, means, strong)
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        draw_now(painter, self.frame(rect), earlier_step(self.snapshot, self._steps), self.theme)
 
     def _label_ends(self, painter: QPainter, frame: Frame, means: Array, strong: int | None) -> None:
         """The experts' numbers at the right, from the highest down, as many as there is room for, and how many more

@@ -1,5 +1,7 @@
 """The losses over the training steps; one quantity at a time, for each has its own unit."""
 
+from collections.abc import Hashable
+
 import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF, QSignalBlocker, Qt
 from PySide6.QtGui import QColor, QPainter
@@ -188,7 +190,11 @@ class Losses(Panel):
         log = self.log.isChecked() and self._range[0] > 0
         return Frame(inside(rect), *step_range(self._steps), *self._range, log_y=log)
 
-    def draw(self, painter: QPainter, rect: QRectF) -> None:
+    def ground(self) -> Hashable:
+        return id(self.history), self._revision, self.kind.currentText(), self.log.isChecked(), self.unit()
+
+    def draw_ground(self, painter: QPainter, rect: QRectF) -> None:
+        """The curves too: only the step that is shown moves on them."""
         frame, theme = self.frame(rect), self.theme
         draw_y_axis(painter, frame, theme, self.unit())
         key = [(NAMES[name], theme.second if name in SECOND else theme.accent, name in SPARSE) for name in self._curves]
@@ -214,6 +220,10 @@ class Losses(Panel):
         painter.restore()
         assert self.history is not None
         draw_marks(painter, frame, self.history.marks, theme)
+
+    def draw(self, painter: QPainter, rect: QRectF) -> None:
+        frame, theme = self.frame(rect), self.theme
+        self.binned(frame.rect.width())  # the words below tell of it
         draw_now(painter, frame, earlier_step(self.snapshot, self._steps), theme)
         if self._at is not None and self._at < self._steps.size:
             x = frame.x(float(self._steps[self._at]))
