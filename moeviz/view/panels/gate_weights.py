@@ -18,7 +18,16 @@ from moeviz.domain.metrics import (
 from moeviz.domain.routing import Routing, visible
 from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
-from moeviz.view.panels.axes import Frame, draw_column_labels, draw_y_axis, inside, nice_ceiling, number, share
+from moeviz.view.panels.axes import (
+    Frame,
+    draw_column_labels,
+    draw_y_axis,
+    inside,
+    nice_ceiling,
+    number,
+    share,
+    steady_top,
+)
 from moeviz.view.panels.words import first_null, kept, label, labels, signs_in_words
 from moeviz.view.theme import Theme, put, width_of
 
@@ -35,7 +44,7 @@ class GateWeights(Panel):
         self._heights = np.zeros(0)
         self._chosen: dict[int, float] = {}
         self._dropped: set[int] = set()
-        self._top = 1.0
+        self._top, self._of = 0.0, (-1, -1, 0)  # the layer, token and number of experts that it is for
 
     @property
     def token(self) -> int | None:
@@ -67,7 +76,9 @@ class GateWeights(Panel):
             self._heights = np.zeros(routing.num_experts)
             for expert, weight in self._chosen.items():
                 self._heights[expert] = weight
-        self._top = max(nice_ceiling(float(np.nanmax(self._heights, initial=0.0)) * 1.12), 0.1)
+        of = (self.layer, token, self._heights.size)
+        top = max(nice_ceiling(float(np.nanmax(self._heights, initial=0.0)) * 1.12), 0.1)
+        self._top, self._of = steady_top(self._top if of == self._of else 0.0, top), of
 
     def lines_of_words(self, width: float) -> int:
         routing = self.routing()
