@@ -220,8 +220,13 @@ class Panel(QWidget):
         source = self.source
         if source is None or not source.layers:
             return None
-        routing = source.layers[max(0, min(self.selection.layer, len(source.layers) - 1))]
+        routing = source.layers[self.layer]
         return routing if routing.num_tokens else None
+
+    def picked(self, part: Literal["token", "expert"], count: int) -> int | None:
+        """The one that is pointed at, or else selected, if it is among the `count` that are shown."""
+        at = self.pointed.get(part, getattr(self.selection, part))
+        return at if at is not None and at < count else None
 
     def refresh(self) -> None:
         """Prepare again if anything changed since; a reader of the numbers calls it before reading."""

@@ -226,8 +226,7 @@ class Compare(Panel):
         a, b = self._sides
         self._draw_legend(painter, rect)
         size = max(a.num_experts, b.num_experts)
-        expert = self.pointed.get("expert", self.selection.expert)
-        strong = expert if expert is not None and expert < size else None
+        strong = self.picked("expert", size)
         frames = [frame for frame in (parts.loads, parts.delta) if frame is not None]
         if strong is not None:
             for frame in frames:

@@ -97,14 +97,16 @@ class GateWeights(Panel):
     def frame(self, rect: QRectF) -> Frame:
         return Frame(inside(rect), 0, max(self._heights.size, 1), 0, self._top)
 
-    def _strong(self) -> int | None:
-        expert = self.pointed.get("expert", self.selection.expert)
-        return expert if expert is not None and expert < self._heights.size else None
-
     def ground(self) -> Hashable:
         routing = self.routing()
         assert routing is not None
-        return self._heights.size, first_null(routing), self._top, routing.router_probs_TE is None, self._strong()
+        return (
+            self._heights.size,
+            first_null(routing),
+            self._top,
+            routing.router_probs_TE is None,
+            self.picked("expert", self._heights.size),
+        )
 
     def draw_ground(self, painter: QPainter, rect: QRectF) -> None:
         routing, frame = self.routing(), self.frame(rect)
@@ -113,7 +115,7 @@ class GateWeights(Panel):
         painter.setPen(QColor(self.theme.line))
         painter.drawLine(QLineF(frame.rect.left(), frame.rect.bottom(), frame.rect.right(), frame.rect.bottom()))
         names = labels(self._heights.size, first_null(routing))
-        draw_column_labels(painter, frame.rect, names, self.theme, "expert", self._strong())
+        draw_column_labels(painter, frame.rect, names, self.theme, "expert", self.picked("expert", self._heights.size))
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         frame, theme = self.frame(rect), self.theme

@@ -86,22 +86,20 @@ class LayersExperts(Panel):
     def heat_rect(self, rect: QRectF) -> QRectF:
         return inside(rect, right=BAR)
 
-    def _strong(self) -> int | None:
-        expert = self.pointed.get("expert", self.selection.expert)
-        return expert if expert is not None and expert < self._shares.shape[1] else None
-
     def ground(self) -> Hashable:
-        return self._shares.shape, self._null, self._top, self._strong()
+        return self._shares.shape, self._null, self._top, self.picked("expert", self._shares.shape[1])
 
     def draw_ground(self, painter: QPainter, rect: QRectF) -> None:
         heat, theme = self.heat_rect(rect), self.theme
         layers, experts = self._shares.shape
         draw_colour_bar(painter, heat, sequential(theme), 0.0, self._top, theme, "load q", mark=1 / experts)
         draw_row_labels(painter, heat, [str(i) for i in range(layers)], theme, "layer")
-        draw_column_labels(painter, heat, labels(experts, self._null), theme, "expert", self._strong())
+        draw_column_labels(
+            painter, heat, labels(experts, self._null), theme, "expert", self.picked("expert", self._shares.shape[1])
+        )
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
-        heat, theme, strong = self.heat_rect(rect), self.theme, self._strong()
+        heat, theme, strong = self.heat_rect(rect), self.theme, self.picked("expert", self._shares.shape[1])
         layers, experts = self._shares.shape
         draw_heat(painter, heat, self._image)
         high, wide = heat.height() / layers, heat.width() / experts

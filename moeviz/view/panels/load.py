@@ -103,10 +103,6 @@ class Load(Panel):
     def frame(self, rect: QRectF) -> Frame:
         return Frame(inside(rect), 0, self._counts.size, 0, self._top)
 
-    def _strong(self) -> int | None:
-        expert = self.pointed.get("expert", self.selection.expert)
-        return expert if expert is not None and expert < self._counts.size else None
-
     def _share_of(self) -> str:
         """What the bars are."""
         routing = self.routing()
@@ -114,7 +110,14 @@ class Load(Panel):
         return "combine share" if self._mass is not None else "q before drops" if drops else "load share q"
 
     def ground(self) -> Hashable:
-        return self._counts.size, self._null, self._top, self.noise, self._share_of(), self._strong()
+        return (
+            self._counts.size,
+            self._null,
+            self._top,
+            self.noise,
+            self._share_of(),
+            self.picked("expert", self._counts.size),
+        )
 
     def draw_ground(self, painter: QPainter, rect: QRectF) -> None:
         frame, theme, size = self.frame(rect), self.theme, self._counts.size
@@ -127,7 +130,12 @@ class Load(Panel):
         if self._null < size:
             painter.drawLine(QLineF(frame.x(self._null), inner.top(), frame.x(self._null), inner.bottom()))
         draw_column_labels(
-            painter, inner, labels(size, self._null), theme, f"expert (line 1/E = {number(1 / size)})", self._strong()
+            painter,
+            inner,
+            labels(size, self._null),
+            theme,
+            f"expert (line 1/E = {number(1 / size)})",
+            self.picked("expert", self._counts.size),
         )
 
     def _band(self, frame: Frame) -> tuple[float, float]:
@@ -137,7 +145,7 @@ class Load(Panel):
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         frame, theme, size = self.frame(rect), self.theme, self._counts.size
-        inner, strong = frame.rect, self._strong()
+        inner, strong = frame.rect, self.picked("expert", self._counts.size)
         step = inner.width() / size
         gap = min(6.0, step * 0.15)
         for e, q in enumerate(self._bars.tolist()):
@@ -175,6 +183,9 @@ class Load(Panel):
             first = f"{total} assignments of {of}"
         routing = self.routing()
         assert routing is not None
+        if self._mass is not None:
+            soft = [f"CV of combine shares {number(cv(self._mass))}", "dispatch: even by construction"]
+            return "  ".join([first, *soft, *self._kind(routing)])
         words = [
             first,
             *drops_in_words(routing),
@@ -183,8 +194,6 @@ class Load(Panel):
             f"effective experts {number(summary.effective_experts)} of {size}",
             dead_in_words(summary),
         ]
-        if self._mass is not None:
-            words = [first, f"CV of combine shares {number(cv(self._mass))}", "dispatch: even by construction"]
         return "  ".join([*words, *self._kind(routing)])
 
     def _kind(self, routing: Routing) -> list[str]:

@@ -82,12 +82,8 @@ class LoadOverTime(Panel):
         self.binned(inner.width())
         return Frame(inner, *step_range(self._steps), 0, self._top)
 
-    def _strong(self) -> int | None:
-        expert = self.pointed.get("expert", self.selection.expert)
-        return expert if expert is not None and expert < self._shares.shape[1] else None
-
     def ground(self) -> Hashable:
-        return id(self.history), self._revision, self._row, self._strong(), self._null()
+        return id(self.history), self._revision, self._row, self.picked("expert", self._shares.shape[1]), self._null()
 
     def draw_ground(self, painter: QPainter, rect: QRectF) -> None:
         """The curves too: only the step that is shown moves on them."""
@@ -102,7 +98,7 @@ class LoadOverTime(Panel):
         painter.drawLines(
             [QLineF(frame.x(a), frame.y(even), frame.x(b), frame.y(even)) for a, b, even in uniform_lines(xs, means)]
         )
-        strong = self._strong()
+        strong = self.picked("expert", self._shares.shape[1])
         order = [e for e in range(size) if e != strong] + ([strong] if strong is not None else [])
         for e in order:
             colour = expert_colour(e, theme)

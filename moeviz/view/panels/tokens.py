@@ -182,8 +182,7 @@ class TokenStrip(Panel):
                 painter.fillRect(QRectF(cells[i].left(), cells[i].bottom(), cells[i].width(), 2), ink)
 
     def _token(self) -> int | None:
-        token = self.pointed.get("token", self.selection.token)
-        return token if token is not None and token < len(self._texts) else None
+        return self.picked("token", len(self._texts))
 
     def footer(self) -> str:
         routing, token = self.routing(), self._token()

@@ -129,10 +129,6 @@ class TokensExperts(Panel):
     def heat_rect(self, rect: QRectF) -> QRectF:
         return inside(rect, right=BAR)
 
-    def _strong(self) -> int | None:
-        token = self.pointed.get("token", self.selection.token)
-        return token if token is not None and token < self._values.shape[0] else None
-
     def ground(self) -> Hashable:
         assert self.snapshot is not None
         texts = self.snapshot.tokens
@@ -142,7 +138,7 @@ class TokensExperts(Panel):
             self._range,
             self.kind.currentText(),
             None if texts is None else tuple(texts),
-            self._strong(),
+            self.picked("token", self._values.shape[0]),
         )
 
     def draw_ground(self, painter: QPainter, rect: QRectF) -> None:
@@ -157,7 +153,7 @@ class TokensExperts(Panel):
                 painter.fillRect(patch.adjusted(1, 1, -1, -1), QColor(self.theme.panel))
         draw_row_labels(painter, heat, labels(experts, null), self.theme, "expert")
         texts, name = self._labels(heat.width() / tokens)
-        draw_column_labels(painter, heat, texts, self.theme, name, self._strong())
+        draw_column_labels(painter, heat, texts, self.theme, name, self.picked("token", self._values.shape[0]))
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         heat, null = self.heat_rect(rect), first_null(self.routing())
@@ -181,7 +177,7 @@ class TokensExperts(Panel):
                     for t, e in self._dropped
                 ]
             )
-        strong = self._strong()
+        strong = self.picked("token", self._values.shape[0])
         expert = self.pointed.get("expert", self.selection.expert)
         if strong is not None:
             column = QRectF(heat.left() + strong * wide, heat.top(), max(wide, 3), heat.height())
