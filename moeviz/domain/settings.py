@@ -7,6 +7,7 @@ are refused by name, with the range.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -443,7 +444,16 @@ class BalanceSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    lr: float = _knob(0.003, "Learning rate", "AdamW step size.", low=0.0, high=0.1, log=True, group="training")
+    lr: float = _knob(
+        0.003,
+        "Learning rate",
+        "AdamW step size. A model whose file has no moments of AdamW, as the bundled ones, reaches it in its next 100 "
+        "steps: at once it would be thrown off what it has learned.",
+        low=0.0,
+        high=0.1,
+        log=True,
+        group="training",
+    )
     batch: int = _knob(8, "Batch", "Sequences in a training batch.", low=1, high=256, unit="seqs", group="training")
     dense_twin: str = _knob(
         "off",
@@ -532,7 +542,7 @@ class Settings:
         groups: dict[str, dict[str, Any]] = {}
         for key, value in values.items():
             if key not in KNOBS:
-                raise SettingsError(f"{key!r} is not a setting; the settings are {', '.join(KNOBS)}.")
+                raise SettingsError(f"{key!r} is not a setting; {_meant(key)}.")
             head, _, tail = key.rpartition(".")
             groups.setdefault(head, {})[tail] = _coerced(key, value)
         top = groups.pop("", {})
@@ -588,6 +598,14 @@ def _get(settings: Any, key: str) -> Any:
     for part in key.split("."):
         settings = getattr(settings, part)
     return settings
+
+
+def _meant(key: str) -> str:
+    """Which setting a key that is none may have been meant to be: by its whole name, or by what comes after the dot."""
+    lasts = {known.rpartition(".")[2]: known for known in KNOBS}
+    whole, last = get_close_matches(key, KNOBS, 1), get_close_matches(key.rpartition(".")[2], lasts, 1)
+    nearest = whole[0] if whole else lasts[last[0]] if last else ""
+    return f"the nearest one is {nearest}" if nearest else f"the settings are {', '.join(KNOBS)}"
 
 
 def _coerced(key: str, value: Any) -> Value:

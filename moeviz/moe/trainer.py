@@ -48,6 +48,7 @@ CHECK_EVERY = 20  # steps; the longest that a loss which is no number goes unsee
 HELDOUT_EVERY, HELDOUT_ROWS = 50, 16
 MEASURE_EVERY, MEASURE_ROWS = 250, 128  # a forward pass costs a third of a step: some 2 % of training
 LONGEST_PROBE = 4096  # characters
+WARM_UP = 100  # steps, 1/(1 - BETA2): as long as a mean of squares takes to tell of a gradient's size
 EARLIER = 4  # structures that a change back can return to
 
 Tensors = tuple[torch.Tensor, torch.Tensor]  # inputs and targets
@@ -87,6 +88,8 @@ class Trainer:
         self._counts_of: Hashable = None  # the routing that counted them; None: no step has
         if checkpoint is not None:
             self._take_over(checkpoint, opening)
+        kept = max((int(count) for count in self.optimiser.steps.values()), default=0)
+        self._moments_began = self.step - kept  # above 0: in a model whose file had none
         self._batches: Source | None = None
         self._heldout_rows: Tensors | None = None
         self._train = Traced(lambda: StepLoss(self.model, self._terms, data.padded), eager_calls=10)
@@ -153,7 +156,7 @@ class Trainer:
         grads = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
         if self.twin is not None:  # before the MoE's own step: where memory runs out, neither is trained
             self.twin.advance(inputs, targets, num_tokens, settings.train.lr)
-        self.optimiser.step(grads, settings.train.lr)
+        self.optimiser.step(grads, settings.train.lr * self._warmth())
         if router.from_counts:
             counts_LE = news[len(self._scalars) :].view(settings.model.layers, -1)
             for layer, counts_E in zip(self.model.layers, counts_LE, strict=True):
@@ -170,6 +173,11 @@ class Trainer:
             for name, value in self.measure(MEASURE_ROWS).items():
                 self._measured[name][self.step] = value
         self._timer += time.perf_counter() - start
+
+    def _warmth(self) -> float:
+        """The part of the learning rate that a trained model goes on with where its file had no moments: AdamW's first
+        steps are as long whatever the gradients, which would throw it out of its minimum (Ma and Yarats 2019)."""
+        return min(1.0, (self.step - self._moments_began + 1) / WARM_UP) if self._moments_began else 1.0
 
     @property
     def due(self) -> bool:

@@ -542,7 +542,7 @@ class Window(QMainWindow):
             self.of_trace = bool(update.film)
             self.controls.show_recording(self.of_trace)
             if not self.of_trace:
-                self.send(Prepare(), "Reading the text")
+                self.send(Prepare(), "Reading the data")
         for step, label in update.marks:
             self.history.add_mark(step, label)
         for past in update.film[:-1]:

@@ -301,7 +301,7 @@ class Anatomy(Panel):
     def lack_of_terms(self) -> str:
         if self.survey is None:
             return "this data has no experts' outputs  steps 3 and 4 need a model, which is then surveyed"
-        return f"experts' outputs are known of step {self.survey.step} alone  go to the newest step for steps 3 and 4"
+        return f"experts' outputs are known of step {self.survey.step:,} alone  go to the newest step for steps 3 and 4"
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         row = int((point.y() - rect.top() - HEAD) // self.row_height(rect))

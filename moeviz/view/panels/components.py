@@ -145,7 +145,7 @@ class ComponentsPicture:
         words += [f"dots: {len(self.places)}{of} held-out tokens"] if self.total else ["no held-out tokens"]
         if both == both:
             words.append(f"both axes: {percent(both)} of variance")
-        return [*words, f"step {step}"]
+        return [*words, f"step {step:,}"]
 
     def table(self) -> Table:
         """The held-out tokens that are drawn, then the probe's."""

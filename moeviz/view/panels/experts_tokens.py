@@ -16,6 +16,7 @@ from moeviz.view.panel import LINE, Pointed, Table
 from moeviz.view.panels.axes import EVERY, share
 from moeviz.view.panels.sampled import Sampled
 from moeviz.view.panels.scroll import ROOM, draw_scroll_bar
+from moeviz.view.panels.words import about
 from moeviz.view.theme import GRID, SMALL, Theme, fitted, mono, put, sans, shaped, width_of
 
 ORDERS = ("most specific", "most frequent")
@@ -168,7 +169,7 @@ class ExpertsTokens(Sampled):
         """The expert's tokens, as many as fit in this line and those below it, each with its share of the token's
         occurrences and their number, or with the gate weight."""
         x, base = line.left(), line.top() + line.height() / 2 + 3.5
-        items = [(i.token, i.share, f"{100 * i.share:.0f} % of {i.seen}") for i in self._handled[expert]]
+        items = [(i.token, i.share, f"{about(100 * i.share)} % of {i.seen}") for i in self._handled[expert]]
         if self._surest:
             surest = self._surest[expert].items()
             items = [(t, min(w, 1.0), share(w)) if w == w else (t, 0.6, "") for t, w in surest]

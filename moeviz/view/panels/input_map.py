@@ -121,7 +121,7 @@ class InputMap(Panel):
         return next(lines for lines, wide in ((1, 760), (2, NARROW), (3, 300), (4, 0)) if width >= wide)
 
     def subtitle(self) -> str:
-        step = f", step {self.survey.step}" if self.survey is not None else ""
+        step = f", step {self.survey.step:,}" if self.survey is not None else ""
         kind = f", {self.kind.currentText()}" if self.plane is not None else ""
         return f"layer {self.layer}{kind}{step}"
 

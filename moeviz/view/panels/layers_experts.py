@@ -186,7 +186,7 @@ def change_in_words(shown: RoutingSnapshot, film: list[RoutingSnapshot], layer: 
         words += [f"churn {number(churn(before.layers[layer].expert_ids_TK, ids))}", f"since {before.step}"]
     if newest is not None and newest.step > shown.step and comparable(shown, newest, layer):
         settled = number(saturation(ids, newest.layers[layer].expert_ids_TK))
-        words.append(f"saturation {settled} of step {newest.step}")
+        words.append(f"saturation {settled} of step {newest.step:,}")
     return words
 
 

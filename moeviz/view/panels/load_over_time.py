@@ -147,7 +147,7 @@ class LoadOverTime(Panel):
         expert = self.pointed.get("expert", self.selection.expert)
         if expert is not None and expert < self._shares.shape[1]:
             q = number(float(self._shares[-1, expert]))
-            words = f"expert {label(expert, self._null())}: q {q} at step {self._steps[-1]}  {words}"
+            words = f"expert {label(expert, self._null())}: q {q} at step {self._steps[-1]:,}  {words}"
         routing = self.routing()
         return "  ".join([words, *(signs_in_words(routing) if routing is not None else [])])
 

@@ -235,12 +235,12 @@ class Losses(Panel):
             return ""
         pointed = self._at is not None and self._at < self._steps.size
         at = self._at if pointed else earlier_place(self.snapshot, self._steps)
-        words = [f"step {self._steps[at if at is not None else -1]}"]
+        words = [f"step {self._steps[at if at is not None else -1]:,}"]
         for name, values in self._curves.items():
             upto = np.flatnonzero(np.isfinite(values[: at + 1 if at is not None else None]))
             if upto.size:
                 when = int(self._steps[upto[-1]])
-                late = f" (at {when})" if name in SPARSE else ""
+                late = f" (at {when:,})" if name in SPARSE else ""
                 words.append(f"{NAMES[name]} {number(float(values[upto[-1]]))}{late}")
         if self.kind.currentText() == "total loss":
             words += self._terms(at)

@@ -244,7 +244,7 @@ class MoeDense(Panel):
             i = measured[-1]
             moe, dense = of["heldout"][i], of["dense_heldout"][i]
             words = [
-                f"held-out at step {self._steps[i]}: MoE {number(moe)}, dense {number(dense)}",
+                f"held-out at step {self._steps[i]:,}: MoE {number(moe)}, dense {number(dense)}",
                 gap_in_words(float(moe - dense), float(of["heldout_gap_error"][i])),
             ]
         else:
@@ -254,9 +254,9 @@ class MoeDense(Panel):
         words.append(f"FLOPs a token: MoE {number(now)}{then}, dense {number(of['dense_flops_per_token'][at])}")
         if pointed and self.view.currentText() == FLOPS:
             costs = _flop(of["flops"][at]), _flop(of["dense_flops"][at])
-            words.append(f"step {self._steps[at]}: MoE {costs[0]}, dense {costs[1]}")
+            words.append(f"step {self._steps[at]:,}: MoE {costs[0]}, dense {costs[1]}")
         elif pointed or not np.isfinite(of["dense_cross_entropy"][at]):
-            words.append(f"training at step {self._steps[at]}: {self._training(at)}")
+            words.append(f"training at step {self._steps[at]:,}: {self._training(at)}")
         else:
             active, total, dense = (number(of[n][at]) for n in ("active_parameters", "parameters", "dense_parameters"))
             words.append(f"parameters: MoE {active} of {total} active, dense all {dense}")

@@ -156,7 +156,7 @@ class PlanePicture:
                 words.append(f"small: your {len(plane.own_N2)} points")
             if self.layer and self.kind == "experts":
                 words.append("this router reads hidden states")
-            words.append(f"step {step}")
+            words.append(f"step {step:,}")
         if plane.together:
             words.append("⚠ points change each other's routing: a grid's is not the data's")
         return words

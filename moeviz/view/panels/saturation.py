@@ -124,7 +124,7 @@ class Saturation(Panel):
         if at is None or at >= len(self._steps):
             at = len(self._steps) - 1 if self.reference.currentIndex() else max(self._at - 1, 0)
         words = [
-            f"step {self._steps[at]}: saturation {number(float(self._saturation[at]))}",
+            f"step {self._steps[at]:,}: saturation {number(float(self._saturation[at]))}",
             f"chance k/E = {number(self._baseline)}",
         ]
         if at:
