@@ -183,7 +183,7 @@ def change_in_words(shown: RoutingSnapshot, film: list[RoutingSnapshot], layer: 
     earlier = (other for other in reversed(film) if other.step < shown.step and comparable(shown, other, layer))
     before, newest = next(earlier, None), film[-1] if film else None
     if before is not None:
-        words += [f"churn {number(churn(before.layers[layer].expert_ids_TK, ids))}", f"since {before.step}"]
+        words += [f"churn {number(churn(before.layers[layer].expert_ids_TK, ids))}", f"since {before.step:,}"]
     if newest is not None and newest.step > shown.step and comparable(shown, newest, layer):
         settled = number(saturation(ids, newest.layers[layer].expert_ids_TK))
         words.append(f"saturation {settled} of step {newest.step:,}")

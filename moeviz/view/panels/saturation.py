@@ -129,7 +129,7 @@ class Saturation(Panel):
         ]
         if at:
             gap = int(self._steps[at] - self._steps[at - 1])
-            over = f"over {gap:,} step{'s' if gap != 1 else ''} since {self._steps[at - 1]}"
+            over = f"over {gap:,} step{'s' if gap != 1 else ''} since {self._steps[at - 1]:,}"
             words.append(f"churn {number(float(self._churn[at]))} {over}")
         return "  ".join([*words, f"{len(self._steps)} kept steps"])
 
