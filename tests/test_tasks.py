@@ -1,6 +1,7 @@
 """The built-in tasks besides text: what is read, how it is parted, what a model sees of it, and what is measured."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -337,6 +338,30 @@ def test_measure_of_a_model_by_hand():
     expected = {"exact_match": np.mean(right), "character_accuracy": np.mean(characters)}
     assert 0 < np.mean(characters) < 1 or np.mean(right) > 0
     assert trainer.measure() == pytest.approx(expected)
+
+
+def test_a_few_rows_are_measured_as_a_fair_sample_of_all():
+    """Not so many of each domain: who sees it live would read another number than of all rows."""
+    many = [pairs.row("a", "x", "y" * n, "A") for n in range(1, 10)] * 4
+    heldout = [*many[:18], pairs.row("b", "x", "x", "B"), *many[18:], pairs.row("b", "x", "y", "B")]
+    data = pair_data(ROWS, heldout)
+    b = data.vocabulary.index("b ")
+    data = replace(data, scored=lambda inputs, ranks, vocabulary: {"exact_match": (inputs[:, 0] == b).mean()})
+    trainer = Trainer(Settings().with_values({**SMALL, "task": "translation", "model.context": 16}), data, "cpu", "a x")
+    assert trainer.measure() == {"exact_match": 2 / 38}
+    assert trainer.measure(19) == {"exact_match": 1 / 19}
+
+
+def test_what_is_surveyed_is_several_rows_of_each_domain_and_more_of_short_ones():
+    rows = [pairs.row(tag, "x" * n, "y", tag.upper()) for tag in "ab" for n in (1, 5, 6, 7) * 50]
+    sample, lack = pair_data(ROWS, rows).sample(16, 16)
+    assert not lack
+    domains, length = np.array(sample.domains), sample.inputs.shape[1]
+    assert length == 11  # of "a xxxxxxx→y⏎", which a quarter of each domain has
+    assert sample.inputs.shape[0] == 100
+    assert (domains == "A").sum() == (domains == "B").sum() == 550
+    many = [pairs.row("a", "x" * 30, "y", f"{n}") for n in range(40) for _ in range(9)]
+    assert pair_data(ROWS, many).sample(64, 16)[0].inputs.shape == (4 * 40, 34)
 
 
 # ---- training
