@@ -95,7 +95,8 @@ PLOTS = (
         ("chosen experts", HELDOUT),
         "One row a domain, one column an expert: warm cells are served more than chance would, cool cells less.",
         "share of a domain's tokens with e among their k experts, each row sums to k, by chance k/E (OLMoE eq. 7); "
-        "NMI = (I(e; domain) − its mean over shuffled domains) / √(H(e)·H(domain)), chance: 95 % of shuffles",
+        "NMI = (I(e; domain) − its mean over shuffled domains) / √(H(e)·H(domain)), "
+        "chance: 95 % of shuffles of whole texts",
     ),
     Plot(
         "experts_tokens",
