@@ -438,6 +438,25 @@ def test_equal_weights_make_the_sizes_of_domains_not_matter():
     close(m.label_information(*many, 2, equal_weights=False).nats, m.mutual_information([[40, 2], [0, 2]]))
 
 
+def test_texts_that_are_alike_in_themselves_are_no_sign_of_their_labels():
+    """Each row keeps to two experts of its own, whatever label it has by chance."""
+    rng, above = np.random.default_rng(0), []
+    for _ in range(40):
+        ids = ((rng.integers(0, 8, 16)[:, None] + rng.integers(0, 2, (16, 100))) % 8).reshape(-1, 1)
+        labels = np.repeat(rng.permutation(np.arange(16) % 4), 100)
+        by_token, by_row = (
+            m.label_information(ids, labels, 8, equal_weights=True, shuffles=40, row_length=n) for n in (1, 100)
+        )
+        assert by_row.symmetric == by_token.symmetric
+        above.append((by_token.nats > by_token.chance, by_row.nats > by_row.chance))
+    assert np.mean(above, axis=0)[0] == 1
+    assert np.mean(above, axis=0)[1] < 0.2
+    own = np.repeat(np.arange(16) % 4, 100)
+    sure = m.label_information(own[:, None], own, 4, equal_weights=True, shuffles=40, row_length=100)
+    assert sure.nats > sure.chance
+    assert sure.symmetric == pytest.approx(1, abs=0.01)
+
+
 def test_information_without_labels_or_choices_is_unknown():
     for ids, labels in (([[0]], [-1]), ([[-1]], [0]), (np.zeros((0, 1)), [])):
         found = m.label_information(np.array(ids, int), np.array(labels, int), 3, equal_weights=True, shuffles=2)

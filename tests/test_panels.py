@@ -751,6 +751,7 @@ def test_colours_are_distinct_and_even(theme):
 def test_every_panel_is_in_the_catalogue():
     assert [plot.name for plot in PLOTS] == [*PANELS, "dashboard"]
     assert all(plot.reading.endswith(".") and plot.formula and plot.needs for plot in PLOTS)
+    assert not [plot.name for plot in PLOTS if ". " in plot.reading], "one sentence"
 
 
 def test_a_defect_in_a_panel_does_not_take_the_program_down() -> None:

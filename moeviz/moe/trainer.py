@@ -255,9 +255,12 @@ class Trainer:
     @torch.no_grad()
     def measure(self, rows: int | None = None) -> dict[str, float]:
         """The task's held-out measures on at most so many rows, without noise; none where there are no such rows."""
-        heldout = self.data.heldout_rows(self.settings.model.context, rows)
-        if heldout is None or not self.data.measures:
+        heldout = self.data.heldout_rows(self.settings.model.context, None) if self.data.measures else None
+        if heldout is None:
             return {}
+        heldout = Rows(
+            *(array[:rows] for array in heldout)
+        )  # a fair sample: what is measured of all, and not by domain
         ranks = []
         for start in range(0, len(heldout.inputs), HELDOUT_ROWS):
             part = Rows(*(array[start : start + HELDOUT_ROWS] for array in heldout))

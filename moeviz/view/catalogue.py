@@ -76,7 +76,7 @@ PLOTS = (
         "losses",
         "Losses",
         ("history of the losses",),
-        "Lower is better; held-out far above training means that the model learns its text by heart. Of a long run the "
+        "Lower is better; held-out far above training means that the model learns its text by heart; of a long run the "
         "line is the mean and the band all values.",
         "cross-entropy = −mean ln p(next token); balance = E·Σ q_e·P_e; z = mean (logsumexp z)²",
     ),
@@ -84,7 +84,7 @@ PLOTS = (
         "layers_experts",
         "Layers × experts",
         ("chosen experts",),
-        "One row a layer, one column an expert: an even row is a balanced layer. Click a cell to go to that layer.",
+        "One row a layer, one column an expert: an even row is a balanced layer; a click on a cell goes to it.",
         "q_e = c_e / Σc in each layer before any drop for capacity, even at 1/E; churn = 1 − mean |S∩S′|/k and "
         "saturation = mean |S∩S′|/k of the experts S of a token at two steps; "
         "tells = I(e_l; e_l+1) / ln E, less its value by chance",
@@ -95,7 +95,8 @@ PLOTS = (
         ("chosen experts", HELDOUT),
         "One row a domain, one column an expert: warm cells are served more than chance would, cool cells less.",
         "share of a domain's tokens with e among their k experts, each row sums to k, by chance k/E (OLMoE eq. 7); "
-        "NMI = (I(e; domain) − its mean over shuffled domains) / √(H(e)·H(domain)), chance: 95 % of shuffles",
+        "NMI = (I(e; domain) − its mean over shuffled domains) / √(H(e)·H(domain)), "
+        "chance: 95 % of shuffles of whole texts",
     ),
     Plot(
         "experts_tokens",

@@ -1,5 +1,6 @@
 """Mutual information of experts and labels (domain, token id, position), with what chance alone would show."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +74,8 @@ class Information:
     bias        what it is on average with the labels shuffled over the tokens: the mean of shuffles, or by formula
     of_labels   (nats - bias) / H(D), at most 1; NaN with a single label. At 0 or below there is only chance
     symmetric   (nats - bias) / sqrt(H(E) H(D)), at most 1; NaN where either entropy is 0
-    chance      95 % quantile of the shuffles: `nats` below it is chance; NaN without shuffles
+    chance      95 % quantile of the shuffles, of whole rows where there are such: `nats` below it is chance; NaN
+                without shuffles or with less than two rows a label
     """
 
     nats: float
@@ -84,12 +86,21 @@ class Information:
 
 
 def label_information(
-    ids_TK: Ints, labels_T: Ints, num_experts: int, *, equal_weights: bool, shuffles: int = 0, seed: int = 0
+    ids_TK: Ints,
+    labels_T: Ints,
+    num_experts: int,
+    *,
+    equal_weights: bool,
+    shuffles: int = 0,
+    seed: int = 0,
+    row_length: int = 1,
 ) -> Information:
     """Information between the experts of a token, all K choices, and its label 0..D-1 (-1: unlabelled, left out).
 
     equal_weights   each label counts the same, however many tokens it has: right for domains, not for token ids
     shuffles        how many seeded permutations of the labels make the null; each token's choices stay together
+    row_length      the tokens, all labelled, are rows of so many. Those of one text are alike whatever its label, so
+                    for `chance` whole rows of labels change places: the rows are drawn by chance, not their tokens
     All NaN where no labelled token was routed.
     """
     known = (labels_T >= 0) & (ids_TK >= 0).any(axis=1)
@@ -116,18 +127,31 @@ def label_information(
     p = p / p.sum()
     nats = mutual_information(p)
     rng = np.random.default_rng(seed)
-    null: list[float] = []
     at_once = max(1, BLOCK // tokens.size)
-    for done in range(0, shuffles, at_once):
-        shuffled = [rng.permutation(labels) for _ in range(min(at_once, shuffles - done))]
-        null += _informations(weighted(joints(np.stack(shuffled)))).tolist()
+
+    def null(shuffle: Callable[[], Ints]) -> list[float]:
+        found: list[float] = []
+        for done in range(0, shuffles, at_once):
+            shuffled = [shuffle() for _ in range(min(at_once, shuffles - done))]
+            found += _informations(weighted(joints(np.stack(shuffled)))).tolist()
+        return found
+
+    of_tokens = null(lambda: rng.permutation(labels))
+    rows = labels_T.reshape(-1, row_length)
+    of_rows = of_tokens if row_length == 1 else null(lambda: rng.permutation(rows).reshape(-1)[known])
+    if row_length > 1 and len(rows) < 2 * width:  # in whatever order, they have the same sizes and tell the same
+        of_rows = []
     k = float(chosen.sum(axis=1).mean())
-    bias = float(np.mean(null)) if null else information_bias(joint, np.ones(width) if equal_weights else None, k)
+    bias = (
+        float(np.mean(of_tokens))
+        if of_tokens
+        else information_bias(joint, np.ones(width) if equal_weights else None, k)
+    )
     of_experts, of_labels = _nats(p.sum(axis=1)), _nats(p.sum(axis=0))
     return Information(
         nats,
         bias,
         (nats - bias) / of_labels if of_labels > 0 else NOTHING,
         (nats - bias) / float(np.sqrt(of_experts * of_labels)) if of_experts * of_labels > 0 else NOTHING,
-        _quantile(null, 0.95) if null else NOTHING,
+        _quantile(of_rows, 0.95) if of_rows else NOTHING,
     )

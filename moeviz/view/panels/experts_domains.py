@@ -67,7 +67,11 @@ class ExpertsDomains(Sampled):
         counts = expert_counts(routing)
         self._of_all = counts / routing.num_tokens
         self._baseline = float(counts.sum() / routing.num_tokens / experts)
-        self._information = label_information(ids, domain_T, experts, equal_weights=True, shuffles=SHUFFLES)
+        # of a snapshot it is not known where a text ends
+        length = 1 if self.source is self.snapshot else self.row_length
+        self._information = label_information(
+            ids, domain_T, experts, equal_weights=True, shuffles=SHUFFLES, row_length=length
+        )
         self._warnings = [
             *dead_in_words(counts, first_null(routing)),
             *uncovered_in_words(self._rows, self._shares, self._of_all, self._tokens_D),
@@ -153,6 +157,8 @@ def information_in_words(information: Information) -> list[str]:
     if information.symmetric != information.symmetric or not excess:
         return ["NMI –"]
     band = (information.chance - information.bias) / excess * information.symmetric
+    if band != band:
+        return [f"NMI {number(information.symmetric)} (too few texts to know chance)"]
     if information.nats <= information.chance:
         return [f"NMI no more than chance (< {number(band)})"]
     return [f"NMI {number(information.symmetric)} (chance < {number(band)})"]

@@ -44,23 +44,16 @@ class Positions(Sampled):
         self._scale = Scale(0.0, 1.0, 0.5)
         self._image = QImage()
 
-    @property
-    def length(self) -> int:
-        """Of one sequence; all tokens of a snapshot are one."""
-        if self.survey is not None and self.source is self.survey.heldout:
-            return self.survey.row_length
-        return self.source.num_tokens if self.source is not None else 1
-
     def missing(self) -> str:
-        return super().missing() or (ALONE if self.length == 1 else "")
+        return super().missing() or (ALONE if self.row_length == 1 else "")
 
     def measure(self, routing: Routing) -> None:
         ids, experts = routing.expert_ids_TK, routing.num_experts
         chosen = ids >= 0
         enough = int(chosen.sum()) // (FEWEST * experts)
-        bins = max(1, min(MOST, self.length, enough))
-        self._edges = np.linspace(0, self.length, bins + 1).round().astype(np.int64)
-        bin_T = np.searchsorted(self._edges, np.arange(routing.num_tokens) % self.length, side="right") - 1
+        bins = max(1, min(MOST, self.row_length, enough))
+        self._edges = np.linspace(0, self.row_length, bins + 1).round().astype(np.int64)
+        bin_T = np.searchsorted(self._edges, np.arange(routing.num_tokens) % self.row_length, side="right") - 1
         tokens, slots = np.nonzero(chosen)
         cells = bin_T[tokens] * experts + ids[tokens, slots]
         self._counts = np.bincount(cells, minlength=bins * experts).reshape(bins, experts)
@@ -87,7 +80,7 @@ class Positions(Sampled):
         draw_scale(painter, grid.rect, self._scale, theme, "load q")
         draw_expert_edges(painter, grid, theme, columns=False)
         draw_row_names(painter, grid, self.experts(), theme, "expert")
-        draw_x_axis(painter, Frame(grid.rect, 0, self.length, 0, 1), theme, "position in its sequence")
+        draw_x_axis(painter, Frame(grid.rect, 0, self.row_length, 0, 1), theme, "position in its sequence")
         if self._drops is not None and self._has_strip(rect):
             self._draw_drops(painter, grid, self._drops)
         expert, column = self.expert_at(grid.rows), self.pointed.get("column")
@@ -123,7 +116,7 @@ class Positions(Sampled):
             if self._drops is not None:
                 first += f", {number(100 * float(self._drops[column]))} % of all dropped"
         else:
-            first = f"load share q, even at 1/E = {number(1 / experts)}  {self.whose()} in rows of {self.length}"
+            first = f"load share q, even at 1/E = {number(1 / experts)}  {self.whose()} in rows of {self.row_length}"
         assert self._information is not None
         return "  ".join([first, *(f"position: {words}" for words in information_in_words(self._information))])
 

@@ -31,6 +31,13 @@ class Sampled(Panel):
             return self.survey.heldout
         return self.snapshot
 
+    @property
+    def row_length(self) -> int:
+        """Of one sequence; all tokens of a snapshot are one."""
+        if self.survey is not None and self.source is self.survey.heldout:
+            return self.survey.row_length
+        return self.source.num_tokens if self.source is not None else 1
+
     def show_snapshot(self, snapshot: RoutingSnapshot | None) -> None:
         if self.source is self.snapshot:
             super().show_snapshot(snapshot)
