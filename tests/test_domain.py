@@ -29,7 +29,9 @@ def test_settings_round_trip_through_json() -> None:
     [
         ({"routing.k": 9}, "cannot choose more experts"),
         ({"routing.k": 0}, "routing.k is 0; it must lie in the range from 1 to 64"),
-        ({"routing.kk": 1}, "'routing.kk' is not a setting"),
+        ({"routing.kk": 1}, "'routing.kk' is not a setting; perhaps routing.k"),
+        ({"k": 1}, "perhaps routing.k is meant"),
+        ({"foo": 1}, "'foo' is not a setting; check its name"),
         ({"routing.router": "best"}, "one of dense, topk"),
         ({"train.lr": "fast"}, "train.lr must be a number from 0 to 0.1"),
         ({"train.lr": float("nan")}, "train.lr must be a number"),

@@ -532,7 +532,7 @@ class Settings:
         groups: dict[str, dict[str, Any]] = {}
         for key, value in values.items():
             if key not in KNOBS:
-                raise SettingsError(f"{key!r} is not a setting; the settings are {', '.join(KNOBS)}.")
+                raise SettingsError(f"{key!r} is not a setting; {_alike(key)}.")
             head, _, tail = key.rpartition(".")
             groups.setdefault(head, {})[tail] = _coerced(key, value)
         top = groups.pop("", {})
@@ -588,6 +588,15 @@ def _get(settings: Any, key: str) -> Any:
     for part in key.split("."):
         settings = getattr(settings, part)
     return settings
+
+
+def _alike(key: str) -> str:
+    """Which settings may be meant; all of them would fill the window."""
+    import difflib  # only here: the start does without
+
+    found = difflib.get_close_matches(key, KNOBS, 3) or [k for k in KNOBS if k.rpartition(".")[2] == key]
+    meant = f"perhaps {' or '.join(found)} is meant" if found else "check its name"
+    return f"{meant}; `moeviz train` writes a settings.json with all of them"
 
 
 def _coerced(key: str, value: Any) -> Value:
