@@ -287,7 +287,7 @@ def _render(args: argparse.Namespace) -> int:
         data: dict[str, Any] = {"snapshot": seen.snapshot, "history": seen.history, "survey": seen.survey}
         render_plot(args.out, plot=args.plot, **data, reference=other, **look)
     print(args.out)
-    return 0
+    return 130 if seen.interrupted else 0
 
 
 def _check_against(args: argparse.Namespace, compared: bool) -> None:

@@ -343,13 +343,14 @@ def model_file(path: str) -> Path:
 # ---- what a picture shows
 class Shown(NamedTuple):
     """A moment with its history, the task if known, a survey of the model if asked for, and what it does with another
-    text."""
+    text. `interrupted`: Ctrl-C ended the training before it came to all steps."""
 
     snapshot: RoutingSnapshot
     history: History
     task: str = ""
     survey: SurveyResult | None = None
     read: RoutingSnapshot | None = None
+    interrupted: bool = False
 
 
 def of_checkpoint(
@@ -376,18 +377,20 @@ def of_training(
     if read:
         read_text(run, read)  # a text that the task refuses is told now
     history.add_snapshot(snapshot)
-    for update, keep in train_steps(run, steps, progress, lambda: False):
-        _tell(update.notice)
-        if update.log is not None:
-            history.extend(update.log)
-        if keep and update.snapshot is not None:
-            snapshot = update.snapshot
-            history.add_snapshot(snapshot)
+    with stop_on_interrupt() as stopped:
+        for update, keep in train_steps(run, steps, progress, stopped):
+            _tell(update.notice)
+            if update.log is not None:
+                history.extend(update.log)
+            if keep and update.snapshot is not None:
+                snapshot = update.snapshot
+                history.add_snapshot(snapshot)
+        interrupted = stopped() and snapshot.step < steps
     progress.end()
     found = survey_of(run) if survey else None
     other = read_text(run, read) if read else None
     run.close()
-    return Shown(snapshot, history, settings.task, found, other)
+    return Shown(snapshot, history, settings.task, found, other, interrupted)
 
 
 def of_trace(path: str, position: int, *, film: bool = False) -> Shown:

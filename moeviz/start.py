@@ -1,13 +1,16 @@
 """The start of the window: an empty frame at once, then what fills it, in pieces short enough that it never stalls."""
 
 import os
+import signal
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
-from types import TracebackType
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import QSocketNotifier, QTimer
 from PySide6.QtWidgets import QApplication
 
 from moeviz.engine.imports import import_beside
@@ -72,7 +75,8 @@ def run_window(
 
     frame.painted.connect(lambda: QTimer.singleShot(TURN_MS, turn))
     frame.show()
-    code = app.exec()
+    with _closed_by_interrupt(frame, filled):
+        code = app.exec()
     if filled and filled[0].runner.busy:
         # closed amid something that cannot be interrupted, as the import of torch or a long step; the window has waited
         # for the files that were to be written, unless it was closed twice. An interpreter that ends under such a
@@ -81,6 +85,33 @@ def run_window(
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+@contextmanager
+def _closed_by_interrupt(frame: Frame, filled: "list[Window]") -> Iterator[None]:
+    """Ctrl-C in the terminal does what Quit does: the window asks first if something would be lost."""
+
+    def close(number: int, stack: FrameType | None) -> None:
+        if not filled or filled[0].stakes.may_close():
+            frame.close()
+        else:
+            print("moeviz: The window asks whether to save before it closes.", file=sys.stderr)
+
+    # Python looks at signals between its own steps only, and a window at rest makes none: a socket wakes it
+    woken, waking = socket.socketpair()
+    woken.setblocking(False)
+    waking.setblocking(False)
+    notifier = QSocketNotifier(woken.fileno(), QSocketNotifier.Type.Read)
+    notifier.activated.connect(lambda: woken.recv(4096))
+    before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False), signal.signal(signal.SIGINT, close)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before[0])
+        signal.signal(signal.SIGINT, before[1])
+        notifier.setEnabled(False)
+        woken.close()
+        waking.close()
 
 
 def _show(filled: "list[Window]", kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -356,6 +357,19 @@ def test_interrupting_saves_everything(tmp_path):
     assert len(trace.log.steps_S) == result["steps"]
     assert len((out / "metrics.csv").read_text().splitlines()) == result["steps"] + 1
     assert (out / "model.safetensors").stat().st_size > 0
+
+
+def test_interrupting_a_render_draws_what_was_trained(tmp_path, monkeypatch):
+    asked = iter([False, False])
+
+    @contextmanager
+    def pressed():
+        yield lambda: next(asked, True)  # Ctrl-C in the third step
+
+    monkeypatch.setattr("moeviz.headless.stop_on_interrupt", pressed)
+    out = tmp_path / "losses.csv"
+    assert main(["render", "--task", "text", "--steps", "50", "--plot", "losses", "--out", str(out), *SMALL]) == 130
+    assert [line.split(",")[0] for line in out.read_text().splitlines()] == ["step", "1", "2", "3"]
 
 
 def without_display() -> dict[str, str]:

@@ -31,7 +31,7 @@ def test_settings_round_trip_through_json() -> None:
         ({"routing.k": 0}, "routing.k is 0; it must lie in the range from 1 to 64"),
         ({"routing.kk": 1}, "'routing.kk' is not a setting; the nearest one is routing.k."),
         ({"k": 1}, "'k' is not a setting; the nearest one is routing.k."),
-        ({"learning": 1}, "'learning' is not a setting; the settings are task, seed, "),
+        ({"learning": 1}, "'learning' is not a setting; `moeviz train` writes a settings.json"),
         ({"routing.router": "best"}, "one of dense, topk"),
         ({"train.lr": "fast"}, "train.lr must be a number from 0 to 0.1"),
         ({"train.lr": float("nan")}, "train.lr must be a number"),

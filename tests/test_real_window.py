@@ -69,7 +69,7 @@ def test_opens_and_quits(screen: dict[str, str], tmp_path: Path, loaded: bool) -
             until(lambda: moved(still, picture()) > 500, "nothing moves while training")
         xdotool("key", "ctrl+q")
         if loaded:
-            xdotool("key", "alt+c")  # without saving
+            xdotool("key", "alt+w")  # without saving
         _, errors = program.communicate(timeout=20)
         assert program.returncode == 0, errors
         assert "Traceback" not in errors

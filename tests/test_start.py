@@ -13,7 +13,9 @@ from moeviz.view.frame import Frame
 
 def run(code: str, config: Path) -> subprocess.CompletedProcess[str]:
     environment = {"QT_QPA_PLATFORM": "offscreen", "PATH": "", "XDG_CONFIG_HOME": str(config)}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 def test_the_first_paint_waits_for_neither_numpy_nor_the_settings(tmp_path: Path) -> None:
@@ -91,3 +93,25 @@ def test_a_task_or_seed_that_cannot_be_is_refused_before_a_window_opens(tmp_path
         done = run(f"from moeviz.cli import main; raise SystemExit(main({words!r}))", tmp_path)
         assert done.returncode == 2, done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_ctrl_c_in_the_terminal_closes_a_window_at_rest(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from threading import Timer
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QApplication
+app = QApplication([])
+def look():
+    for frame in app.topLevelWidgets():
+        content = frame.centralWidget() if hasattr(frame, "hold") else None
+        if content and content.snapshot and content.runner.idle and not content.timer.isActive():
+            timer.stop()
+            Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()  # while no Python runs here
+timer = QTimer(); timer.timeout.connect(look); timer.start(20)
+from moeviz.cli import main
+sys.exit(main([]))
+"""
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if "propagateSizeHints" not in line] == []

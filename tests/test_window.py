@@ -793,6 +793,34 @@ def test_arrow_keys_walk_unless_a_widget_uses_them(qtbot: QtBot, window: Window)
     assert window.pinned.token == 0
 
 
+@pytest.mark.parametrize("key", ["routing.k", "train.lr", "seed"])
+def test_a_knob_that_has_the_keys_leaves_those_of_commands_to_the_window(
+    qtbot: QtBot, window: Window, key: str
+) -> None:
+    def press(key: Qt.Key) -> None:
+        focus = QApplication.focusWidget()
+        assert focus is not None
+        qtbot.keyClick(focus, key)
+
+    field = window.controls.rows[key].field
+    assert isinstance(field, QAbstractSpinBox)
+    window.activateWindow()
+    field.setFocus()
+    qtbot.waitUntil(field.hasFocus, timeout=WAIT)
+    field.selectAll()
+    before = field.text()
+    press(Qt.Key.Key_Space)
+    qtbot.waitUntil(lambda: window.snapshot is not None and window.snapshot.step > 1, timeout=WAIT)
+    press(Qt.Key.Key_Space)
+    assert not window.runner.training
+    assert field.text() == before
+    press(Qt.Key.Key_R)
+    assert window.question.open
+    field.selectAll()
+    qtbot.keyClicks(field, "0.1" if key == "train.lr" else "1")
+    assert field.text() == ("0.1" if key == "train.lr" else "1")
+
+
 # ---- export
 def test_the_export_dialog_offers_sizes_and_remembers_them(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
     panel = window.panels["load"]
@@ -870,13 +898,29 @@ def test_progress_is_told_with_rate_and_time_left() -> None:
     assert in_words(Progress("Reading", 0, 0, 0, None), 2.4) == "Reading, 2 s"
 
 
-def test_a_broken_memory_file_is_set_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "broken", [b"\x00\xff[[[ not = an ini \n===\n[a\n" * 3, b"[General]\ntheme=dark\n\0\xff\xfe [[["]
+)
+def test_a_broken_memory_file_is_set_aside(tmp_path: Path, broken: bytes) -> None:
     file = tmp_path / "window.ini"
-    file.write_bytes(b"\x00\xff[[[ not = an ini \n===\n[a\n" * 3)
+    file.write_bytes(broken)
     store = memory(file)
-    store.setValue("theme", "dark")
+    assert (tmp_path / "window.broken").read_bytes() == broken
+    store.setValue("theme", "light")
     store.sync()
     assert store.status() == QSettings.Status.NoError
+    assert b"theme=light" in file.read_bytes()
+
+
+@pytest.mark.parametrize(("kept", "offered"), [(None, 1000), ("300", 300), ("abc", 1000)])
+def test_the_number_of_steps_is_remembered(
+    window: Window, monkeypatch: pytest.MonkeyPatch, kept: str | None, offered: int
+) -> None:
+    window.memory.setValue("steps", kept)
+    asked: list[int] = []
+    monkeypatch.setattr(QInputDialog, "getInt", lambda *args: (asked.append(args[3]), (0, False))[1])
+    window.ask_steps()
+    assert asked == [offered]
 
 
 def test_numbers_have_three_digits() -> None:

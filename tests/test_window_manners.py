@@ -380,6 +380,9 @@ def test_a_saved_trace_is_no_saved_model_and_the_question_says_so(qtbot: QtBot, 
     qtbot.waitUntil(lambda: "cannot be written" in window.notices.words.text(), timeout=WAIT)
     assert not window.stakes.may_close()
     assert window.question.words.text() == "Closing loses 3 steps that are not saved."
+    texts = [button.text() for button in (window.question.yes, window.question.third, window.question.no)]
+    letters = [text.partition("&")[2][:1].lower() for text in (*texts, *(a.text() for a in window.menuBar().actions()))]
+    assert len({*letters}) == len(letters)  # two for one letter, and Alt with it does neither
     window.files.save_run_to(str(tmp_path / "run.zarr"))
     qtbot.waitUntil(lambda: "Saved" in window.notices.words.text(), timeout=WAIT)
     assert not window.stakes.may_close()

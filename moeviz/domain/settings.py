@@ -7,7 +7,6 @@ are refused by name, with the range.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -602,10 +601,12 @@ def _get(settings: Any, key: str) -> Any:
 
 def _meant(key: str) -> str:
     """Which setting a key that is none may have been meant to be: by its whole name, or by what comes after the dot."""
+    from difflib import get_close_matches  # only here: the start does without
+
     lasts = {known.rpartition(".")[2]: known for known in KNOBS}
     whole, last = get_close_matches(key, KNOBS, 1), get_close_matches(key.rpartition(".")[2], lasts, 1)
     nearest = whole[0] if whole else lasts[last[0]] if last else ""
-    return f"the nearest one is {nearest}" if nearest else f"the settings are {', '.join(KNOBS)}"
+    return f"the nearest one is {nearest}" if nearest else "`moeviz train` writes a settings.json with all of them"
 
 
 def _coerced(key: str, value: Any) -> Value:

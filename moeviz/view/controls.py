@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from PySide6.QtCore import QEvent, QObject, QSignalBlocker, QSize, Qt, QTimer, Signal
-from PySide6.QtGui import QFocusEvent
+from PySide6.QtGui import QFocusEvent, QKeyEvent
 from PySide6.QtWidgets import (
+    QAbstractSpinBox,
     QComboBox,
     QDoubleSpinBox,
     QGridLayout,
@@ -341,7 +342,15 @@ class Row(QObject):
         if kind == QEvent.Type.Wheel and isinstance(watched, QWidget) and not watched.hasFocus():
             event.ignore()  # it is for what scrolls around the knob
             return True
+        if kind == QEvent.Type.ShortcutOverride and isinstance(watched, QAbstractSpinBox) and _is_command(event):
+            event.ignore()  # the box would take any key, though no number has these
+            return True
         return False
+
+
+def _is_command(event: QEvent) -> bool:
+    """A key of a command, such as Space or R, that is no part of a number."""
+    return isinstance(event, QKeyEvent) and (event.text() == " " or event.text().isalpha())
 
 
 class DoubleBox(QDoubleSpinBox):

@@ -11,7 +11,7 @@ def memory(path: Path | None = None) -> QSettings:
     """The window's memory. A broken file is set aside, so that a person can look at it, and a new one begun."""
     file = path or Path(platformdirs.user_config_dir("moeviz")) / "window.ini"
     found = QSettings(str(file), QSettings.Format.IniFormat)
-    found.sync()
+    found.allKeys()  # reads all of it: sync() would pass over what is broken within a section
     if found.status() != QSettings.Status.NoError and file.exists():
         file.replace(file.with_suffix(".broken"))
         found = QSettings(str(file), QSettings.Format.IniFormat)

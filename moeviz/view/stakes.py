@@ -119,7 +119,7 @@ class Stakes:
             "&Save and close…",
             self._save_and_close,
             "S&tay",
-            third=("&Close without saving", close),
+            third=("Close &without saving", close),
         )
         return False
 

@@ -361,7 +361,8 @@ class Window(QMainWindow):
         self._show_state()
 
     def ask_steps(self) -> None:
-        last = int(str(self.memory.value("steps", 1000)))
+        kept = str(self.memory.value("steps"))
+        last = int(kept) if kept.isdecimal() else 1000
         steps, fine = QInputDialog.getInt(self, "Train N steps", "Steps to train, then pause", last, 1, MOST_STEPS)
         if fine:
             self.memory.setValue("steps", steps)

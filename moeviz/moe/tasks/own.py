@@ -70,9 +70,7 @@ def _folder(path: Path, report: Report) -> Found:
     places, kind = (folders, "folders") if folders else (files, "files")
     found = Found()
     if folders and files:
-        found.notes.append(
-            f"The {len(files)} files beside the folders in {path} are left out: each folder is a domain."
-        )
+        found.notes.append(f"Files beside the folders in {path} are left out ({len(files)}): each folder is a domain.")
     if len(places) > MAX_DOMAINS:
         found.notes.append(
             f"Each of the {len(places)} {kind} in {path} is a domain; only the first {MAX_DOMAINS} are used."
