@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeviz.domain import metrics
-from moeviz.domain.history import MAX_POINTS, History
+from moeviz.domain.history import MAX_POINTS, SURVEY_BYTES, History
 from moeviz.domain.messages import StepLog
-from moeviz.domain.routing import Routing
+from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.domain.settings import KNOBS, Settings, SettingsError
+from moeviz.domain.survey import Part, SurveyResult
 from moeviz.domain.writing import write_whole
 
 COUNTS = st.lists(st.integers(0, 10_000), min_size=1, max_size=64).filter(lambda c: sum(c) > 0)
@@ -126,6 +127,40 @@ def test_a_long_log_is_kept_as_if_it_had_come_step_by_step(every: int) -> None:
     taken.extend(_log(12_345, 12_400, every=every))
     assert whole.seen == 12_345
     assert taken.seen == 12_400
+
+
+def _survey(step: int, k: int, parts: frozenset[Part], tokens: int = 8) -> SurveyResult:
+    probe = RoutingSnapshot(step, (Routing("layer 0", 4, np.zeros((tokens, k), np.int64)),))
+    return SurveyResult(step, None, 0, probe, (), (), parts=parts)
+
+
+def test_the_survey_of_a_step_is_the_last_that_is_not_later() -> None:
+    none, inputs = frozenset[Part](), frozenset[Part](("inputs",))
+    history, shown = History(), _survey(6, 2, none).probe
+    assert history.survey_at(shown, none) is None
+    surveys = [_survey(2, 2, none), _survey(5, 2, inputs), _survey(5, 1, inputs), _survey(9, 1, none)]
+    for survey in surveys:
+        history.add_survey(survey)
+    assert history.survey_at(shown, none) is surveys[2]
+    assert history.survey_at(_survey(5, 2, none).probe, none) is surveys[1], "of one step the one of its k"
+    assert history.survey_at(_survey(3, 2, none).probe, inputs) is surveys[1], "the first that has the part"
+    assert history.survey_at(_survey(3, 2, none).probe, ["similarity"]) is None
+    again = _survey(9, 1, inputs)
+    history.add_survey(again)
+    assert history.survey_at(_survey(10, 1, none).probe, none) is again
+    history.clear()
+    assert history.survey_at(shown, none) is None
+
+
+def test_surveys_are_bounded_in_bytes_and_stay_spread_over_the_run() -> None:
+    history, tokens, none = History(), 50_000, frozenset[Part]()
+    for step in range(1000):
+        history.add_survey(_survey(step, 2, none, tokens))
+    found = {history.survey_at(_survey(step, 2, none).probe, none) for step in range(1000)}
+    size = tokens * 2 * 8
+    assert SURVEY_BYTES / size / 2 <= len(found) <= SURVEY_BYTES / size
+    steps = sorted(survey.step for survey in found if survey is not None)
+    assert len(set(np.diff(steps))) == 1
 
 
 def test_history_pads_experts_that_came_later() -> None:

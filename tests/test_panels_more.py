@@ -631,7 +631,7 @@ def test_the_anatomy_keeps_to_one_step(qtbot, qapp):
     panel.show_snapshot(old)
     panel.refresh()
     assert panel.source is old
-    assert "outputs are known of step 50 alone" in panel.footer()
+    assert "outputs are known of step 50, not of this one" in panel.footer()
     panel.show_snapshot(make_snapshot("another text", step=70))
     assert panel.source is not survey.probe
 

@@ -941,6 +941,54 @@ def test_the_timeline_shows_the_past_while_training_goes_on(qtbot: QtBot, window
     qtbot.waitUntil(lambda: window.panels["tokens"].snapshot is window.snapshot, timeout=WAIT)
 
 
+def test_panels_of_a_survey_go_along_with_the_timeline(qtbot: QtBot, window: Window) -> None:
+    window.layouts.choose("Inspect")
+    qtbot.waitUntil(lambda: window.survey is not None and settled(window)(), timeout=WAIT)
+    for values in ({"routing.k": 2}, {"routing.k": 1}):
+        window.knobs.change(values)
+        qtbot.waitUntil(settled(window), timeout=WAIT)
+        for _ in range(3):
+            window.step_action.trigger()
+            qtbot.waitUntil(settled(window), timeout=WAIT)
+    panel, newest = window.panels["co_activation"], window.survey
+    assert newest is not None
+    assert newest.step == 6
+    assert panel.survey is newest
+
+    def goes_along() -> bool:
+        survey, shown = panel.survey, window.shown
+        assert shown is not None
+        return survey is not None and survey.step == shown.step and survey.probe.layers[0].k == shown.layers[0].k
+
+    film = window.history.snapshots
+    both = [place for place, snapshot in enumerate(film) if snapshot.step == 3]  # with two experts, and with one
+    assert {film[place].layers[0].k for place in both} == {1, 2}
+    for place in (1, *both, 2):
+        window.timeline.slider.setValue(place)
+        assert panel.snapshot is window.shown
+        qtbot.waitUntil(goes_along, timeout=WAIT)
+        qtbot.waitUntil(lambda: not window.drawing, timeout=WAIT)
+        assert f"step {film[place].step}" in panel.footer()
+    window.timeline.follow()
+    qtbot.waitUntil(lambda: panel.survey is newest, timeout=WAIT)
+
+
+def test_while_the_handle_moves_no_panel_of_a_survey_is_painted(qtbot: QtBot, window: Window) -> None:
+    window.layouts.choose("Inspect")
+    qtbot.waitUntil(lambda: window.survey is not None and settled(window)(), timeout=WAIT)
+    for _ in range(4):
+        window.step_action.trigger()
+        qtbot.waitUntil(settled(window), timeout=WAIT)
+    flow = window.panels["flow"]
+    window.repaint_panels()
+    before = flow.draws
+    for place in (3, 2, 1, 0):
+        window.timeline.slider.setValue(place)
+        window.repaint_panels()
+    assert flow.draws == before
+    qtbot.waitUntil(lambda: flow.survey is not None and flow.survey.step == 0, timeout=WAIT)
+
+
 def test_a_saved_run_opens_again_as_a_trace(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
     train(qtbot, window, 5)
     window.knobs.change({"routing.k": 3})

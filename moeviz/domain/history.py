@@ -1,5 +1,7 @@
 """The history of a run in bounded memory: when full, every second point goes and from then on half as many are kept."""
 
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -7,15 +9,17 @@ import numpy.typing as npt
 
 from moeviz.domain.messages import StepLog
 from moeviz.domain.routing import RoutingSnapshot
+from moeviz.domain.survey import Part, SurveyResult
 
 MAX_POINTS = 2048
 MAX_SNAPSHOTS = 256
+SURVEY_BYTES, FEWEST_SURVEYS = 64_000_000, 8  # of all kept surveys
 BLOCK = 4096  # rows of a long log looked at together
 SPARSE = "heldout"  # measured at few steps: its points are kept when their neighbours are thinned
 
 
 class History:
-    """Scalars and counts of the training batches, marks, and a thinned film of snapshots."""
+    """Scalars and counts of the training batches, marks, a thinned film of snapshots, and thinned surveys."""
 
     def __init__(self) -> None:
         self.clear()
@@ -30,6 +34,9 @@ class History:
         self._snapshots_seen = 0
         self.marks: list[tuple[int, str]] = []
         self.snapshots: list[RoutingSnapshot] = []
+        self._survey_stride = 1
+        self._surveys_seen = 0
+        self._surveys: list[SurveyResult] = []
         self.revision = 0
 
     # ---- writing
@@ -91,11 +98,32 @@ class History:
                 self._snapshot_stride *= 2
         self._snapshots_seen += 1
 
+    def add_survey(self, survey: SurveyResult) -> None:
+        last = self._surveys[-1] if self._surveys else None
+        same = last is not None and last.step == survey.step and _alike(last.probe, survey.probe)
+        if last is not None and same and last.parts <= survey.parts:  # a knob is turned while the run rests
+            self._surveys[-1] = survey
+            return
+        if self._surveys_seen % self._survey_stride == 0:
+            self._surveys.append(survey)
+            if len(self._surveys) > max(FEWEST_SURVEYS, SURVEY_BYTES // _size(survey)):
+                self._surveys = self._surveys[::2]
+                self._survey_stride *= 2
+        self._surveys_seen += 1
+
     def add_mark(self, step: int, label: str) -> None:
         self.marks.append((step, label))
         self.revision += 1
 
     # ---- reading
+    def survey_at(self, shown: RoutingSnapshot, parts: Iterable[Part]) -> SurveyResult | None:
+        """Of the kept surveys that have these parts, the last that is not later than a snapshot, and of its own step
+        one with as many experts and choices; else the first."""
+        fit = [survey for survey in self._surveys if survey.parts.issuperset(parts)]
+        before = [survey for survey in fit if survey.step <= shown.step]
+        own = [survey for survey in before if survey.step == shown.step and _alike(survey.probe, shown)]
+        return next((found[at] for found, at in ((own, -1), (before, -1), (fit, 0)) if found), None)
+
     @property
     def steps(self) -> npt.NDArray[np.int64]:
         return np.asarray(self._steps, dtype=np.int64)
@@ -150,3 +178,18 @@ class History:
             )
             for a, b in pairwise(edges)
         ]
+
+
+def _alike(a: RoutingSnapshot, b: RoutingSnapshot) -> bool:
+    """Whether as many experts are chosen of as many in each layer."""
+    sizes = [[(routing.num_experts, routing.k) for routing in snapshot.layers] for snapshot in (a, b)]
+    return sizes[0] == sizes[1]
+
+
+def _size(data: object) -> int:
+    """Bytes of all arrays in nested data classes and tuples, at least 1."""
+    if isinstance(data, np.ndarray):
+        return data.nbytes
+    if is_dataclass(data):
+        return max(1, sum(_size(getattr(data, field.name)) for field in fields(data)))
+    return sum(map(_size, data)) if isinstance(data, tuple) and data and not isinstance(data[0], str) else 0

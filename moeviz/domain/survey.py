@@ -98,6 +98,7 @@ class SurveyResult:
     similarity   one a layer, or empty without held-out tokens or where it was not asked for
     inputs       one a layer, or empty where the inputs were not asked for or are points of the plane
     plane        those, or None
+    parts        what it was asked for
     """
 
     step: int
@@ -109,3 +110,4 @@ class SurveyResult:
     lack: str = ""
     inputs: tuple[Inputs, ...] = ()
     plane: Plane | None = None
+    parts: frozenset[Part] = PARTS

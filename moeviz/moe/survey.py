@@ -69,7 +69,7 @@ def survey(trainer: Trainer, parts: frozenset[Part] = PARTS, axes: Sequence[Floa
             before = axes if len(axes) == len(layers) else [None] * len(layers)
             wide = looked.seen if looked is not None else [None] * len(layers)
             inputs = tuple(map(_inputs, shown.seen, wide, before))
-    return SurveyResult(trainer.step, heldout, length, probe, terms, similarity, lack, inputs, plane)
+    return SurveyResult(trainer.step, heldout, length, probe, terms, similarity, lack, inputs, plane, parts)
 
 
 def _sample(trainer: Trainer) -> tuple[Probe | None, str]:

@@ -81,6 +81,7 @@ DRAWING_SHARE = 0.03  # of the time, for snapshots and drawing, which cost train
 SURVEY_SHARE = 0.007  # of the time, at most; what it then draws comes on top
 NEVER = float("-inf")
 CALM_SECONDS = 1.0  # between two pictures of a calm panel while training
+REST_MS = 100  # of the timeline's handle, before panels of a survey show the one of its step: that takes them 25 ms
 SURVEY_SECONDS = 2.0  # between two surveys while training, at least
 MOST_STEPS = 10_000_000
 SaveTrace = Callable[
@@ -118,7 +119,8 @@ class Window(QMainWindow):
         self.runner, self.memory, self.make_session = runner, memory, make_session
         self.make_trace, self.save_trace = make_trace, save_trace
         self.of_trace = False  # what is shown is a recording
-        self.survey: SurveyResult | None = None
+        self.survey: SurveyResult | None = None  # the newest
+        self._survey_of: RoutingSnapshot | None = None  # of the past, whose survey the panels show
         self._survey_due, self._surveyed_at = False, 0.0
         self._surveyed: frozenset[Part] = frozenset()  # the parts that the last one was asked for
         self._seeing: set[str] = set()  # panels that a survey is for and that are seen, not behind another tab
@@ -215,6 +217,10 @@ class Window(QMainWindow):
         self.due_timer = QTimer(self)  # of the panels that are due, after whatever the user does
         self.due_timer.setInterval(0)
         self.due_timer.timeout.connect(self.show_due)
+        self.rest_timer = QTimer(self)
+        self.rest_timer.setInterval(REST_MS)
+        self.rest_timer.setSingleShot(True)
+        self.rest_timer.timeout.connect(self._show_past_survey)
         for name, panel in self.panels.items():
             if "survey" in panel.uses:
                 self.docks[name].visibilityChanged.connect(partial(self._note_seen, name))
@@ -255,6 +261,7 @@ class Window(QMainWindow):
         self.memory.sync()
         self.timer.stop()
         self.due_timer.stop()
+        self.rest_timer.stop()
         self.stakes.keeper.end()  # also where a long step does not end in time
         if self.runner.close(2.0):
             self.stakes.keeper.close()
@@ -510,7 +517,8 @@ class Window(QMainWindow):
     def _show_in(self, panel: Panel) -> None:
         panel.show_snapshot(self.shown)
         panel.show_history(self.history)
-        panel.show_survey(self.survey)
+        past = None if self._survey_of is None else self.history.survey_at(self._survey_of, panel.plot.parts)
+        panel.show_survey(past or self.survey)
         if panel is self.references.panel:
             self.references.show()
 
@@ -525,7 +533,7 @@ class Window(QMainWindow):
             self.history.clear()
             self._seen = (time.perf_counter(), update.step)
             self._failed = self._own_text = False
-            self.survey = None
+            self.survey = self._survey_of = None
             self._surveyed_at = 0.0
         if update.past is not None:
             self.history.begin_with(update.past)
@@ -558,6 +566,7 @@ class Window(QMainWindow):
                 self._survey_due = update.survey is None or not self._parts <= self._surveyed
         if update.survey is not None:
             self.survey = update.survey
+            self.history.add_survey(update.survey)
         self.stakes.take(update)
         self.references.take(update)
         if update.saved:
@@ -580,6 +589,14 @@ class Window(QMainWindow):
         """Show a step of the past; training goes on."""
         self.show_all()
         self._show_state()
+        if not (self.timeline.playing and self.rest_timer.isActive()):  # else it would never come while playing fast
+            self.rest_timer.start()
+
+    def _show_past_survey(self) -> None:
+        """Panels of a survey go along with the timeline, each in a tick of its own."""
+        self._survey_of = None if self.timeline.following else self.shown
+        self._due += [panel for panel in self.panels.values() if "survey" in panel.uses and panel not in self._due]
+        self.due_timer.start()
 
     @property
     def shown(self) -> RoutingSnapshot | None:

@@ -279,7 +279,7 @@ class Anatomy(Panel):
 
     def footer(self) -> str:
         terms, token = self.terms, self.token
-        if terms is None:
+        if terms is None or self.survey is None:
             return self.lack_of_terms()
         noise = f"noise off while looking, σ {number(terms.noise)} in training" if terms.noise else "no noise"
         routing = self.routing()
@@ -287,8 +287,10 @@ class Anatomy(Panel):
         others = ["others: shared or null experts"] if self._has_rest and not soft else []
         if soft:
             others = ["soft: no part is one expert's"]
+        shown = self.snapshot.step if self.snapshot is not None else self.survey.step
         return "  ".join(
             [
+                *([f"step {self.survey.step:,}"] if self.survey.step != shown else []),
                 f"p = softmax(z/τ), τ {number(terms.temperature)}",
                 noise,
                 "y = Σ g·e",
@@ -301,7 +303,7 @@ class Anatomy(Panel):
     def lack_of_terms(self) -> str:
         if self.survey is None:
             return "this data has no experts' outputs  steps 3 and 4 need a model, which is then surveyed"
-        return f"experts' outputs are known of step {self.survey.step:,} alone  go to the newest step for steps 3 and 4"
+        return f"experts' outputs are known of step {self.survey.step:,}, not of this one"
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:
         row = int((point.y() - rect.top() - HEAD) // self.row_height(rect))
