@@ -1,6 +1,7 @@
 """Settings, measures and the history against exact values and properties."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz.domain import metrics
+from moeviz.domain import metrics, places
 from moeviz.domain.history import MAX_POINTS, SURVEY_BYTES, History
 from moeviz.domain.messages import StepLog
 from moeviz.domain.routing import Routing, RoutingSnapshot
@@ -54,6 +55,27 @@ def test_broken_settings_text_is_refused(text: str) -> None:
 
 def test_every_knob_is_explained() -> None:
     assert all(knob.title and knob.help for knob in KNOBS.values())
+
+
+def test_a_path_names_what_exists_or_else_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sep = os.pathsep
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a.txt", "b.txt", f"at 12{sep}30.txt"):
+        Path(name).touch()
+    for path, parts, words in [
+        ("", [""], ""),
+        ("/x/gone.txt", ["/x/gone.txt"], "gone.txt"),
+        (f"at 12{sep}30.txt", [f"at 12{sep}30.txt"], f"at 12{sep}30.txt"),
+        (f"a.txt{sep}b.txt", ["a.txt", "b.txt"], "a.txt and 1 other"),
+        (f"~/a.txt{sep}gone{sep}b.txt{sep}", ["~/a.txt", "gone", "b.txt"], "a.txt and 2 others"),
+        (f"a.txt{sep}at 12{sep}30.txt{sep}b.txt", ["a.txt", f"at 12{sep}30.txt", "b.txt"], "a.txt and 2 others"),
+        (sep, [sep], sep),
+        (f"{'x' * 300}{sep}\0", ["x" * 300, "\0"], f"{'x' * 300} and 1 other"),
+    ]:
+        assert places.split(path) == parts
+        assert places.in_words(path) == words
+        assert places.split(places.join(parts)) == parts
 
 
 @given(COUNTS)

@@ -1,5 +1,6 @@
 """The text task: what is read, how it is split, and what a user is told of files that cannot be used."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ from moeviz.domain.settings import Settings
 from moeviz.engine.mailbox import Mailbox
 from moeviz.engine.runner import Runner
 from moeviz.moe.tasks import builtin, own
+from moeviz.moe.tasks.loading import load_task
 from moeviz.moe.tasks.text import VOCABULARY, TextData, load_text
 
 LINES = "".join(f"line {i} of a text that is long enough\n" for i in range(200))
@@ -103,6 +105,98 @@ def test_files_of_a_folder_are_domains(tmp_path):
     assert "is empty" in notes
     assert "not a text file" in notes
     assert "too few" in notes
+
+
+def test_files_and_folders_of_a_folder_are_domains(tmp_path):
+    for name in ("c.txt", "a.txt", "b/1.txt", "b/deep/2.txt", "a/3.txt", "short.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("short" if name == "short.txt" else name + LINES)
+    (tmp_path / "nothing").mkdir()
+    data = load_text(str(tmp_path))
+    assert data.domains == ("a", "a.txt", "b", "c")
+    assert len(data.train[2]) > 1.9 * len(data.train[3])
+    short, nothing = sorted(data.notes, reverse=True)
+    assert "short.txt is left out: 5 characters are too few" in short
+    assert nothing.endswith("nothing is left out: it holds no file.")
+
+
+def several(folder: Path, *names: str) -> str:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name + LINES)
+    return os.pathsep.join(str(folder / name) for name in names)
+
+
+def test_several_files_and_folders_are_domains_in_their_order(tmp_path):
+    several(tmp_path, "folder/1.txt", "folder/2.txt")
+    path = several(tmp_path, "z.txt", "a.txt") + os.pathsep + str(tmp_path / "folder")
+    told = []
+    data = load_text(path, lambda done, total: told.append((done, total)))
+    assert data.domains == ("z", "a", "folder")
+    assert told == [(done, 4) for done in range(4)]
+    texts = [data.decode(train) + data.decode(held) for train, held in zip(data.train, data.heldout, strict=True)]
+    assert texts == ["z.txt" + LINES, "a.txt" + LINES, "folder/1.txt" + LINES + "folder/2.txt" + LINES]
+    assert data.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "domains"),
+    [
+        (["a/notes.txt", "b/notes.txt", "c.txt"], ["a/notes.txt", "b/notes.txt", "c"]),
+        (["x/a/notes.txt", "y/a/notes.txt"], ["x/a/notes.txt", "y/a/notes.txt"]),
+        (["notes.md", "notes.txt"], ["notes.md", "notes.txt"]),
+        (["a/n.txt.bak", "a/n.md", "a/n.txt", "b/n.txt"], ["a/n.txt.bak", "n.md", "a/n.txt", "b/n.txt"]),
+    ],
+)
+def test_domains_of_one_name_are_told_apart(tmp_path, names, domains):
+    data = load_text(several(tmp_path, *names))
+    assert data.domains == tuple(domains)
+    assert [data.decode(ids).partition("line")[0] for ids in data.train] == names
+
+
+def test_what_is_named_twice_is_one_domain(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = several(tmp_path, "a.txt", "b.txt")
+    data = load_text(os.pathsep.join((path, "a.txt", "./b.txt")))
+    assert data.domains == ("a", "b")
+    assert data.notes == ()
+
+
+def test_of_several_the_one_that_is_not_there_is_named(tmp_path):
+    path = several(tmp_path, "a.txt", "b.txt")
+    with pytest.raises(UserError, match=r"There is no file or folder .*/gone\.txt; check data\.path\."):
+        load_text(os.pathsep.join((path, str(tmp_path / "gone.txt"))))
+
+
+def test_of_several_what_cannot_be_used_is_told(tmp_path):
+    path = several(tmp_path, "a.txt", "b.txt")
+    (tmp_path / "a.txt").write_text("")
+    data = load_text(path)
+    assert data.domains == ("b",)
+    assert data.notes == (f"{tmp_path / 'a.txt'} is empty, so it is left out.",)
+    (tmp_path / "b.txt").write_bytes(b"\0" * 5000)
+    with pytest.raises(
+        UserError, match=r"^a\.txt and 1 other hold no text that can be used; give text files in UTF-8\."
+    ):
+        load_text(path)
+
+
+def test_of_many_the_first_sixteen_are_used(tmp_path):
+    path = several(tmp_path, "f/x.txt", *(f"{i:02}.txt" for i in range(19)))
+    data = load_text(path)
+    assert len(data.domains) == 16
+    assert data.notes == ("Each of the 20 files that were named is a domain; only the first 16 are used.",)
+    data = load_text(str(tmp_path))
+    assert data.notes == (f"Each of the 20 files and folders in {tmp_path} is a domain; only the first 16 are used.",)
+
+
+@pytest.mark.parametrize("task", ["plane", "recommendation"])
+def test_the_other_tasks_take_one_path(tmp_path, task):
+    with pytest.raises(UserError) as caught:
+        load_task(task, several(tmp_path, "a.csv", "b.csv"))
+    assert str(caught.value) == (
+        f"The task {task} takes one file or folder, and data.path names several, a.csv and 1 other; name one of them."
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
@@ -226,8 +320,6 @@ def test_light_and_fast():
 
 
 def test_a_home_that_is_not_there_is_told_in_one_sentence() -> None:
-    from moeviz.moe.tasks.loading import load_task
-
     for load in (load_text, lambda path: load_task("recommendation", path)):
         with pytest.raises(UserError, match="nobody_there"):
             load("~nobody_there/x")

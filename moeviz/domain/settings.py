@@ -7,6 +7,7 @@ are refused by name, with the range.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from os import pathsep
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -471,7 +472,8 @@ class DataSettings:
     path: str = _knob(
         "",
         "Own data",
-        "A text file, or a folder whose files or subfolders are the domains; empty for the built-in text. Restarts the "
+        "A text file, a folder whose files and subfolders are the domains, or several of these with "
+        f"{pathsep} between them, each a domain; empty for the built-in text. Restarts the "
         "model. For plane a pattern's name or a CSV file of x, y and class, on which the running model goes on.",
         live=False,
         live_for=("plane",),  # other data have other tokens, and so another model

@@ -29,6 +29,7 @@ from moeviz.domain.messages import (
     UserError,
     unreported,
 )
+from moeviz.domain.places import in_words
 from moeviz.domain.routing import Floats, RoutingSnapshot
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
 from moeviz.domain.survey import Part
@@ -338,7 +339,7 @@ class _Run:
 
 def _shown(key: str, value: Value) -> str:
     if key == "data.path":
-        return Path(str(value)).name or "built-in"
+        return in_words(str(value)) or "built-in"
     return value if isinstance(value, str) else f"{value:g}"
 
 

@@ -1,8 +1,12 @@
-"""The tasks by name, with one line on their data. Imports nothing, so that listing them costs nothing."""
+"""The tasks by name, with one line on their data. Imports nothing that costs, so that listing them is quick."""
+
+from os import pathsep
 
 TASKS: dict[str, str] = {
     "text": "next character of real text in four domains found on this computer: Python sources, English prose, "
-    "mathematics (SymPy sessions) and data files (JSON, XML, CSV, YAML, INI); or of your own text (data.path)",
+    "mathematics (SymPy sessions) and data files (JSON, XML, CSV, YAML, INI); or of your own text (data.path: a "
+    "file, a folder whose files and subfolders are the domains, or several of these, each a domain, with "
+    f"{pathsep} between them)",
     "translation": "interface strings from English into German, French, Spanish, Russian, Japanese and Chinese: the "
     "real work of Qt's translators, as it comes with PySide6",
     "search": "find a character of Unicode by some words of its name and the user's script; the names are real, the "

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from moeviz.domain.messages import UserError
+from moeviz.domain.places import in_words, split
 from moeviz.domain.settings import Settings
 from moeviz.moe.tasks import FEATURES, plane, recommendation, search, translation
 from moeviz.moe.tasks.data import Data, Vocabulary
@@ -15,8 +16,8 @@ def load_task(name: str, path: str = "") -> Data:
         "text": load_text,
         "translation": _without_path(name, translation.load),
         "search": _without_path(name, search.load),
-        "recommendation": recommendation.load,
-        "plane": plane.load,
+        "recommendation": _of_one_path(name, recommendation.load),
+        "plane": _of_one_path(name, plane.load),
     }
     return loaders[name](path)
 
@@ -26,6 +27,18 @@ def _without_path(name: str, load: Callable[[], Data]) -> Callable[[str], Data]:
         if path:
             raise UserError(f"The task {name} takes no data of your own; leave data.path empty.")
         return load()
+
+    return checked
+
+
+def _of_one_path(name: str, load: Callable[[str], Data]) -> Callable[[str], Data]:
+    def checked(path: str) -> Data:
+        if len(split(path)) > 1:
+            raise UserError(
+                f"The task {name} takes one file or folder, and data.path names several, {in_words(path)}; name one of "
+                "them."
+            )
+        return load(path)
 
     return checked
 

@@ -1,12 +1,15 @@
-"""Text of the user's own: a file, or a folder whose subfolders, or else files, are the domains."""
+"""Text of the user's own: a file, a folder whose files and subfolders are the domains, or several of these, each a
+domain."""
 
 import codecs
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from moeviz.domain.messages import Report, UserError, unreported
+from moeviz.domain.places import in_words, split
 
 MAX_BYTES = 50_000_000  # of everything that is read
 MAX_DOMAINS = 16
@@ -34,17 +37,25 @@ class Found:
 
 
 def documents(path: str, report: Report = unreported) -> Found:
-    """Everything usable at the path, at most MAX_BYTES. UserError if that is nothing. `report` hears of each file."""
-    place = Path(os.path.expanduser(path))  # the one of Path raises for a user that is not there
+    """Everything usable at the path, or at those that it names, at most MAX_BYTES. UserError if that is nothing, or if
+    one is not there. `report` hears of each file."""
+    named = split(path)
     try:
-        if place.is_file():
-            return _one_file(place)
-        if place.is_dir():
-            return _folder(place, report)
-        exists = place.exists()
+        places = [_place(name) for name in named]
+        if len(places) > 1:
+            different = {os.path.abspath(place): place for place in places}
+            return _domains(list(different.values()), "that were named", f"{in_words(path)} hold", report)
+        [place] = places
+        return _one_file(place) if place.is_file() else _folder(place, report)
     except (OSError, ValueError) as error:
         raise UserError(f"The text {path!r} cannot be read: {_reason(error)}.") from None
-    if exists:
+
+
+def _place(path: str) -> Path:
+    place = Path(os.path.expanduser(path))  # the one of Path raises for a user that is not there
+    if place.is_file() or place.is_dir():
+        return place
+    if place.exists():
         raise UserError(f"{path} is neither a file nor a folder; give a text file or a folder of text files.")
     raise UserError(f"There is no file or folder {path}; check data.path.")
 
@@ -65,33 +76,50 @@ def _one_file(path: Path) -> Found:
 
 def _folder(path: Path, report: Report) -> Found:
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    folders = [entry for entry in entries if entry.is_dir()]
-    files = [entry for entry in entries if entry.is_file()]
-    places, kind = (folders, "folders") if folders else (files, "files")
+    places = [entry for entry in entries if entry.is_dir() or entry.is_file()]  # no pipe, no device
+    return _domains(places, f"in {path}", f"{path} holds", report)
+
+
+def _domains(places: Sequence[Path], where: str, subject: str, report: Report) -> Found:
+    """Each file and each folder as a domain; `where` they are and the `subject` of it, for what there is to say."""
     found = Found()
-    if folders and files:
-        found.notes.append(f"Files beside the folders in {path} are left out ({len(files)}): each folder is a domain.")
     if len(places) > MAX_DOMAINS:
+        folders = sum(place.is_dir() for place in places)
+        kinds = " and ".join(["files"] * (folders < len(places)) + ["folders"] * (folders > 0))
         found.notes.append(
-            f"Each of the {len(places)} {kind} in {path} is a domain; only the first {MAX_DOMAINS} are used."
+            f"Each of the {len(places)} {kinds} {where} is a domain; only the first {MAX_DOMAINS} are used."
         )
     places = places[:MAX_DOMAINS]
     seen: set[str] = set()
     files_of = {place: list(_files_below(place)) for place in places}
     done, total = 0, sum(map(len, files_of.values()))
-    for place, below in files_of.items():
+    for name, (place, below) in zip(_names(places), files_of.items(), strict=True):
         texts = _domain(place, _counted(below, done, total, report), MAX_BYTES // len(places), seen, found.notes)
         done += len(below)
         size = sum(map(len, texts))
         if size >= MIN_CHARS:
-            name = place.name if folders or place.stem in found.domains else place.stem
             found.domains[name] = texts
         elif texts:
             found.notes.append(f"{place} is left out: {size} characters are too few, a domain needs {MIN_CHARS:,}.")
+        elif not below:
+            found.notes.append(f"{place} is left out: it holds no file.")
     if not found.domains:
         why = " ".join(found.notes[:3])
-        raise UserError(f"{path} holds no text that can be used; put UTF-8 text files there. {why}".rstrip())
+        raise UserError(f"{subject} no text that can be used; give text files in UTF-8. {why}".rstrip())
     return found
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    """What the domains are called: where two would be called alike, by as much of their paths as tells them apart."""
+    paths = [Path(os.path.abspath(place)) for place in places]
+    names = [path.name if path.is_dir() else path.stem for path in paths]
+    length = 1
+    while alike := {name for name, count in Counter(names).items() if count > 1}:
+        names = [
+            str(Path(*path.parts[-length:])) if name in alike else name for path, name in zip(paths, names, strict=True)
+        ]
+        length += 1
+    return names
 
 
 def _counted(files: list[Path], done: int, total: int, report: Report) -> Iterator[Path]:
