@@ -468,6 +468,11 @@ def test_the_probe_is_edited_while_training(qtbot: QtBot, window: Window) -> Non
     wanted = ["a", " ", "b", "\n", "c"]
     qtbot.waitUntil(lambda: window.snapshot is not None and list(window.snapshot.tokens or ()) == wanted, timeout=WAIT)
     assert window.runner.training
+    focus = QApplication.focusWidget()
+    assert focus is not None
+    qtbot.keyClick(focus, Qt.Key.Key_Space)  # the keys are the window's again
+    assert not window.runner.training
+    assert window.bar.probe_line.text() == "a b↵c"
 
 
 def test_save_then_open_goes_on_with_the_same_routing(qtbot: QtBot, window: Window, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ class Bar(QToolBar):
         self.probe_line.setToolTip("The text that the token panels show; edit it and press Enter, also while training")
         self.probe_line.setAccessibleName("Probe text")
         self.probe_line.returnPressed.connect(lambda: window.set_probe(self.probe_line.text().replace("↵", "\n")))
+        self.probe_line.returnPressed.connect(window.setFocus)  # Space trains again
 
     def fill(self, actions: Sequence[QAction]) -> None:
         """The commands of the run, then the choices."""
