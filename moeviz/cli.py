@@ -58,7 +58,7 @@ def _window_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("paths", nargs="*", metavar="PATH", help="a trace, a model, a settings file or a text")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="a trace, a model, a settings file, or texts")
     parser.add_argument("--task", help="what to train; `moeviz tasks` lists them")
     parser.add_argument("--settings", metavar="FILE", help="a settings file")
     _add_device(parser)

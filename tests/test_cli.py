@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 import moeviz
+from moeviz.app import make_session
 from moeviz.cli import COMMANDS, _find_display, main
+from moeviz.domain.settings import Settings
 from moeviz.moe.tasks import TASKS
 
 SMALL = [
@@ -86,6 +88,26 @@ def test_train_tells_of_which_step_the_held_out_loss_is(capsys, tmp_path):
     assert found["heldout"] == pytest.approx(log.scalars_S["heldout"][log.steps_S == 50].item(), rel=1e-5)
     assert main([*run, "51"]) == 0
     assert f"heldout {found['heldout']:.3g} of step 50;" in capsys.readouterr().out
+
+
+def test_several_own_texts_are_trained_on_and_gone_on_with(capsys, tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"{name} is a text of one's own.\n" * 200)
+    own = os.pathsep.join(str(tmp_path / name) for name in ("a.txt", "b.txt"))
+    run = tmp_path / "run"
+    train = ("train", "--task", "text", "--steps", "2", *SMALL)
+    printed_json(capsys, *train, "--out", str(run), "--set", f"data.path={own}")
+    assert json.loads((run / "settings.json").read_text())["data.path"] == own
+    again = ["train", "--steps", "2", "--settings", str(run / "settings.json")]
+    printed_json(capsys, *again, "--out", str(tmp_path / "again"))
+    session = make_session(Settings(), "cpu", str(run / "model.safetensors"))(lambda *_: None)
+    update = next(session)
+    session.close()
+    assert (update.settings.data.path, update.notice) == (own, "")
+    both, one = (tmp_path / out / "metrics.csv" for out in ("run", "again"))
+    assert both.read_text() == one.read_text()
+    gone = fails(capsys, *train, "--out", str(run), "--force", "--set", f"data.path={own}{os.pathsep}gone.txt")
+    assert "There is no file or folder gone.txt" in gone
 
 
 @pytest.mark.slow

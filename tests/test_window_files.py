@@ -1,5 +1,6 @@
 """Files in the window: own text of every kind, several paths, traces and models while torch is still loading."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -21,7 +22,9 @@ from moeviz.domain.messages import MakeSession, Report, Session, UserError
 from moeviz.domain.settings import Settings
 from moeviz.engine.mailbox import Told
 from moeviz.keeper import Keeper
+from moeviz.view.controls import PathLine
 from moeviz.view.files import Opening, sort_paths
+from moeviz.view.memory import last_folder
 from moeviz.view.window import Window
 
 ENOUGH = "The quick brown fox jumps over the lazy dog.\n" * 200
@@ -98,8 +101,12 @@ def test_of_several_paths_one_is_shown_and_the_rest_explained(tmp_path: Path) ->
     settings = str(tmp_path / "s.json")
     assert sort_paths([]) == Opening()
     assert sort_paths([settings, "a.txt"]) == Opening(settings=settings, text="a.txt")
-    assert sort_paths(["a.txt", "b.txt"]) == Opening(
-        text="a.txt", left_out="Left out: b.txt; one file of a kind is used."
+    assert sort_paths(["a.txt", settings, "folder", "x/b.txt"]) == Opening(
+        settings=settings, text=os.pathsep.join(["a.txt", "folder", "x/b.txt"])
+    )
+    (tmp_path / "t.json").write_text("{}")
+    assert sort_paths([settings, str(tmp_path / "t.json")]) == Opening(
+        settings=settings, left_out="Left out: t.json; one settings file is used."
     )
     both = sort_paths(["a.txt", "m.safetensors", "r.zarr", settings])
     assert both.shown == "m.safetensors"
@@ -131,12 +138,14 @@ def test_a_model_on_the_command_line(qtbot: QtBot, empty: Window, model: str) ->
 def test_settings_and_text_on_the_command_line(qtbot: QtBot, empty: Window, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(SMALL.with_values({"routing.k": 3}).to_json())
     (tmp_path / "own.txt").write_text(ENOUGH)
-    (tmp_path / "other.txt").write_text(ENOUGH)
+    (tmp_path / "other.txt").write_text(ENOUGH.upper())
     empty.begin([str(tmp_path / name) for name in ("own.txt", "s.json", "other.txt")])
     qtbot.waitUntil(lambda: empty.snapshot is not None, timeout=WAIT)
-    assert (empty.settings.routing.k, empty.settings.data.path) == (3, str(tmp_path / "own.txt"))
+    both = os.pathsep.join([str(tmp_path / "own.txt"), str(tmp_path / "other.txt")])
+    assert (empty.settings.routing.k, empty.settings.data.path) == (3, both)
     assert shown(empty, "routing.k") == 3
-    assert "Left out: other.txt" in told(empty)
+    assert told(empty) == ""
+    assert {"fox", "FOX"} <= set(empty.bar.probe_line.text().replace("↵", " ").split())
 
 
 def test_after_an_empty_text_on_the_command_line_restart_takes_the_built_in_data(
@@ -503,8 +512,8 @@ def test_a_text_that_cannot_be_used_is_told(
     path = tmp_path / "own.txt"
     path.write_bytes(content)
     if way == "menu":
-        monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(path), ""))
-        action(window, "Open own text file…").trigger()
+        monkeypatch.setattr(QFileDialog, "getOpenFileNames", lambda *_: ([str(path)], ""))
+        action(window, "Open own text files…").trigger()
     else:
         drop(window, path)
     qtbot.waitUntil(lambda: said in told(window), timeout=WAIT)
@@ -512,6 +521,85 @@ def test_a_text_that_cannot_be_used_is_told(
     assert window.settings.data.path == ""
     assert window.controls.rows["data.path"].field.text() == ""  # type: ignore[attr-defined]
     train(qtbot, window, 2)
+
+
+@pytest.mark.parametrize("way", ["menu", "drop", "line"])
+def test_several_texts_are_one_data_set_with_a_domain_each(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    paths = [tmp_path / name for name in ("a/notes.txt", "b/notes.txt", "c.txt")]
+    for path, word in zip(paths, ("FOX", "cat", "dog"), strict=True):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(ENOUGH.replace("fox", word))
+    both = os.pathsep.join(map(str, paths))
+    line = window.controls.rows["data.path"].field
+    assert isinstance(line, PathLine)
+    if way == "menu":
+        monkeypatch.setattr(QFileDialog, "getOpenFileNames", lambda *_: (list(map(str, paths)), ""))
+        action(window, "Open own text files…").trigger()
+        assert last_folder(window.memory) == tmp_path / "a"
+    elif way == "drop":
+        drop(window, *paths)
+    else:
+        line.setText(both)
+        line.editingFinished.emit()
+    assert window._asked[0] == "Reading notes.txt and 2 others"
+    qtbot.waitUntil(lambda: window.settings.data.path == both and window.runner.idle, timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert told(window) == ""
+    assert line.text() == "notes.txt and 2 others"
+    assert window.knobs.undo.undoText() == "Own data notes.txt and 2 others"
+    assert all(word in window.bar.probe_line.text() for word in ("FOX", "cat", "dog"))
+    train(qtbot, window, 2)
+    window.train_action.trigger()
+    drop(window, paths[2])
+    assert "Own data notes.txt and 2 others → c.txt starts the model anew" in window.question.words.text()
+
+
+def test_of_several_texts_each_is_looked_at_before_a_run_is_given_up(
+    qtbot: QtBot, window: Window, tmp_path: Path
+) -> None:
+    train(qtbot, window, 3)
+    (tmp_path / "a.txt").write_text(ENOUGH)
+    (tmp_path / "b.pt").write_bytes(b"PK\x03\x04" + b"x" * 5000)
+    drop(window, tmp_path / "a.txt", tmp_path / "b.pt")
+    assert not window.question.open
+    assert told(window).startswith(f"{tmp_path / 'b.pt'} is not a text file;")
+
+
+def test_the_one_of_several_texts_that_is_gone_is_named(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(ENOUGH)
+    drop(window, tmp_path / "a.txt", tmp_path / "gone.txt")
+    qtbot.waitUntil(lambda: f"no file or folder {tmp_path / 'gone.txt'};" in told(window), timeout=WAIT)
+    assert window.settings.data.path == ""
+
+
+def test_settings_keep_several_texts(
+    qtbot: QtBot, window: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name + ENOUGH)
+    file, both = tmp_path / "s.json", os.pathsep.join([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")])
+    drop(window, tmp_path / "a.txt", tmp_path / "b.txt")
+    qtbot.waitUntil(lambda: window.settings.data.path == both and window.runner.idle, timeout=WAIT)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(file), ""))
+    action(window, "Save settings…").trigger()
+    window.knobs.change({"data.path": ""})
+    qtbot.waitUntil(lambda: window.settings.data.path == "" and window.runner.idle, timeout=WAIT)
+    drop(window, file)
+    qtbot.waitUntil(lambda: window.settings.data.path == both and window.runner.idle, timeout=WAIT)
+    qtbot.waitUntil(settled(window), timeout=WAIT)
+    assert window.settings == Settings.read(file)
+
+
+def test_several_files_for_a_task_that_takes_one_are_told(qtbot: QtBot, window: Window, tmp_path: Path) -> None:
+    window.knobs.change({"task": "plane"})
+    qtbot.waitUntil(lambda: window.settings.task == "plane" and window.runner.idle, timeout=WAIT)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("0,0,1\n")
+    drop(window, tmp_path / "a.csv", tmp_path / "b.csv")
+    qtbot.waitUntil(lambda: "The task plane takes one file or folder" in told(window), timeout=WAIT)
+    assert window.settings.data.path == ""
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -4,7 +4,6 @@ what the running model has."""
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 from PySide6.QtCore import QEvent, QObject, QSignalBlocker, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QFocusEvent, QKeyEvent
@@ -22,6 +21,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from moeviz.domain.places import in_words
 from moeviz.domain.settings import KNOBS, TYPES, Knob, Settings, SettingsError, Value
 from moeviz.view.theme import BODY, GRID, sans
 from moeviz.view.together import explain, idle, k_in_words, looks_ahead, together, useless
@@ -364,13 +364,13 @@ FOR_A_WHILE = (Qt.FocusReason.PopupFocusReason, Qt.FocusReason.ActiveWindowFocus
 
 
 class PathLine(QLineEdit):
-    """Shows the name of a path, and all of it while it is edited."""
+    """Shows the name of a path, or how many there are, and all of it while it is edited."""
 
     path = ""
 
     def show_path(self, path: str) -> None:
         self.path = path
-        self.setText(path if self.hasFocus() else Path(path).name)
+        self.setText(path if self.hasFocus() else in_words(path))
 
     def focusInEvent(self, event: QFocusEvent) -> None:
         if event.reason() not in FOR_A_WHILE:

@@ -16,6 +16,7 @@ from moeviz.domain import points
 from moeviz.domain.history import History
 from moeviz.domain.kinds import kind_of
 from moeviz.domain.messages import OpenModel, Report, SaveModel, UserError
+from moeviz.domain.places import in_words, join, split
 from moeviz.domain.points import Points
 from moeviz.domain.routing import Ints
 from moeviz.domain.settings import Settings, SettingsError
@@ -74,7 +75,7 @@ def _check_safetensors(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What to do with several paths: one trace or model, or else settings and a text; `left_out`: what is not used."""
+    """What to do with several paths: one trace or model, or else settings and texts; `left_out`: what is not used."""
 
     shown: str = ""
     settings: str = ""
@@ -83,15 +84,16 @@ class Opening:
 
 
 def sort_paths(paths: Iterable[str]) -> Opening:
-    """The first trace or model is shown; without one, the first settings file and the first text are used."""
+    """The first trace or model is shown; without one, the first settings file and all texts together are used."""
     kinds = [(kind_of(path), path) for path in paths]
     shown = next((path for kind, path in kinds if kind in ("model", "trace")), "")
     settings = "" if shown else next((path for kind, path in kinds if kind == "settings"), "")
-    text = "" if shown else next((path for kind, path in kinds if kind == "text"), "")
-    rest = [Path(path).name for _, path in kinds if path not in (shown, settings, text)]
+    texts = [] if shown else [path for kind, path in kinds if kind == "text"]
+    text = join(texts)
+    rest = [Path(path).name for _, path in kinds if path not in (shown, settings, *texts)]
     if not rest:
         return Opening(shown, settings, text)
-    why = f"one trace or model is shown, here {Path(shown).name}" if shown else "one file of a kind is used"
+    why = f"one trace or model is shown, here {Path(shown).name}" if shown else "one settings file is used"
     return Opening(shown, settings, text, f"Left out: {', '.join(rest)}; {why}.")
 
 
@@ -184,25 +186,28 @@ class Files:
         else:
             self.window.stakes.if_not_lost(f"Opening {Path(path).name}", "Open", do)
 
-    def ask_text_file(self) -> None:
-        if path := self._ask_open("Open own text", "All files (*)"):
-            self.open_text(path)
+    def ask_text_files(self) -> None:
+        """One or several, each a domain."""
+        paths, _ = QFileDialog.getOpenFileNames(self.window, "Open own text", self._folder(), "All files (*)")
+        if paths:
+            self._found(paths[0])
+            self.open_text(join(paths))
 
     def ask_text_folder(self) -> None:
         if path := self._ask_folder("Open a folder of own text"):
             self.open_text(path)
 
     def open_text(self, path: str) -> None:
-        """Train on it; a recording makes way for a new model."""
+        """Train on it, or on several that are joined; a recording makes way for a new model."""
         window = self.window
-        if why := refused(path):
+        if why := next(filter(None, map(refused, split(path))), ""):
             window.tell(why)
             return
         if window.has_model:
             window.knobs.change({"data.path": path})
         else:
             settings = window.settings.with_values({"data.path": path})
-            window.start(window.make_session(settings, window.device, None), f"Reading {Path(path).name}")
+            window.start(window.make_session(settings, window.device, None), f"Reading {in_words(path)}")
 
     def use_points(self, xy: Points, label: Ints) -> None:
         """Train on what was painted, from a file of its own, so that the run can be repeated."""

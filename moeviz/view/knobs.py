@@ -1,12 +1,12 @@
 """The window's knobs: what the running model has, what it was asked for since, and undo."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtGui import QUndoCommand, QUndoStack
 
 from moeviz.domain.messages import Restart, SetKnobs, Update
+from moeviz.domain.places import in_words
 from moeviz.domain.settings import KNOBS, Settings, SettingsError, Value
 from moeviz.view.controls import Controls, named_as_knobs
 
@@ -196,8 +196,8 @@ def changes(flat: Mapping[str, Value], values: Mapping[str, Value]) -> str:
 
 
 def _shown(key: str, value: Value, nothing: str = "built-in") -> str:
-    """Of a path its name."""
-    text = Path(str(value)).name if key == "data.path" else f"{value}" if isinstance(value, str) else f"{value:g}"
+    """Of a path its name, or of several the first."""
+    text = in_words(str(value)) if key == "data.path" else f"{value}" if isinstance(value, str) else f"{value:g}"
     return text or nothing
 
 

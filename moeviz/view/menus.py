@@ -38,7 +38,7 @@ def menus(window: "Window") -> dict[str, list[Item | None]]:
             Item("Open model…", "Ctrl+O", files.ask_model),
             Item("Save model…", "Ctrl+S", files.save_model),
             None,
-            Item("Open own text file…", "Ctrl+T", files.ask_text_file),
+            Item("Open own text files…", "Ctrl+T", files.ask_text_files),
             Item("Open own text folder…", "Ctrl+Shift+T", files.ask_text_folder),
             None,
             Item("Open trace…", "Ctrl+Shift+E", files.ask_trace),
