@@ -113,7 +113,7 @@ def test_files_and_folders_of_a_folder_are_domains(tmp_path):
         (tmp_path / name).write_text("short" if name == "short.txt" else name + LINES)
     (tmp_path / "nothing").mkdir()
     data = load_text(str(tmp_path))
-    assert data.domains == ("a", "a.txt", "b", "c")
+    assert data.domains == ("a", "b", "a.txt", "c")
     assert len(data.train[2]) > 1.9 * len(data.train[3])
     short, nothing = sorted(data.notes, reverse=True)
     assert "short.txt is left out: 5 characters are too few" in short
@@ -323,3 +323,16 @@ def test_a_home_that_is_not_there_is_told_in_one_sentence() -> None:
     for load in (load_text, lambda path: load_task("recommendation", path)):
         with pytest.raises(UserError, match="nobody_there"):
             load("~nobody_there/x")
+
+
+def test_of_many_files_that_are_left_out_the_first_are_named(tmp_path: Path) -> None:
+    for i in range(20):
+        (tmp_path / f"a{i:02}.txt").write_text(f"short {i}")
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "long.txt").write_text("a long text, of many words " * 100)
+    found = own.documents(str(tmp_path))
+    assert list(found.domains) == ["z"], "no file pushes a folder out"
+    assert len(found.notes) == 5
+    assert found.notes[0].startswith("Each of the 21 files and folders")
+    assert "a00.txt is left out" in found.notes[1]
+    assert found.notes[-1] == "The like is true of 12 more."

@@ -15,6 +15,7 @@ MAX_BYTES = 50_000_000  # of everything that is read
 MAX_DOMAINS = 16
 MAX_FILES = 5_000  # looked at in one domain
 MIN_CHARS = 2_000  # of one domain
+MOST_NOTES = 3  # on what is left out: more would fill the window
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark begins alike
@@ -77,12 +78,13 @@ def _one_file(path: Path) -> Found:
 def _folder(path: Path, report: Report) -> Found:
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     places = [entry for entry in entries if entry.is_dir() or entry.is_file()]  # no pipe, no device
+    places.sort(key=Path.is_file)  # folders first: many small files are not to push them out
     return _domains(places, f"in {path}", f"{path} holds", report)
 
 
 def _domains(places: Sequence[Path], where: str, subject: str, report: Report) -> Found:
     """Each file and each folder as a domain; `where` they are and the `subject` of it, for what there is to say."""
-    found = Found()
+    found, notes = Found(), list[str]()
     if len(places) > MAX_DOMAINS:
         folders = sum(place.is_dir() for place in places)
         kinds = " and ".join(["files"] * (folders < len(places)) + ["folders"] * (folders > 0))
@@ -94,17 +96,19 @@ def _domains(places: Sequence[Path], where: str, subject: str, report: Report) -
     files_of = {place: list(_files_below(place)) for place in places}
     done, total = 0, sum(map(len, files_of.values()))
     for name, (place, below) in zip(_names(places), files_of.items(), strict=True):
-        texts = _domain(place, _counted(below, done, total, report), MAX_BYTES // len(places), seen, found.notes)
+        texts = _domain(place, _counted(below, done, total, report), MAX_BYTES // len(places), seen, notes)
         done += len(below)
         size = sum(map(len, texts))
         if size >= MIN_CHARS:
             found.domains[name] = texts
         elif texts:
-            found.notes.append(f"{place} is left out: {size} characters are too few, a domain needs {MIN_CHARS:,}.")
+            notes.append(f"{place} is left out: {size} characters are too few, a domain needs {MIN_CHARS:,}.")
         elif not below:
-            found.notes.append(f"{place} is left out: it holds no file.")
+            notes.append(f"{place} is left out: it holds no file.")
+    more = len(notes) - MOST_NOTES
+    found.notes.extend([*notes[:MOST_NOTES], *([f"The like is true of {more} more."] if more > 0 else [])])
     if not found.domains:
-        why = " ".join(found.notes[:3])
+        why = " ".join(found.notes)
         raise UserError(f"{subject} no text that can be used; give text files in UTF-8. {why}".rstrip())
     return found
 
