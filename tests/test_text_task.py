@@ -114,7 +114,7 @@ def test_files_and_folders_of_a_folder_are_domains(tmp_path):
     (tmp_path / "nothing").mkdir()
     data = load_text(str(tmp_path))
     assert data.domains == ("a", "b", "a.txt", "c")
-    assert len(data.train[2]) > 1.9 * len(data.train[3])
+    assert len(data.train[1]) > 1.9 * len(data.train[3])
     short, nothing = sorted(data.notes, reverse=True)
     assert "short.txt is left out: 5 characters are too few" in short
     assert nothing.endswith("nothing is left out: it holds no file.")
