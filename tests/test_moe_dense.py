@@ -161,6 +161,11 @@ def test_without_a_twin_it_says_how_to_get_one(qtbot: QtBot) -> None:
     assert panel.table()[1] == []
     panel.show_history(History())
     assert panel.lack() == NO_HISTORY
+    opened = History()
+    measured = {name: np.array([3.0]) for name in ("heldout", "dense_heldout")}
+    opened.extend(StepLog(np.array([400]), measured, ()))
+    panel.show_history(opened)
+    assert panel.lack() == NO_HISTORY, "it has a twin, and only the training is missing"
 
 
 def test_a_twin_that_stopped_is_told_and_its_curve_ends(qtbot: QtBot) -> None:

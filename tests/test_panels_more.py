@@ -56,7 +56,7 @@ def terms_of(r: Routing, width: int = 8, seed: int = 0) -> Terms:
     plain = np.ones(r.num_tokens, np.float32)
     unknown = np.where(idle, np.nan, 0)
     made = [(x + unknown).astype(np.float32) for x in (norm, cosine)]
-    return Terms(plain, *made, total.astype(np.float32), plain, plain, 1.0, 0.5)
+    return Terms(plain, *made, total.astype(np.float32), plain, plain, 1.0, None)
 
 
 def make_survey(experts: int = 8, layers: int = 3, k: int = 2, tokens: int = 512, step: int = 99) -> SurveyResult:
@@ -536,12 +536,40 @@ def test_the_anatomy_adds_up(qtbot, qapp):
     logits = r.router_logits_TE[5]
     np.testing.assert_allclose([row["score"] for row in rows], logits[[row["expert"] for row in rows]])
     assert not panel._has_rest
-    assert "noise off while looking, σ 0.5 in training" in panel.footer()
+    assert "no noise" in panel.footer()
     shared = replace(terms, sum_norm_T=terms.sum_norm_T + 1)
     panel.show_survey(replace(survey, terms=(shared,) * 3))
     panel.refresh()
     assert panel._rest == pytest.approx(1, abs=1e-5)
     assert "others: shared or null experts" in panel.footer()
+
+
+def test_the_anatomy_shows_the_noise_of_training_where_there_is_room(qtbot, qapp):
+    survey = make_survey()
+    std_TE = np.random.default_rng(1).uniform(0.1, 0.9, (512, 8)).astype(np.float32)
+    noisy = tuple(replace(terms, noise_std_TE=std_TE) for terms in survey.terms)
+    panel = shown(qtbot, "anatomy", replace(survey, terms=noisy), 900)
+    panel.show_selection(Selection(layer=1, token=5))
+    rows = columns(panel)
+    assert [row["noise_std"] for row in rows] == [float(std_TE[5, row["expert"]]) for row in rows]
+    least, most = std_TE[5].min(), std_TE[5].max()
+    assert f"noise off while looking, σ {axes.number(least)} to {axes.number(most)} in training" in panel.footer()
+
+    def keys(width: float) -> list[str]:
+        return [column.key for column, _ in panel.columns(width)]
+
+    assert keys(800)[:4] == ["score", "noise_std", "probability", "gate"]
+    widths = [set(keys(width)) for width in range(60, 600, 4)]
+    assert all(a <= b for a, b in pairwise(widths)), "what is more needed stays longer"
+    assert any("score" in have and "noise_std" not in have for have in widths), "the noise goes first"
+    even = replace(noisy[0], noise_std_TE=np.full((512, 8), 0.5, np.float32))
+    panel.show_survey(replace(survey, terms=(even,) * 3))
+    panel.refresh()
+    assert "σ 0.5 in training" in panel.footer()
+    panel.show_survey(survey)
+    panel.refresh()
+    assert "noise_std" not in keys(800)
+    assert all(row["noise_std"] == "" for row in columns(panel))
 
 
 def test_the_anatomy_shows_dropped_and_missing_experts():

@@ -10,6 +10,8 @@ from moeviz.domain import metrics
 from moeviz.domain.messages import Advance, Show, Survey
 from moeviz.domain.settings import ROUTERS, Settings
 from moeviz.moe import survey as surveys
+from moeviz.moe.tasks.text import load_text
+from moeviz.moe.trainer import Trainer
 from moeviz.moe.training import session
 
 SMALL = Settings().with_values(
@@ -60,6 +62,34 @@ def test_parts_add_up_to_the_output_of_every_router(run_of, router):
             assert np.isnan(terms.output_norm_TK).any()
         else:
             np.testing.assert_allclose(parts, terms.sum_norm_T, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("router", ["topk", "noisy_topk", "null", "expert_choice", "sigmoid_bias"])
+def test_the_noise_is_the_routers_own(text, router):
+    values = {"data.path": str(text), "routing.router": router, "routing.noise": 0.7}
+    settings = SMALL.with_values(values)
+    trainer = Trainer(settings, load_text(str(text)), "cpu", "a few ants, and bees")
+    for _ in range(3):
+        trainer.advance()
+    inputs: list[torch.Tensor] = []
+    hook = trainer.model.layers[1].register_forward_hook(lambda _, x, out: inputs.append(x[0]))
+    found = surveys.survey(trainer, frozenset()).terms[1].noise_std_TE
+    hook.remove()
+    x_TD, layer_router = inputs[0].flatten(0, -2), trainer.model.layers[1].router
+    draws_TR = torch.ones(len(x_TD), layer_router.num_draws)
+    with torch.no_grad():
+        routed = layer_router.train()(x_TD, draws_TR)
+    added_TE = routed.noisy_TE - routed.logits_TE  # a draw of 1 adds one standard deviation
+    assert found.shape == (20, layer_router.num_experts)
+    np.testing.assert_allclose(found, added_TE, rtol=1e-4, atol=1e-6)
+    if router == "noisy_topk":
+        scores_TE = x_TD.detach().double().numpy() @ layer_router.weight_noise.detach().double().numpy().T
+        np.testing.assert_allclose(found, 0.7 * np.log1p(np.exp(scores_TE)), rtol=1e-5)
+        assert found.std() > 0
+    else:
+        np.testing.assert_array_equal(found, np.float32(0.7))
+    trainer.change(settings.with_values({"routing.noise": 0.0}))
+    assert surveys.survey(trainer, frozenset()).terms[1].noise_std_TE is None
 
 
 def test_dropped_experts_have_no_output(run_of):

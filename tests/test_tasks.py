@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeviz.domain.messages import Advance, OpenModel, Restart, SaveModel, SetKnobs, SetProbe, UserError
+from moeviz.domain.messages import Advance, OpenModel, Prepare, Restart, SaveModel, SetKnobs, SetProbe, UserError
 from moeviz.domain.settings import ROUTERS, Settings
 from moeviz.domain.settings import TASKS as NAMES
 from moeviz.moe import training
@@ -438,6 +438,42 @@ def test_measures_are_in_the_log(monkeypatch):
     log = trainer.flush()
     for name in ("exact_match", "character_accuracy"):
         assert np.flatnonzero(np.isfinite(log.scalars_S[name])).tolist() == [2]
+
+
+def test_an_opened_models_measures_are_known_once_its_data_is_read(monkeypatch, tmp_path):
+    monkeypatch.setattr("moeviz.moe.training.load_task", lambda task, path="": pair_data(ROWS))
+    path, small = str(tmp_path / "model.safetensors"), Settings().with_values({**SMALL, "task": "translation"})
+    run = training.session(small)
+    next(run)
+    assert run.send(Prepare()) is None, "of an untrained model"
+    for _ in range(5):
+        update = run.send(Advance())
+    run.send(SaveModel(path))
+    counts = update.log.counts_SE
+    opened = training.session(Settings(), checkpoint=path)
+    assert next(opened).log is None
+    told = opened.send(Prepare())
+    assert (told.step, told.snapshot, told.reset) == (5, None, False)
+    assert told.log.steps_S.tolist() == [5]
+    trainer = training._opened(path, "cpu", None, data_of=lambda _: pair_data(ROWS))[0]
+    trainer.prepare()
+    expected = trainer.measure(128) | trainer._heldout(*trainer._heldout_rows)
+    assert set(expected) == {"heldout", "exact_match", "character_accuracy"}
+    assert {name: values.tolist() for name, values in told.log.scalars_S.items()} == {
+        name: [value] for name, value in expected.items()
+    }
+    for shown, trained in zip(told.log.counts_SE, counts, strict=True):
+        assert np.array_equal(shown, trained), "the step's own batch, which the file holds"
+    assert opened.send(Prepare()) is None, "told already"
+    after = opened.send(Advance())
+    assert after.log.steps_S.tolist() == [6]
+    untold = training.session(Settings(), checkpoint=path)
+    next(untold)
+    same = untold.send(Advance())
+    assert all(np.array_equal(same.log.scalars_S[n], v, equal_nan=True) for n, v in after.log.scalars_S.items())
+    for one, other in zip(same.snapshot.layers, after.snapshot.layers, strict=True):
+        assert np.array_equal(one.router_logits_TE, other.router_logits_TE), "it goes on bit for bit"
+    assert untold.send(Prepare()) is None, "it has trained on: its steps tell their own"
 
 
 # ---- recommendation

@@ -17,6 +17,7 @@ import zarr
 from hypothesis import given, settings
 
 import moeviz
+from moeviz.domain.history import History
 from moeviz.domain.messages import StepLog, UserError
 from moeviz.domain.routing import Routing, RoutingSnapshot
 from moeviz.trace.layout import KINDS
@@ -329,6 +330,24 @@ def test_stats_by_hand(tmp_path):
     assert last["layers"][0]["drop_rate"] == pytest.approx(0.25)
     with pytest.raises(UserError, match="0 to 1"):
         stats(trace, 2)
+
+
+def test_a_measure_without_a_batch_is_kept_and_is_no_batch(tmp_path):
+    opened = StepLog(np.array([10]), {"heldout": np.array([2.5])}, ())
+    snapshots = [make_snapshot(i, step=10 + 2 * i) for i in range(2)]
+    trace = written(tmp_path, *snapshots, log=[opened, make_log(11, 2)])
+    assert trace.log.steps_S.tolist() == [10, 11, 12]
+    assert trace.log.scalars_S["heldout"][0] == 2.5
+    assert stats(trace, 0)["layers"][0]["train_batches"] is None
+    assert stats(trace, 1)["layers"][0]["train_batches"] == 2
+    past = History()
+    for part in trace.log_parts:
+        past.extend(part)
+    assert np.isnan(past.load_share(1)[0]).all()
+    assert past.load_share(1)[1:].tolist() == [[0.25] * 4] * 2
+    alone = written(tmp_path / "alone", snapshots[0], log=[opened])
+    assert alone.log.steps_S.tolist() == [10]
+    assert stats(alone, 0)["layers"][0]["train_batches"] is None
 
 
 def written(folder, *snapshots, log=()):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, QSettings, Qt
 from PySide6.QtGui import QAction, QColor, QGuiApplication, QImage
-from PySide6.QtWidgets import QAbstractSpinBox, QApplication, QComboBox, QInputDialog, QMenu, QMenuBar
+from PySide6.QtWidgets import QAbstractSpinBox, QApplication, QComboBox, QInputDialog, QMainWindow, QMenu, QMenuBar
 from pytestqt.qtbot import QtBot
 
 from moeviz.app import make_window
@@ -28,7 +28,7 @@ from moeviz.view.frame import Frame
 from moeviz.view.memory import memory
 from moeviz.view.menus import numbered
 from moeviz.view.panels.losses import MEASURES
-from moeviz.view.status import SHARES, Progress, duration, in_words, measured, short
+from moeviz.view.status import TITLES, Progress, Status, duration, in_words, measured, short
 from moeviz.view.theme import THEMES
 from moeviz.view.together import explain, idle, k_in_words, looks_ahead, together, useless
 from moeviz.view.window import Window
@@ -327,7 +327,10 @@ def test_opening_asks_only_if_something_is_lost(qtbot: QtBot, window: Window, tm
     window.files.open_paths([str(path)])
     assert not window.question.open
     qtbot.waitUntil(settled(window), timeout=WAIT)
-    assert len(window.history.steps) == 0
+    assert window.history.steps.tolist() == [3]
+    assert window.status.labels["measure"].text().startswith("held-out ")
+    assert window.status.labels["measure"].toolTip().endswith("measured at step 3")
+    assert window.panels["load_over_time"].table()[1][0][0] == 3
     window.restart()  # the file stays, the model in the window does not
     assert "stays only in its file" in window.question.words.text()
     window.train_for(2)
@@ -1082,25 +1085,60 @@ def test_a_survey_is_made_only_for_a_panel_that_is_seen(
 @pytest.mark.parametrize(
     ("scalars", "words"),
     [
-        ({}, ("", 0)),
-        ({"heldout": [2.0, np.nan, 1.688, np.nan]}, ("held-out 1.69 nats/char", 3)),
-        ({"heldout": [2.0, 1.0, 1.0, 1.0], "accuracy": [0.5, 0.9714, np.nan, np.nan]}, ("accuracy 97.1 %", 2)),
-        ({"hit_at_10": [np.nan, np.nan, np.nan, 0.4], "mrr": [0.1] * 4}, ("hit@10 40 %", 4)),
-        ({"hit_at_1": [0.0] * 4, "hit_at_1_no_context": [0.1] * 4}, ("hit@1 0 %", 4)),
-        ({"exact_match": [1.0] * 4, "character_accuracy": [0.1] * 4}, ("exact match 100 %", 4)),
-        ({"accuracy": [np.nan] * 4, "heldout": [1.0] * 4}, ("held-out 1 nats/char", 4)),
+        ({}, []),
+        ({"heldout": [2.0, np.nan, 1.688, np.nan]}, [("held-out 1.69 nats/char", 3)]),
+        (
+            {"heldout": [2.0, 1.0, 1.0, 1.0], "accuracy": [0.5, 0.9714, np.nan, np.nan]},
+            [("accuracy 97.1 %", 2), ("held-out 1 nats/char", 4)],
+        ),
+        ({"mrr": [0.1234] * 4, "hit_at_10": [np.nan, np.nan, np.nan, 0.4]}, [("hit@10 40 %", 4), ("MRR 0.123", 4)]),
+        (
+            {"hit_at_1": [0.0] * 4, "hit_at_1_no_context": [0.1] * 4},
+            [("hit@1 0 %", 4), ("without context 10 %", 4)],
+        ),
+        (
+            {"exact_match": [1.0] * 4, "character_accuracy": [0.1] * 4},
+            [("exact match 100 %", 4), ("characters right 10 %", 4)],
+        ),
+        ({"accuracy": [np.nan] * 4, "heldout": [1.0] * 4}, [("held-out 1 nats/char", 4)]),
     ],
 )
-def test_status_tells_the_newest_held_out_measure_of_the_task(
-    scalars: dict[str, list[float]], words: tuple[str, int]
+def test_status_tells_the_newest_held_out_measures_of_the_task(
+    scalars: dict[str, list[float]], words: list[tuple[str, int]]
 ) -> None:
     history = History()
     history.extend(StepLog(np.arange(1, 5), {name: np.array(values) for name, values in scalars.items()}, ()))
-    assert measured(history, "nats/char") == words
+    assert [(one.words, one.step) for one in measured(history, "nats/char")] == words
 
 
-def test_every_task_has_a_measure_for_the_status() -> None:
-    assert set(SHARES) == {names[0] for names in MEASURES.values()}
+def test_every_measure_of_a_task_has_a_title_for_the_status() -> None:
+    assert set(TITLES) == {"heldout", *(name for names in MEASURES.values() for name in names)}
+
+
+def test_status_tells_all_measures_where_they_push_nothing_out(qtbot: QtBot) -> None:
+    window, status, history = QMainWindow(), Status(), History()
+    qtbot.addWidget(window)
+    window.setStatusBar(status)
+    label = status.labels["measure"]
+    values = {"hit_at_1": 0.365, "hit_at_1_no_context": 0.185, "heldout": 0.2228}
+    history.extend(StepLog(np.array([5000]), {name: np.array([v]) for name, v in values.items()}, ()))
+    status.show_facts(ModelFacts(358_000, 137_000, 282_000, "cpu", 1000), 30.0, 12.0)
+    window.resize(1200, 100)
+    window.show()
+    status.show_measure(history, None)
+    assert label.text() == "hit@1 36.5 %, without context 18.5 %"
+    assert label.toolTip().splitlines() == [
+        "Of held-out data:",
+        "hit@1 36.5 %, measured at step 5,000",
+        "without context 18.5 %, measured at step 5,000",
+        "held-out 0.223 nats/token, measured at step 5,000",
+    ]
+    wide = label.width()
+    window.resize(status.layout().totalMinimumSize().width() - 1, 100)
+    qtbot.waitUntil(lambda: label.text() == "hit@1 36.5 %", timeout=WAIT)
+    assert label.width() < wide
+    window.resize(1200, 100)
+    assert label.text() == "hit@1 36.5 %, without context 18.5 %"
 
 
 def test_status_tells_a_measure_while_training(qtbot: QtBot, window: Window) -> None:
@@ -1110,7 +1148,7 @@ def test_status_tells_a_measure_while_training(qtbot: QtBot, window: Window) -> 
     qtbot.waitUntil(settled(window), timeout=WAIT)
     held = window.history.scalar("heldout")
     assert label.text() == f"held-out {held[np.isfinite(held)][-1]:.3g} nats/char"
-    assert label.toolTip() == "Of held-out data, measured at step 50"
+    assert label.toolTip() == f"Of held-out data:\n{label.text()}, measured at step 50"
     window.knobs.change({"routing.router": "soft"})  # what it then is has not been measured
     qtbot.waitUntil(lambda: len(window.history.marks) == 1, timeout=WAIT)
     assert label.text() == f"held-out {held[np.isfinite(held)][-1]:.3g} nats/char at step 50"

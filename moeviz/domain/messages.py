@@ -42,7 +42,8 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Load what training needs beyond what the first picture needed, so that the first step need not wait for it."""
+    """Load what training needs beyond what the first picture needed, so that the first step need not wait for it. Of a
+    model that was opened the Update's log then tells its measures at its step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class StepLog:
                    With a dense twin also "flops" of training so far, "flops_per_token", "parameters" and
                    "active_parameters", and "heldout_gap_error", the standard error of heldout - dense_heldout;
                    "dense_" before a name: the twin's
-    counts_SE      one array (S, E) a layer: assignments per expert in each training batch
+    counts_SE      one array (S, E) a layer: assignments per expert in each training batch; empty where not known
     """
 
     steps_S: npt.NDArray[np.int64]

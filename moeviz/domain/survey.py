@@ -34,7 +34,8 @@ class Terms:
     output_cosine_TK  cosine of e and y; so g |e| cos is the expert's part of |y|. NaN where undefined
     sum_norm_T        |y|
     before_norm_T, after_norm_T   of the residual stream, h and h + y
-    temperature, noise   the router's; the noise is off while looking, and on the scores while training
+    temperature     the router's
+    noise_std_TE    standard deviation of the noise that training adds to each score, off while looking; None without
     """
 
     input_norm_T: Floats
@@ -44,7 +45,7 @@ class Terms:
     before_norm_T: Floats
     after_norm_T: Floats
     temperature: float
-    noise: float
+    noise_std_TE: Floats | None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

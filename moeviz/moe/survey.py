@@ -17,6 +17,7 @@ from moeviz.domain.routing import Floats, Ints, Routing, RoutingSnapshot
 from moeviz.domain.survey import PARTS, Inputs, Part, Plane, Similarity, SurveyResult, Terms
 from moeviz.moe.input_map import along, grid, principal_axes
 from moeviz.moe.layer import MoELayer
+from moeviz.moe.routers import Router
 from moeviz.moe.step import Look, unpack_look
 from moeviz.moe.tasks.data import Probe
 from moeviz.moe.tasks.plane import PlaneData
@@ -164,8 +165,14 @@ def _terms(layer: MoELayer, routing: Routing, seen: _Seen) -> Terms:
         _floats((seen.after - seen.y).norm(dim=-1)),
         _floats(seen.after.norm(dim=-1)),
         layer.router.temperature,
-        layer.router.noise,
+        _floats(_noise_std(layer.router, seen.x)) if layer.router.noise > 0 else None,
     )
+
+
+def _noise_std(router: Router, x_TD: Tensor) -> Tensor:
+    """Standard deviation (T, E) of the noise that the router adds to its scores of these inputs while training."""
+    std = router.noise_std(x_TD.to(torch.promote_types(x_TD.dtype, torch.float32)))
+    return std.expand(len(x_TD), router.num_experts)
 
 
 def _similarity(layer: MoELayer, x_TD: Tensor, num_layers: int) -> Similarity:

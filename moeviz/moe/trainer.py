@@ -86,6 +86,7 @@ class Trainer:
         sizes = settings.model
         self._counts_LE: Ints = np.zeros((sizes.layers, self._router.num_experts), np.int64)
         self._counts_of: Hashable = None  # the routing that counted them; None: no step has
+        self._untold = False  # nobody knows yet how well the opened model does
         if checkpoint is not None:
             self._take_over(checkpoint, opening)
         kept = max((int(count) for count in self.optimiser.steps.values()), default=0)
@@ -121,6 +122,7 @@ class Trainer:
             for name, buffer in state_of(self.model).items():
                 buffer.copy_(checkpoint.state[name])
         self.step = checkpoint.step
+        self._untold = self.step > 0
         counts_LE = checkpoint.counts_LE.numpy()
         if self.step > 0 and (counts_LE >= 0).all():
             self._counts_of = self._routing_now
@@ -162,6 +164,7 @@ class Trainer:
             for layer, counts_E in zip(self.model.layers, counts_LE, strict=True):
                 layer.router.after_step(counts_E, counts_LE, num_tokens)
         self.step += 1
+        self._untold = False
         self._earlier.clear()  # these have not seen the step
         self._news.append(news)
         self._tokens += num_tokens
@@ -216,6 +219,17 @@ class Trainer:
         self._news.clear()
         counts_SE = tuple(np.ascontiguousarray(news.counts_SLE[:, layer]) for layer in range(sizes.layers))
         return StepLog(steps, scalars, counts_SE)
+
+    def tell_opened(self) -> StepLog | None:
+        """Held-out losses and measures of a model as it was opened, as a log of its step; None if it is a new one, has
+        been trained since or has told them. Prepare first."""
+        if not self._untold:
+            return None
+        self._untold = False
+        found = self._heldout(*self._heldout_rows) if self._heldout_rows is not None else {}
+        found |= self.measure(MEASURE_ROWS)
+        counts_SE = tuple(self._counts_LE[:, None].copy()) if self._counts_hold else ()
+        return StepLog(np.array([self.step]), {name: np.array([value]) for name, value in found.items()}, counts_SE)
 
     def _expert_runs(self, news: StepNews) -> np.ndarray[Any, np.dtype[np.float64]]:
         """How often an expert ran for a token at each step (S,), over all layers."""

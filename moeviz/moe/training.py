@@ -191,7 +191,8 @@ class _Run:
                 return self.survey(parts)
             case Prepare():
                 self.trainer.prepare()
-                return None
+                self._log = self.trainer.tell_opened()
+                return self._tell(None, "", "", "", False, False) if self._log is not None else None
             case SetKnobs(values):
                 return self.set_knobs(values)
             case SetProbe(text):

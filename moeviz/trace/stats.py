@@ -196,7 +196,8 @@ def _health(layer: Routing) -> Values:
 
 def _training(trace: Trace, step: int, i: int) -> Values:
     """MaxVio of the newest training batches up to this step, as many as BATCHES of the same experts."""
-    parts = [part for part in trace.log_parts if len(part.counts_SE) > i and part.steps_S[0] <= step]
+    known = [part for part in trace.log_parts if len(part.counts_SE) > i and part.counts_SE[i].shape[1]]
+    parts = [part for part in known if part.steps_S[0] <= step]
     recent = parts[-1].counts_SE[i][parts[-1].steps_S <= step][-BATCHES:] if parts else None
     return {
         "train_batches": None if recent is None else len(recent),

@@ -134,7 +134,8 @@ PLOTS = (
         "Anatomy of a token",
         ("chosen experts", OUTPUTS),
         "One token through one layer: each row an expert, from its score to its part of the output; columns add up.",
-        "p = softmax(z/τ), y = Σ g_e·e(x) over the chosen e; part = g·|e|·cos(e, y), and Σ parts = |y|; then h + y",
+        "p = softmax(z/τ), in training z + σ·ε for z; y = Σ g_e·e(x) over the chosen e; part = g·|e|·cos(e, y), "
+        "and Σ parts = |y|; then h + y",
     ),
     Plot(
         "saturation",

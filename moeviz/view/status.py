@@ -1,26 +1,45 @@
 """The status bar: what is shown and how fast it runs; long work with its rate, the time left, a way to end it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QSize, Qt
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QLabel, QProgressBar, QStatusBar, QToolButton
 
 from moeviz.domain.history import History
 from moeviz.domain.messages import ModelFacts
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.panels.axes import number
-from moeviz.view.panels.losses import nats
+from moeviz.view.panels.losses import MEASURES, nats
 from moeviz.view.steady import SteadyLabel
 from moeviz.view.theme import GRID
 
 WIDE = ("parameters", "flops", "frames")
 OF_NOW = ("measure", "parameters", "flops")  # of the newest model, also while an earlier step is shown
 SHORTEST = 0.4  # s; shorter work is not worth a word
-# what tells of held-out data how well a task is done: shares, of each task the one that it goes by
-SHARES = {"accuracy": "accuracy", "hit_at_10": "hit@10", "hit_at_1": "hit@1", "exact_match": "exact match"}
+# what tells of held-out data how well a task is done
+TITLES = {
+    "accuracy": "accuracy",
+    "hit_at_10": "hit@10",
+    "mrr": "MRR",
+    "hit_at_1": "hit@1",
+    "hit_at_1_no_context": "without context",
+    "exact_match": "exact match",
+    "character_accuracy": "characters right",
+    "heldout": "held-out",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A held-out measure, in words too, and of which step it is."""
+
+    name: str
+    words: str
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +65,8 @@ class Status(QStatusBar):
             self.labels[name] = SteadyLabel(training, grows=False) if name == "state" else SteadyLabel()
             self.addWidget(self.labels[name])
         self.labels["measure"].setIndent(GRID)
+        self._measures: Sequence[Measured] = ()
+        self._remark, self._spare = "", 0  # px of the measures after the first
         self.work = QLabel()
         self.bar = QProgressBar()
         self.bar.setFixedSize(120, 8)
@@ -78,14 +99,38 @@ class Status(QStatusBar):
             self.put(name, text)
 
     def show_measure(self, history: History, snapshot: RoutingSnapshot | None) -> None:
-        """The newest measure of held-out data; nothing before there is one."""
-        words, step = measured(history, nats(snapshot))
-        if words and any(changed >= step for changed, _ in history.marks):  # it says nothing of what was changed since
-            words += f" at step {step:,}"
-        elif words and snapshot is not None and any(layer.looks_ahead for layer in snapshot.layers):
-            words += ", looks ahead"
-        self.put("measure", words)
-        self.labels["measure"].setToolTip(f"Of held-out data, measured at step {step:,}" if words else "")
+        """The newest measures of held-out data; nothing before there is one."""
+        self._measures, self._remark = measured(history, nats(snapshot)), ""
+        step = self._measures[0].step if self._measures else 0
+        if self._measures and any(
+            changed >= step for changed, _ in history.marks
+        ):  # they say nothing of what was changed since
+            self._remark = f" at step {step:,}"
+        elif self._measures and snapshot is not None and any(layer.looks_ahead for layer in snapshot.layers):
+            self._remark = ", looks ahead"
+        lines = [f"{one.words}, measured at step {one.step:,}" for one in self._measures]
+        self.labels["measure"].setToolTip("\n".join(["Of held-out data:", *lines]) if lines else "")
+        self._put_measures()
+
+    def _put_measures(self) -> None:
+        """The task's own, or else the loss; the first one alone where all would push something else out."""
+        own = [one.words for one in self._measures if one.name != "heldout"] or [one.words for one in self._measures]
+        text, short = ", ".join(own) + self._remark, "".join(own[:1]) + self._remark
+        self.put("measure", text)
+        self._spare = self.fontMetrics().horizontalAdvance(text) - self.fontMetrics().horizontalAdvance(short)
+        if self._spare and super().minimumSizeHint().width() > self.width():
+            self.put("measure", "")  # it is as wide as its widest text since
+            self.put("measure", short)
+            self._spare = 0
+
+    def minimumSizeHint(self) -> QSize:
+        """Without what the bar can do without: the window must not be kept wide by it."""
+        hint = super().minimumSizeHint()
+        return QSize(hint.width() - self._spare, hint.height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._put_measures()
 
     def put(self, name: str, text: str) -> None:
         self.labels[name].say(f"newest {text}" if text and self.past and name in OF_NOW else text)
@@ -108,17 +153,18 @@ class Status(QStatusBar):
         self.bar.setVisible(shown)
 
 
-def measured(history: History, unit: str) -> tuple[str, int]:
-    """The task's own measure, or else the loss in `unit`, and of which step it is."""
-    for name, title in (*SHARES.items(), ("heldout", "held-out")):
-        if name in history.scalar_names:
-            values = history.scalar(name)
-            known = np.flatnonzero(np.isfinite(values))
-            if known.size:
-                value = float(values[known[-1]])
-                shown = f"{number(100 * value)} %" if name in SHARES else f"{number(value)} {unit}"
-                return f"{title} {shown}", int(history.steps[known[-1]])
-    return "", 0
+def measured(history: History, unit: str) -> list[Measured]:
+    """The newest of the task's own measures, the one that it goes by first, then of the loss in `unit`."""
+    found = []
+    for name in (*(name for names in MEASURES.values() for name in names), "heldout"):
+        values = history.scalar(name)
+        known = np.flatnonzero(np.isfinite(values))
+        if known.size:
+            value = float(values[known[-1]])
+            loss, share = name == "heldout", name != "mrr"
+            shown = f"{number(value)} {unit}" if loss else f"{number(100 * value)} %" if share else number(value)
+            found.append(Measured(name, f"{TITLES[name]} {shown}", int(history.steps[known[-1]])))
+    return found
 
 
 def _how_many(facts: ModelFacts | None) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from PySide6.QtCore import QLineF, QPointF, QRectF
 from PySide6.QtGui import QColor, QPainter
 from PySide6.QtWidgets import QWidget
@@ -37,6 +38,7 @@ class Column:
 
 COLUMNS = (
     Column("score", "score z", 1, 5, 52),
+    Column("noise_std", "noise σ", 1, 6, 52),
     Column("probability", "p", 1, 1, 80, bar=True, summed=True),
     Column("gate", "gate g", 1, 0, 46, summed=True),
     Column("norm", "|e|", 2, 3, 50),
@@ -281,7 +283,10 @@ class Anatomy(Panel):
         terms, token = self.terms, self.token
         if terms is None or self.survey is None:
             return self.lack_of_terms()
-        noise = f"noise off while looking, σ {number(terms.noise)} in training" if terms.noise else "no noise"
+        noise = "no noise"
+        if terms.noise_std_TE is not None:
+            least, most = (number(float(end(terms.noise_std_TE[token]))) for end in (np.min, np.max))
+            noise = f"noise off while looking, σ {least}{f' to {most}' if most != least else ''} in training"
         routing = self.routing()
         soft = routing is not None and routing.soft
         others = ["others: shared or null experts"] if self._has_rest and not soft else []
@@ -349,6 +354,8 @@ def lines_of(routing: Routing, token: int, terms: Terms | None) -> list[Line]:
             values["probability"] = float(probs[e])
         if scores is not None:
             values["score"] = float(scores[e])
+        if terms is not None and terms.noise_std_TE is not None:
+            values["noise_std"] = float(terms.noise_std_TE[token, e])
         if slot is not None and terms is not None:
             values["norm"] = float(terms.output_norm_TK[token, slot])
             values["cosine"] = float(terms.output_cosine_TK[token, slot])

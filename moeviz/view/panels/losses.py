@@ -137,7 +137,11 @@ class Losses(Panel):
         # as long as the steps: the history goes on growing, or is cleared, while this is shown
         terms = [kind for kind in KINDS if kind not in NO_TERMS] if self.kind.currentText() == "total loss" else []
         self._all_terms = {kind: self.history.scalar(KINDS[kind][0]) for kind in terms}
-        return "" if self._curves else f"This history has no {self.kind.currentText()}."
+        if self._curves:
+            return ""
+        # of a model that was opened the held-out measures are known before it trains
+        trained = any(np.isfinite(self.history.scalar(KINDS[kind][0])).any() for kind in list(KINDS)[:ALWAYS])
+        return f"This history has no {self.kind.currentText()}." if trained else NO_HISTORY
 
     def _offer(self) -> None:
         """In the box: what the history has, and what is chosen."""

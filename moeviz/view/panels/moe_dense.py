@@ -98,7 +98,8 @@ class MoeDense(Panel):
         if self.history is None or not self._steps.size:
             return NO_HISTORY
         self._of = {name: self.history.scalar(name) for name in COLUMNS}
-        return "" if np.isfinite(self._of["dense_cross_entropy"]).any() else NO_TWIN
+        trained, opened = (np.isfinite(self._of[name]).any() for name in ("dense_cross_entropy", "dense_heldout"))
+        return "" if trained else NO_HISTORY if opened else NO_TWIN
 
     def prepare(self) -> None:
         of = self._of
