@@ -204,7 +204,7 @@ class Losses(Panel):
         key = [(NAMES[name], theme.second if name in SECOND else theme.accent, name in SPARSE) for name in self._curves]
         draw_x_axis(painter, frame, theme, "step", key)
         painter.save()
-        painter.setClipRect(frame.rect.adjusted(0, -1, 1, 1))
+        painter.setClipRect(frame.rect.adjusted(-3, -1, 3, 1))  # a dot may lie on the edge
         for name, (xs, means, low, high) in self.binned(frame.rect.width()).items():
             held = name in SPARSE
             colour = QColor(theme.second if name in SECOND else theme.accent)
@@ -310,9 +310,9 @@ def loss_range(values: Array, log: bool, count: int = 4) -> tuple[float, float]:
     low, high = float(values.min()), float(np.partition(values, -1 - outliers)[-1 - outliers])
     if log and low > 0:
         return low * 0.93, max(high, low * 1.05) * 1.07
-    span = max(
-        high - low, 1e-2 * max(abs(high), 1e-6), 1e-9
-    )  # finer ticks would need more digits than there is room for
+    # finer ticks would need more digits than there is room for; of one value alone the next steps will tell more
+    finest = 1e-2 if high > low else 1.0
+    span = max(high - low, finest * max(abs(high), 1e-6), 1e-9)
     ticks = nice_ticks(low - 0.05 * span, high + 0.05 * span, count)
     step = ticks[1] - ticks[0] if len(ticks) > 1 else span
     bottom = np.floor((low - 0.02 * span) / step) * step
