@@ -1,6 +1,5 @@
 """Mutual information of experts and labels (domain, token id, position), with what chance alone would show."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,48 +98,53 @@ def label_information(
 
     equal_weights   each label counts the same, however many tokens it has: right for domains, not for token ids
     shuffles        how many seeded permutations of the labels make the null; each token's choices stay together
-    row_length      the tokens, all labelled, are rows of so many. Those of one text are alike whatever its label, so
-                    for `chance` whole rows of labels change places: the rows are drawn by chance, not their tokens
-    All NaN where no labelled token was routed.
+    row_length      the tokens are rows of so many, each of one label. Those of one text are alike whatever its label,
+                    so for `chance` the labels of whole rows change places: rows are drawn by chance, not tokens
+    All NaN where no labelled token was routed. ValueError if the tokens of a row have different labels.
     """
     known = (labels_T >= 0) & (ids_TK >= 0).any(axis=1)
     chosen = chosen_mask(ids_TK[known], num_experts)
     labels = labels_T[known]
     if not labels.size:
         return Information(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
-    width = int(labels.max()) + 1
+    width = int(labels_T.max()) + 1
     tokens, experts = np.nonzero(chosen)
 
-    def joints(labels_ST: Ints) -> Array:
-        """The joint counts (S, E, D) of each row of labels."""
-        rows = np.arange(len(labels_ST))[:, None] * num_experts
-        cells = (rows + experts) * width + np.take(labels_ST, tokens, axis=1)
-        counts = np.bincount(cells.ravel(), minlength=len(labels_ST) * num_experts * width)
-        return counts.reshape(len(labels_ST), num_experts, width).astype(np.float64)
+    def joints(labels_SN: Ints, things: Ints, experts: Ints, counts: Ints | None = None) -> Array:
+        """The joint counts (S, E, D) of each row of labels of N things, which have chosen these experts so often."""
+        rows = np.arange(len(labels_SN))[:, None] * num_experts
+        cells = (rows + experts) * width + np.take(labels_SN, things, axis=1)
+        often = None if counts is None else np.tile(counts, len(labels_SN))
+        found = np.bincount(cells.ravel(), often, minlength=len(labels_SN) * num_experts * width)
+        return found.reshape(len(labels_SN), num_experts, width).astype(np.float64)
 
     def weighted(joint_SED: Array) -> Array:
         sizes = joint_SED.sum(axis=1, keepdims=True)
         return joint_SED / np.where(sizes > 0, sizes, 1) if equal_weights else joint_SED
 
-    joint = joints(labels[None])[0]
+    joint = joints(labels[None], tokens, experts)[0]
     p = weighted(joint[None])[0]
     p = p / p.sum()
     nats = mutual_information(p)
     rng = np.random.default_rng(seed)
-    at_once = max(1, BLOCK // tokens.size)
 
-    def null(shuffle: Callable[[], Ints]) -> list[float]:
-        found: list[float] = []
+    def null(labels_N: Ints, things: Ints, experts: Ints, counts: Ints | None = None) -> list[float]:
+        at_once, found = max(1, BLOCK // things.size), list[float]()
         for done in range(0, shuffles, at_once):
-            shuffled = [shuffle() for _ in range(min(at_once, shuffles - done))]
-            found += _informations(weighted(joints(np.stack(shuffled)))).tolist()
+            shuffled = [rng.permutation(labels_N) for _ in range(min(at_once, shuffles - done))]
+            found += _informations(weighted(joints(np.stack(shuffled), things, experts, counts))).tolist()
         return found
 
-    of_tokens = null(lambda: rng.permutation(labels))
-    rows = labels_T.reshape(-1, row_length)
-    of_rows = of_tokens if row_length == 1 else null(lambda: rng.permutation(rows).reshape(-1)[known])
-    if row_length > 1 and len(rows) < 2 * width:  # in whatever order, they have the same sizes and tell the same
-        of_rows = []
+    of_tokens = of_rows = null(labels, tokens, experts)
+    if row_length > 1:
+        rows = labels_T.reshape(-1, row_length)
+        if (rows != rows[:, :1]).any():
+            raise ValueError("the tokens of a row have different labels")
+        cells = np.flatnonzero(known)[tokens] // row_length * num_experts + experts
+        counts_RE = np.bincount(cells, minlength=len(rows) * num_experts).reshape(len(rows), num_experts)
+        of, by = np.nonzero(counts_RE)
+        # in whatever order less than two rows a label have the same sizes and tell the same
+        of_rows = null(rows[:, 0], of, by, counts_RE[of, by]) if len(rows) >= 2 * width else []
     k = float(chosen.sum(axis=1).mean())
     bias = (
         float(np.mean(of_tokens))
