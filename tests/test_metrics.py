@@ -471,8 +471,17 @@ def test_chance_of_rows_is_of_their_labels_in_another_order():
     found = {round(told(labels, shuffles=1, seed=seed, row_length=7).chance, 9) for seed in range(30)}
     assert len(found) > 5
     assert found <= orders
-    with pytest.raises(ValueError, match="different labels"):
-        told(labels, shuffles=1, row_length=21)
+    pairs = np.array([[0, 1], [0, 0], [1, 1]])  # rows of two labels change places as they are
+    tiled, of_pairs = np.tile(ids[:14], (6, 1)), np.tile(pairs, (2, 1))
+
+    def told_of(rows_R2, **null):
+        labels_T = np.repeat(rows_R2, 7, axis=1).ravel()
+        return m.label_information(tiled[np.arange(84) % 60], labels_T, 5, equal_weights=True, **null)
+
+    orders = {round(told_of(of_pairs[list(order)]).nats, 9) for order in permutations(range(6))}
+    found = {round(told_of(of_pairs, shuffles=1, seed=seed, row_length=14).chance, 9) for seed in range(30)}
+    assert len(found) > 2
+    assert found <= orders
 
 
 def test_information_without_labels_or_choices_is_unknown():

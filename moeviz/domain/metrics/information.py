@@ -98,9 +98,9 @@ def label_information(
 
     equal_weights   each label counts the same, however many tokens it has: right for domains, not for token ids
     shuffles        how many seeded permutations of the labels make the null; each token's choices stay together
-    row_length      the tokens are rows of so many, each of one label. Those of one text are alike whatever its label,
-                    so for `chance` the labels of whole rows change places: rows are drawn by chance, not tokens
-    All NaN where no labelled token was routed. ValueError if the tokens of a row have different labels.
+    row_length      the tokens, all labelled, are rows of so many. Those of one text are alike whatever its label, so
+                    for `chance` whole rows of labels change places: the rows are drawn by chance, not their tokens
+    All NaN where no labelled token was routed.
     """
     known = (labels_T >= 0) & (ids_TK >= 0).any(axis=1)
     chosen = chosen_mask(ids_TK[known], num_experts)
@@ -128,23 +128,25 @@ def label_information(
     nats = mutual_information(p)
     rng = np.random.default_rng(seed)
 
-    def null(labels_N: Ints, things: Ints, experts: Ints, counts: Ints | None = None) -> list[float]:
+    def null(labels: Ints, things: Ints, experts: Ints, counts: Ints | None = None) -> list[float]:
         at_once, found = max(1, BLOCK // things.size), list[float]()
         for done in range(0, shuffles, at_once):
-            shuffled = [rng.permutation(labels_N) for _ in range(min(at_once, shuffles - done))]
+            shuffled = [rng.permutation(labels).reshape(-1) for _ in range(min(at_once, shuffles - done))]
             found += _informations(weighted(joints(np.stack(shuffled), things, experts, counts))).tolist()
         return found
 
     of_tokens = of_rows = null(labels, tokens, experts)
     if row_length > 1:
-        rows = labels_T.reshape(-1, row_length)
-        if (rows != rows[:, :1]).any():
-            raise ValueError("the tokens of a row have different labels")
-        cells = np.flatnonzero(known)[tokens] // row_length * num_experts + experts
-        counts_RE = np.bincount(cells, minlength=len(rows) * num_experts).reshape(len(rows), num_experts)
-        of, by = np.nonzero(counts_RE)
-        # in whatever order less than two rows a label have the same sizes and tell the same
-        of_rows = null(rows[:, 0], of, by, counts_RE[of, by]) if len(rows) >= 2 * width else []
+        rows, places = labels_T.reshape(-1, row_length), np.flatnonzero(known)[tokens]
+        if len(rows) < 2 * width:  # in whatever order, they have the same sizes and tell the same
+            of_rows = []
+        elif (rows != rows[:, :1]).any():
+            of_rows = null(rows, places, experts)
+        else:  # each of one label: whole rows are counted, which are far fewer
+            cells = places // row_length * num_experts + experts
+            counts_RE = np.bincount(cells, minlength=len(rows) * num_experts).reshape(len(rows), num_experts)
+            of, by = np.nonzero(counts_RE)
+            of_rows = null(rows[:, 0], of, by, counts_RE[of, by])
     k = float(chosen.sum(axis=1).mean())
     bias = (
         float(np.mean(of_tokens))
