@@ -785,9 +785,11 @@ def test_a_disk_that_refuses_is_told(qtbot: QtBot, window: Window, tmp_path: Pat
 
 def test_only_the_parts_that_are_seen_are_surveyed(qtbot: QtBot, window: Window) -> None:
     panel = opened(qtbot, window)
-    assert window.survey.similarity == ()
+    assert window.survey.similarity == window.survey.terms == ()
+    assert window.survey.heldout is None
     window.docks["similarity"].toggleViewAction().trigger()
     qtbot.waitUntil(lambda: len(window.survey.similarity) == 2, timeout=WAIT)
+    assert panel.plane is not None  # of the same step, it is surveyed along, for who goes back to it
     window.docks["input_map"].close()
     window.step_action.trigger()
     qtbot.waitUntil(lambda: window.survey is not None and window.survey.step == 1 and settled(window)(), timeout=WAIT)

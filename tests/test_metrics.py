@@ -1,7 +1,7 @@
 """Every measure against hand-worked values, brute-force oracles, its range, and the published numbers."""
 
 from collections import Counter
-from itertools import combinations, pairwise, product
+from itertools import combinations, pairwise, permutations, product
 from math import comb, exp, log, sqrt
 
 import hypothesis.extra.numpy as npst
@@ -455,6 +455,33 @@ def test_texts_that_are_alike_in_themselves_are_no_sign_of_their_labels():
     sure = m.label_information(own[:, None], own, 4, equal_weights=True, shuffles=40, row_length=100)
     assert sure.nats > sure.chance
     assert sure.symmetric == pytest.approx(1, abs=0.01)
+
+
+def test_chance_of_rows_is_of_their_labels_in_another_order():
+    """With a single shuffle it is the information of one order; some tokens are not routed, and one whole row."""
+    rng = np.random.default_rng(1)
+    ids = np.stack([rng.permutation(5)[:2] for _ in range(42)])
+    ids[[3, 4, *range(35, 42)]] = -1
+    labels = np.array([0, 0, 1, 1, 2, 2])
+
+    def told(labels_R, **null):
+        return m.label_information(ids, np.repeat(labels_R, 7), 5, equal_weights=True, **null)
+
+    orders = {round(told(np.array(order)).nats, 9) for order in set(permutations(labels.tolist()))}
+    found = {round(told(labels, shuffles=1, seed=seed, row_length=7).chance, 9) for seed in range(30)}
+    assert len(found) > 5
+    assert found <= orders
+    pairs = np.array([[0, 1], [0, 0], [1, 1]])  # rows of two labels change places as they are
+    tiled, of_pairs = np.tile(ids[:14], (6, 1)), np.tile(pairs, (2, 1))
+
+    def told_of(rows_R2, **null):
+        labels_T = np.repeat(rows_R2, 7, axis=1).ravel()
+        return m.label_information(tiled[np.arange(84) % 60], labels_T, 5, equal_weights=True, **null)
+
+    orders = {round(told_of(of_pairs[list(order)]).nats, 9) for order in permutations(range(6))}
+    found = {round(told_of(of_pairs, shuffles=1, seed=seed, row_length=14).chance, 9) for seed in range(30)}
+    assert len(found) > 2
+    assert found <= orders
 
 
 def test_information_without_labels_or_choices_is_unknown():

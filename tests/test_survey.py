@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from moeviz.domain import metrics
-from moeviz.domain.messages import Advance, Show, Survey
+from moeviz.domain.messages import Advance, Restart, SetKnobs, Show, Survey
 from moeviz.domain.settings import ROUTERS, Settings
+from moeviz.domain.survey import PARTS
 from moeviz.moe import survey as surveys
 from moeviz.moe.tasks.text import load_text
 from moeviz.moe.trainer import Trainer
@@ -120,6 +121,38 @@ def test_the_same_held_out_tokens_equally_of_each_domain(run_of):
     for a, b in zip(held.layers, second.heldout.layers, strict=True):
         np.testing.assert_array_equal(a.expert_ids_TK, b.expert_ids_TK)
         assert a.num_tokens == held.num_tokens
+
+
+@pytest.mark.parametrize("part", sorted(PARTS))
+def test_each_part_is_the_same_alone_and_all_else_is_left_out(run_of, part):
+    every, only = (run_of().send(Survey(parts)).survey for parts in (PARTS, frozenset({part})))
+    assert bool(only.terms) == (part == "terms")
+    assert bool(only.similarity) == (part == "similarity")
+    assert bool(only.inputs) == (part == "inputs")
+    assert (only.heldout is None) == (part == "terms")
+    for name in ("terms", "similarity", "inputs"):
+        for a, b in zip(getattr(only, name), getattr(every, name), strict=False):
+            for field in type(a).__dataclass_fields__:
+                np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+    for a, b in [(only.probe, every.probe), (only.heldout or every.heldout, every.heldout)]:
+        for mine, wanted in zip(a.layers, b.layers, strict=True):
+            np.testing.assert_array_equal(mine.expert_ids_TK, wanted.expert_ids_TK)
+            np.testing.assert_array_equal(mine.gate_weights_TK, wanted.gate_weights_TK)
+
+
+def test_held_out_tokens_are_read_once_until_the_data_are_others(run_of, tmp_path):
+    run = run_of()
+    first, second = (run.send(Survey(frozenset({"heldout"}))).survey.heldout for _ in range(2))
+    assert first.tokens is second.tokens
+    (tmp_path / "eels.txt").write_text("".join(np.random.default_rng(5).choice(list("abcdefgh ,.\n"), 8_000)))
+    run.send(SetKnobs({"data.path": str(tmp_path)}))
+    assert set(run.send(Survey()).survey.heldout.domains) == {"eels"}
+
+
+def test_the_first_survey_of_its_kind_tells_no_time_for_the_next_takes_less(run_of):
+    run, alone = run_of(), Survey(frozenset({"heldout"}))
+    told = ["survey" in run.send(command).timings for command in (Survey(), Survey(), alone, alone, Restart(), alone)]
+    assert told == [False, True, False, True, False, False]
 
 
 def test_training_goes_on_as_without_it(run_of):

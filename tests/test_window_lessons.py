@@ -272,3 +272,14 @@ def test_every_word_fits_and_the_knobs_keep_room(
     assert len(places) <= 2  # at the end there is no reading
     assert window.docks["controls"].height() >= 300
     assert (page.next.isVisible()) == (following(lesson) is not None)
+
+
+def test_a_step_began_with_the_held_out_text_that_is_looked_at_later(qtbot: QtBot, window: Window) -> None:
+    begin(qtbot, window, "router")
+    window.docks["anatomy"].raise_()
+    qtbot.waitUntil(lambda: window.survey is not None and settled(window)(), timeout=WAIT)
+    assert window.survey is not None
+    assert window.survey.heldout is None
+    window.docks["experts_domains"].toggleViewAction().trigger()
+    qtbot.waitUntil(lambda: window.survey.heldout is not None and settled(window)(), timeout=WAIT)
+    assert window.lessons._then.survey.heldout is window.survey.heldout

@@ -34,8 +34,8 @@ class Show:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Yield an Update with a survey of the model as it is, without training. `parts`: what it is to hold beyond what
-    each has."""
+    """Yield an Update with a survey of the model as it is, without training. `parts`: what it is to hold
+    beside the snapshot."""
 
     parts: frozenset[Part] = PARTS
 

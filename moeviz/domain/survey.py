@@ -5,8 +5,8 @@ from typing import Literal
 
 from moeviz.domain.routing import Bools, Floats, Routing, RoutingSnapshot
 
-Part = Literal["similarity", "inputs"]  # what costs more than a look, and is left out where nobody wants it
-PARTS: frozenset[Part] = frozenset({"similarity", "inputs"})
+Part = Literal["heldout", "terms", "similarity", "inputs"]  # each is left out where nobody wants it
+PARTS: frozenset[Part] = frozenset({"heldout", "terms", "similarity", "inputs"})
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -91,11 +91,12 @@ class Plane:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SurveyResult:
-    """One step's survey.
+    """One step's survey. What was not asked for may be left out.
 
-    heldout      held-out tokens with texts and domains, the same at every step, or None; then `lack` says why
+    heldout      held-out tokens with texts and domains, the same at every step, or None; `lack` says why there are none
     row_length   they are sequences of so many tokens; 1 where tokens do not see each other
-    probe        the probe's routing at this step, over which `terms` are, one a layer
+    probe        the snapshot of this step
+    terms        over the probe's tokens, one a layer, or empty where they were not asked for
     similarity   one a layer, or empty without held-out tokens or where it was not asked for
     inputs       one a layer, or empty where the inputs were not asked for or are points of the plane
     plane        those, or None

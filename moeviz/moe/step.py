@@ -240,7 +240,7 @@ def _parts(r: RoutingTensors) -> list[Tensor]:
     return [r.expert_ids_TK, r.gate_weights_TK, r.probs_TE, r.logits_TE, *(p for p in optional if p is not None)]
 
 
-def unpack_look(packed: npt.NDArray[np.float32], router: Router, shown_T: Ints) -> tuple[Routing, ...]:
+def unpack_look(packed: npt.NDArray[np.float32], router: Router, shown_T: Ints | slice) -> tuple[Routing, ...]:
     """Rows `shown_T` of what Look returned, one Routing a layer; `router` is any layer's."""
     k, num_experts = router.width, router.num_experts
     widths = [k, k, num_experts, num_experts, k if router.drops else 0]

@@ -6,6 +6,7 @@ Made only when asked; nothing here changes the model.
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +20,12 @@ from moeviz.moe.input_map import along, grid, principal_axes
 from moeviz.moe.layer import MoELayer
 from moeviz.moe.routers import Router
 from moeviz.moe.step import Look, unpack_look
-from moeviz.moe.tasks.data import Probe
+from moeviz.moe.tasks.data import Data, Probe
 from moeviz.moe.tasks.plane import PlaneData
 from moeviz.moe.trainer import Trainer
 
 ROWS = 16  # sequences, shared equally by the domains
+ALL = slice(None)
 CKA_TOKENS = 512
 CKA_FLOP = 4e9  # at most, for all experts on all of these tokens: a tenth of a second
 
@@ -46,26 +48,29 @@ class _Looked(NamedTuple):
 
 @torch.no_grad()
 def survey(trainer: Trainer, parts: frozenset[Part] = PARTS, axes: Sequence[Floats] = ()) -> SurveyResult:
-    """Look at the probe and at held-out data, in eval mode, without noise. `axes`: those of each layer's inputs at the
-    survey before."""
-    shown = _look(trainer, trainer.probe_inputs, trainer.shown_T)
-    probe = RoutingSnapshot(trainer.step, shown.routings, trainer.shown.tokens, trainer.shown.domains)
-    layers = trainer.model.layers
-    terms = tuple(map(_terms, layers, shown.routings, shown.seen))
-    sample, lack = _sample(trainer)
-    looked, heldout, length = None, None, 0
-    if sample is not None:
-        rows = torch.from_numpy(sample.inputs).to(trainer.device)
-        looked = _look(trainer, [rows], np.arange(len(sample.tokens)))
-        length = 1 if isinstance(trainer.data, PlaneData) else sample.inputs.shape[1]
-        heldout = RoutingSnapshot(trainer.step, looked.routings, sample.tokens, sample.domains)
+    """Look at the probe and, where the parts ask for it, at held-out data, in eval mode, without noise. `axes`: those
+    of each layer's inputs at the survey before."""
+    layers, data = trainer.model.layers, trainer.data
+    of_plane = isinstance(data, PlaneData)
+    shown = _look(trainer, trainer.probe_inputs, trainer.shown_T) if parts & {"terms", "inputs"} else None
+    probe = trainer.snapshot(shown.routings if shown is not None else None)
+    terms: tuple[Terms, ...] = ()
+    if shown is not None and "terms" in parts:
+        terms = tuple(map(_terms, layers, shown.routings, shown.seen))
+    looked, heldout, length, lack = None, None, 0, ""
+    if parts & {"heldout", "similarity"} or ("inputs" in parts and not of_plane):
+        sample, lack = _sample(data, trainer.settings.model.context)  # type: ignore[arg-type]  # by identity
+        if sample is not None:
+            looked = _look(trainer, [torch.from_numpy(sample.inputs).to(trainer.device)])
+            length = 1 if of_plane else sample.inputs.shape[1]
+            heldout = RoutingSnapshot(trainer.step, looked.routings, sample.tokens, sample.domains)
     similarity: tuple[Similarity, ...] = ()
     if looked is not None and "similarity" in parts:
         similarity = tuple(_similarity(layer, s.x, len(layers)) for layer, s in zip(layers, looked.seen, strict=True))
     inputs, plane = tuple[Inputs, ...](), None
-    if "inputs" in parts:
-        if isinstance(trainer.data, PlaneData):
-            plane = _plane(trainer, trainer.data, shown)
+    if shown is not None and "inputs" in parts:
+        if isinstance(data, PlaneData):
+            plane = _plane(trainer, data, shown)
         else:
             before = axes if len(axes) == len(layers) else [None] * len(layers)
             wide = looked.seen if looked is not None else [None] * len(layers)
@@ -73,17 +78,19 @@ def survey(trainer: Trainer, parts: frozenset[Part] = PARTS, axes: Sequence[Floa
     return SurveyResult(trainer.step, heldout, length, probe, terms, similarity, lack, inputs, plane, parts)
 
 
-def _sample(trainer: Trainer) -> tuple[Probe | None, str]:
+@lru_cache(maxsize=1)  # thousands of tokens' texts, and the same at every survey
+def _sample(data: Data, context: int) -> tuple[Probe | None, str]:
     """Held-out tokens, the same at every call, and a sentence on what is missing."""
     try:
-        return trainer.data.sample(trainer.settings.model.context, ROWS)
+        return data.sample(context, ROWS)
     except UserError as error:
         return None, str(error)
 
 
-def _look(trainer: Trainer, inputs: list[Tensor], shown_T: Ints) -> _Looked:
+def _look(trainer: Trainer, inputs: list[Tensor], shown_T: Ints | slice = ALL) -> _Looked:
     """What the model does with the tokens at these places."""
-    places_T = torch.from_numpy(shown_T).to(trainer.device)
+    # of all tokens no copies are made: they take half as long as the model itself
+    places_T = shown_T if isinstance(shown_T, slice) else torch.from_numpy(shown_T).to(trainer.device)
     model, seen = trainer.model, [_Seen() for _ in trainer.model.layers]
     logits: list[Tensor] = []
 
@@ -122,7 +129,7 @@ def _inputs(probe: _Seen, heldout: _Seen | None, before_2D: Floats | None) -> In
 def _plane(trainer: Trainer, data: PlaneData, probe: _Looked) -> Plane:
     probe_T2 = trainer.shown.inputs.reshape(-1, 2)
     x_C, y_R, cells_N2 = grid(data.frame, probe_T2)
-    cells = _look(trainer, [torch.from_numpy(cells_N2)[None].to(trainer.device)], np.arange(len(cells_N2)))
+    cells = _look(trainer, [torch.from_numpy(cells_N2)[None].to(trainer.device)])
     shape, router = (len(y_R), len(x_C)), trainer.model.layers[0].router
     return Plane(
         x_C,

@@ -10,7 +10,7 @@ import torch
 
 from moeviz.domain.messages import ModelFacts, StepLog, UserError
 from moeviz.domain.metrics import executed_experts, mean_error
-from moeviz.domain.routing import Ints, RoutingSnapshot
+from moeviz.domain.routing import Ints, Routing, RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.moe.batches import noise_draws, resize_generator
 from moeviz.moe.checkpoint import Checkpoint, Opening, WithoutValues, state_of
@@ -310,20 +310,24 @@ class Trainer:
         )
 
     @torch.no_grad()
-    def snapshot(self) -> RoutingSnapshot:
-        """The routing of the probe now, and the numbers of the last step that was flushed."""
-        inputs = self.probe_inputs
+    def snapshot(self, layers: tuple[Routing, ...] | None = None) -> RoutingSnapshot:
+        """The routing of the probe now, `layers` where it is known, and the numbers of the last step that was
+        flushed."""
         router = self._router
-        packed = self._look((router.key(), inputs[0].shape, len(inputs)), *inputs).cpu().numpy()
-        if self.model.training:  # a trace leaves it as it was
-            self.model.eval()
-        layers = unpack_look(packed, router, self.shown_T)
+        layers = self._look_at_probe() if layers is None else layers
         if router.varies:
             null = range(router.num_ffn, router.num_experts)
             self._executed_L = [executed_experts(layer, null) for layer in layers]
         counts = tuple(self._counts_LE) if self._counts_hold else ()
         shown = self.shown
         return RoutingSnapshot(self.step, layers, shown.tokens, shown.domains, dict(self.losses), counts, self.lineage)
+
+    def _look_at_probe(self) -> tuple[Routing, ...]:
+        inputs, router = self.probe_inputs, self._router
+        packed = self._look((router.key(), inputs[0].shape, len(inputs)), *inputs).cpu().numpy()
+        if self.model.training:  # a trace leaves it as it was
+            self.model.eval()
+        return unpack_look(packed, router, self.shown_T)
 
     @torch.no_grad()
     def read(self, text: str) -> RoutingSnapshot:

@@ -177,6 +177,7 @@ class _Run:
         self.trainer, self.data_of, self.report = trainer, data_of, report
         self.probe = probe  # as the user gave it; without one the data's own is shown
         self._axes: tuple[Floats, ...] = ()  # of the last survey of routers' inputs: the next one's are like them
+        self._surveyed: tuple[frozenset[Part] | None, float] = None, 0.0  # the parts of the last survey, and seconds
         self._log: StepLog | None = None
         self._diverged = ""
         self._stopped = ""  # of the dense twin
@@ -229,9 +230,14 @@ class _Run:
         start = time.perf_counter()
         found = survey(self.trainer, parts, self._axes)
         self._axes = tuple(inputs.axes_2D for inputs in found.inputs) or self._axes
-        update = self.update()  # with the snapshot of its step: they are looked at together
-        seconds = time.perf_counter() - start
-        return replace(update, survey=found, timings={**update.timings, "survey": seconds})
+        update = replace(self._tell(found.probe), survey=found)  # with its snapshot: they are looked at together
+        (of, before), seconds = self._surveyed, time.perf_counter() - start
+        self._surveyed = parts, seconds
+        if of != parts:  # the first of its kind fills caches, and tells nothing of what the next will take
+            return update
+        return replace(
+            update, timings={**update.timings, "survey": min(before, seconds)}
+        )  # one of them may have waited
 
     def read(self, text: str) -> Update:
         self.settle()
@@ -282,7 +288,7 @@ class _Run:
     def replace(self, trainer: Trainer, notice: str, mark: str = "") -> Update:
         """Show another run from now on; steps of the old one that nobody saw are of no interest any more."""
         self.trainer = trainer
-        self._axes = ()
+        self._axes, self._surveyed = (), (None, 0.0)
         self._log, self._diverged, self._stopped = None, "", ""
         return self.update(mark=mark, notice=notice, reset=True)
 
@@ -316,10 +322,16 @@ class _Run:
             f"There is not enough memory on {self.trainer.device} for this; "
             "lower the batch, context, width or number of experts."
         )
-        return self._tell(None, notice, "", "", False, paused)
+        return self._tell(None, notice, paused=paused)
 
     def _tell(
-        self, snapshot: RoutingSnapshot | None, notice: str, mark: str, saved: str, reset: bool, paused: bool
+        self,
+        snapshot: RoutingSnapshot | None,
+        notice: str = "",
+        mark: str = "",
+        saved: str = "",
+        reset: bool = False,
+        paused: bool = False,
     ) -> Update:
         log, diverged, stopped, trainer = self._log, self._diverged, self._stopped, self.trainer
         self._log, self._diverged, self._stopped = None, "", ""

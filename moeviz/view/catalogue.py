@@ -10,8 +10,8 @@ ALIKE = "the outputs of all experts on the same tokens"
 INPUTS = "the inputs of routers"
 FILM = "history of snapshots"
 SECOND = "a second routing to compare with"
-PART_OF: dict[str, Part] = {ALIKE: "similarity", INPUTS: "inputs"}
-SURVEYED = (HELDOUT, OUTPUTS, *PART_OF)  # what a survey of a model brings
+# what a survey of a model brings
+PART_OF: dict[str, Part] = {HELDOUT: "heldout", OUTPUTS: "terms", ALIKE: "similarity", INPUTS: "inputs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,11 @@ class Plot:
     @property
     def surveys(self) -> bool:
         """Whether it shows more of a model than a snapshot holds."""
-        return any(need in self.needs for need in SURVEYED)
+        return bool(self.parts)
 
     @property
     def parts(self) -> frozenset[Part]:
-        """Of a survey, beyond what each brings."""
+        """What it needs of a survey."""
         return frozenset(PART_OF[need] for need in self.needs if need in PART_OF)
 
 

@@ -160,7 +160,9 @@ class Lessons(QWidget):
         )
         if self._then is None or self._then.run != run:
             self._then = now
-        elif self._then.survey is None and now.survey is not None:  # it comes a moment after what it is of
+        elif now.survey is not None and (
+            self._then.survey is None or self._then.survey.heldout is None
+        ):  # it comes later
             self._then = replace(self._then, survey=now.survey)
         check = lesson.check(self.at, now, self._then)
         self.reading.setText(escape(check.reading))

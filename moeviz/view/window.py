@@ -78,11 +78,11 @@ FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 SLOWEST_MS = 500  # fewer do not look alive
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
 DRAWING_SHARE = 0.03  # of the time, for snapshots and drawing, which cost training about 1.5 times that
-SURVEY_SHARE = 0.007  # of the time, at most; what it then draws comes on top
+SURVEY_SHARE = 0.01  # of the time, at most; what it then draws comes on top
 NEVER = float("-inf")
 CALM_SECONDS = 1.0  # between two pictures of a calm panel while training
 REST_MS = 100  # of the timeline's handle, before panels of a survey show the one of its step: that takes them 25 ms
-SURVEY_SECONDS = 2.0  # between two surveys while training, at least
+SURVEY_SECONDS = 1.5  # between two surveys while training, at least
 MOST_STEPS = 10_000_000
 SaveTrace = Callable[
     [str, Settings, Sequence[StepLog], tuple[RoutingSnapshot, ...], tuple[tuple[int, str], ...], Report], str
@@ -473,7 +473,8 @@ class Window(QMainWindow):
         rests = not self.runner.training or time.monotonic() - self._surveyed_at >= apart
         if self._seeing and rests and self._survey_due and self.has_model and not self.runner.pending:
             self._survey_due, self._surveyed_at = False, time.monotonic()
-            self._surveyed = self._parts
+            here = self.survey is not None and self.snapshot is not None and self.survey.step == self.snapshot.step
+            self._surveyed = self._parts | (self._surveyed if here else frozenset())  # going back to a tab asks nothing
             self.send(Survey(self._surveyed), "Looking at held-out text")
 
     @property

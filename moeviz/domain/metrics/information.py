@@ -1,6 +1,5 @@
 """Mutual information of experts and labels (domain, token id, position), with what chance alone would show."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,39 +107,46 @@ def label_information(
     labels = labels_T[known]
     if not labels.size:
         return Information(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
-    width = int(labels.max()) + 1
+    width = int(labels_T.max()) + 1
     tokens, experts = np.nonzero(chosen)
 
-    def joints(labels_ST: Ints) -> Array:
-        """The joint counts (S, E, D) of each row of labels."""
-        rows = np.arange(len(labels_ST))[:, None] * num_experts
-        cells = (rows + experts) * width + np.take(labels_ST, tokens, axis=1)
-        counts = np.bincount(cells.ravel(), minlength=len(labels_ST) * num_experts * width)
-        return counts.reshape(len(labels_ST), num_experts, width).astype(np.float64)
+    def joints(labels_SN: Ints, things: Ints, experts: Ints, counts: Ints | None = None) -> Array:
+        """The joint counts (S, E, D) of each row of labels of N things, which have chosen these experts so often."""
+        rows = np.arange(len(labels_SN))[:, None] * num_experts
+        cells = (rows + experts) * width + np.take(labels_SN, things, axis=1)
+        often = None if counts is None else np.tile(counts, len(labels_SN))
+        found = np.bincount(cells.ravel(), often, minlength=len(labels_SN) * num_experts * width)
+        return found.reshape(len(labels_SN), num_experts, width).astype(np.float64)
 
     def weighted(joint_SED: Array) -> Array:
         sizes = joint_SED.sum(axis=1, keepdims=True)
         return joint_SED / np.where(sizes > 0, sizes, 1) if equal_weights else joint_SED
 
-    joint = joints(labels[None])[0]
+    joint = joints(labels[None], tokens, experts)[0]
     p = weighted(joint[None])[0]
     p = p / p.sum()
     nats = mutual_information(p)
     rng = np.random.default_rng(seed)
-    at_once = max(1, BLOCK // tokens.size)
 
-    def null(shuffle: Callable[[], Ints]) -> list[float]:
-        found: list[float] = []
+    def null(labels: Ints, things: Ints, experts: Ints, counts: Ints | None = None) -> list[float]:
+        at_once, found = max(1, BLOCK // things.size), list[float]()
         for done in range(0, shuffles, at_once):
-            shuffled = [shuffle() for _ in range(min(at_once, shuffles - done))]
-            found += _informations(weighted(joints(np.stack(shuffled)))).tolist()
+            shuffled = [rng.permutation(labels).reshape(-1) for _ in range(min(at_once, shuffles - done))]
+            found += _informations(weighted(joints(np.stack(shuffled), things, experts, counts))).tolist()
         return found
 
-    of_tokens = null(lambda: rng.permutation(labels))
-    rows = labels_T.reshape(-1, row_length)
-    of_rows = of_tokens if row_length == 1 else null(lambda: rng.permutation(rows).reshape(-1)[known])
-    if row_length > 1 and len(rows) < 2 * width:  # in whatever order, they have the same sizes and tell the same
-        of_rows = []
+    of_tokens = of_rows = null(labels, tokens, experts)
+    if row_length > 1:
+        rows, places = labels_T.reshape(-1, row_length), np.flatnonzero(known)[tokens]
+        if len(rows) < 2 * width:  # in whatever order, they have the same sizes and tell the same
+            of_rows = []
+        elif (rows != rows[:, :1]).any():
+            of_rows = null(rows, places, experts)
+        else:  # each of one label: whole rows are counted, which are far fewer
+            cells = places // row_length * num_experts + experts
+            counts_RE = np.bincount(cells, minlength=len(rows) * num_experts).reshape(len(rows), num_experts)
+            of, by = np.nonzero(counts_RE)
+            of_rows = null(rows[:, 0], of, by, counts_RE[of, by])
     k = float(chosen.sum(axis=1).mean())
     bias = (
         float(np.mean(of_tokens))

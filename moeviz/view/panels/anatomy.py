@@ -87,7 +87,8 @@ class Anatomy(Panel):
 
     @property
     def terms(self) -> Terms | None:
-        return self.survey.terms[self.layer] if self.survey is not None and self._is_surveyed else None
+        terms = self.survey.terms if self.survey is not None and self._is_surveyed else ()
+        return terms[self.layer] if terms else None
 
     @property
     def token(self) -> int:
