@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -193,14 +193,25 @@ def ways(t: int, e: int, k: int, dropped: float) -> dict[str, tuple[Tensor, ...]
     return found
 
 
+def in_float64(t: int, e: int, k: int, dropped: float) -> tuple[Tensor, ...]:
+    """The same by torch, of the same numbers."""
+    experts, inputs = make(e).double(), draw(t, e, k, torch.float64, dropped)
+    inputs[1][0, 0] = 0
+    y = experts(*inputs)
+    return (y.detach(), *gradients(y, inputs[0], inputs[2], *experts.parameters()))
+
+
 @settings(deadline=None, max_examples=30)
+@example(t=123, e=3, k=1, dropped=0.95)  # a gate weight's gradient is a small sum of large terms
 @given(t=st.integers(1, 400), e=st.integers(1, 9), k=st.integers(1, 4), dropped=st.sampled_from([0.0, 0.4, 0.95]))
 def test_compiled_code_equals_torch(t: int, e: int, k: int, dropped: float) -> None:
-    """To 1e-6 of the largest, whatever part of a panel or tile the tokens of an expert fill."""
-    ways_found = ways(t, e, min(k, e), dropped)
+    """Whatever part of a panel or tile the tokens of an expert fill: to 1e-6 of the largest, or where terms cancel out
+    about as near to float64 as torch's float32 is."""
+    ways_found, exact = ways(t, e, min(k, e), dropped), in_float64(t, e, min(k, e), dropped)
     for name, results in ways_found.items():
-        for ours, by_torch in zip(results, ways_found["torch"], strict=True):
-            assert (ours - by_torch).abs().max() <= 1e-6 * max(1.0, float(by_torch.abs().max())), name
+        for ours, by_torch, true in zip(results, ways_found["torch"], exact, strict=True):
+            of_torch = float((by_torch - true).abs().max())
+            assert (ours - true).abs().max() <= 1e-6 * max(1.0, float(true.abs().max())) + 2 * of_torch, name
 
 
 def test_same_bits_run_to_run_and_with_any_number_of_threads(code: str) -> None:

@@ -74,7 +74,7 @@ def test_the_noise_is_the_routers_own(text, router):
         trainer.advance()
     inputs: list[torch.Tensor] = []
     hook = trainer.model.layers[1].register_forward_hook(lambda _, x, out: inputs.append(x[0]))
-    found = surveys.survey(trainer, frozenset()).terms[1].noise_std_TE
+    found = surveys.survey(trainer, frozenset({"terms"})).terms[1].noise_std_TE
     hook.remove()
     x_TD, layer_router = inputs[0].flatten(0, -2), trainer.model.layers[1].router
     draws_TR = torch.ones(len(x_TD), layer_router.num_draws)
@@ -90,7 +90,7 @@ def test_the_noise_is_the_routers_own(text, router):
     else:
         np.testing.assert_array_equal(found, np.float32(0.7))
     trainer.change(settings.with_values({"routing.noise": 0.0}))
-    assert surveys.survey(trainer, frozenset()).terms[1].noise_std_TE is None
+    assert surveys.survey(trainer, frozenset({"terms"})).terms[1].noise_std_TE is None
 
 
 def test_dropped_experts_have_no_output(run_of):
