@@ -22,6 +22,7 @@ class History:
     """Scalars and counts of the training batches, marks, a thinned film of snapshots, and thinned surveys."""
 
     def __init__(self) -> None:
+        self.revision = 0  # never used twice: whoever has seen it has seen all
         self.clear()
 
     def clear(self) -> None:
@@ -37,7 +38,7 @@ class History:
         self._survey_stride = 1
         self._surveys_seen = 0
         self._surveys: list[SurveyResult] = []
-        self.revision = 0
+        self.revision += 1
 
     # ---- writing
     def extend(self, log: StepLog) -> None:

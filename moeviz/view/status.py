@@ -66,6 +66,7 @@ class Status(QStatusBar):
             self.addWidget(self.labels[name])
         self.labels["measure"].setIndent(GRID)
         self._measures: Sequence[Measured] = ()
+        self._measured_of: object = None
         self._remark, self._spare = "", 0  # px of the measures after the first
         self.work = QLabel()
         self.bar = QProgressBar()
@@ -100,13 +101,16 @@ class Status(QStatusBar):
 
     def show_measure(self, history: History, snapshot: RoutingSnapshot | None) -> None:
         """The newest measures of held-out data; nothing before there is one."""
+        ahead = snapshot is not None and any(layer.looks_ahead for layer in snapshot.layers)
+        of = (history.revision, nats(snapshot), ahead, self.past)
+        if of == self._measured_of:  # only another step is shown
+            return
+        self._measured_of = of
         self._measures, self._remark = measured(history, nats(snapshot)), ""
         step = self._measures[0].step if self._measures else 0
-        if self._measures and any(
-            changed >= step for changed, _ in history.marks
-        ):  # they say nothing of what was changed since
-            self._remark = f" at step {step:,}"
-        elif self._measures and snapshot is not None and any(layer.looks_ahead for layer in snapshot.layers):
+        if self._measures and any(changed >= step for changed, _ in history.marks):
+            self._remark = f" at step {step:,}"  # they say nothing of what was changed since
+        elif self._measures and ahead:
             self._remark = ", looks ahead"
         lines = [f"{one.words}, measured at step {one.step:,}" for one in self._measures]
         self.labels["measure"].setToolTip("\n".join(["Of held-out data:", *lines]) if lines else "")

@@ -77,7 +77,7 @@ from moeviz.view.timeline import Timeline
 FRAME_MS = 80  # 12 pictures a second are enough to follow with the eye
 SLOWEST_MS = 500  # fewer do not look alive
 ANSWER_MS = 8  # how often to look for the answer to a command: a knob should be felt at once
-DRAWING_SHARE = 0.03  # of the time, for snapshots and drawing, which cost training about 1.5 times that
+DRAWING_SHARE = 0.025  # of the time, for snapshots and drawing, which cost training about 1.5 times that
 SURVEY_SHARE = 0.01  # of the time, at most; what it then draws comes on top
 NEVER = float("-inf")
 CALM_SECONDS = 1.0  # between two pictures of a calm panel while training
