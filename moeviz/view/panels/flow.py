@@ -173,7 +173,7 @@ class Flow(Sampled):
         if node is None:
             drawn = sum(int(self._counts[at][i, j]) for at, i, j in self._widest)
             part = drawn / max(sum(int(c.sum()) for c in self._counts), 1)
-            words.append(f"drawn: the widest ribbons, {100 * part:.0f} % of all")
+            words += [f"drawn: the widest ribbons, {100 * part:.0f} % of all", self.whose()]
         return "  ".join(words)
 
     def hit(self, point: QPointF, rect: QRectF) -> Pointed:

@@ -246,7 +246,7 @@ class SimilarityOfExperts(ExpertPairs):
             words = [what]
         if self.choice() == "outputs" and found is not None:
             words.append(f"every expert run on {found.num_tokens} held-out tokens of width {found.width}")
-        return "  ".join(words)
+        return "  ".join([*words, self.when()])
 
 
 def two_digits(value: float) -> str:
