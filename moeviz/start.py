@@ -89,13 +89,18 @@ def run_window(
 
 @contextmanager
 def _closed_by_interrupt(frame: Frame, filled: "list[Window]") -> Iterator[None]:
-    """Ctrl-C in the terminal does what Quit does: the window asks first if something would be lost."""
+    """Ctrl-C in the terminal does what Quit does: the window asks first if something would be lost. The second one
+    closes it."""
+    asked = False
 
     def close(number: int, stack: FrameType | None) -> None:
-        if not filled or filled[0].stakes.may_close():
+        nonlocal asked
+        if not filled or (asked and filled[0].question.open) or filled[0].stakes.may_close():
             frame.close()
         else:
-            print("moeviz: The window asks whether to save before it closes.", file=sys.stderr)
+            asked = True
+            words = "The window asks whether to save before it closes; Ctrl-C again closes it without saving."
+            print(f"moeviz: {words}", file=sys.stderr)
 
     # Python looks at signals between its own steps only, and a window at rest makes none: a socket wakes it
     woken, waking = socket.socketpair()

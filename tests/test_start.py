@@ -115,3 +115,32 @@ sys.exit(main([]))
     done = run(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if "propagateSizeHints" not in line] == []
+
+
+def test_a_second_ctrl_c_closes_a_window_that_asks(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from threading import Timer
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QApplication
+app = QApplication([])
+interrupt = lambda: Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+def look():
+    for frame in app.topLevelWidgets():
+        content = frame.centralWidget() if hasattr(frame, "hold") else None
+        if content and content.snapshot and content.runner.idle and not content.timer.isActive():
+            if content.question.open:
+                timer.stop(); interrupt()
+            elif content.stakes.steps and not asked:
+                asked.append(1); interrupt()
+            elif not content.stakes.steps:
+                content.step_action.trigger()
+asked = []
+timer = QTimer(); timer.timeout.connect(look); timer.start(20)
+from moeviz.cli import main
+sys.exit(main([]))
+"""
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    [said] = [line for line in done.stderr.splitlines() if "propagateSizeHints" not in line]
+    assert "Ctrl-C again closes it without saving" in said

@@ -1126,7 +1126,7 @@ def test_status_tells_all_measures_where_they_push_nothing_out(qtbot: QtBot) -> 
     window.resize(1200, 100)
     window.show()
     status.show_measure(history, None)
-    assert label.text() == "hit@1 36.5 %, without context 18.5 %"
+    assert label.text() == "held-out hit@1 36.5 %, without context 18.5 %"
     assert label.toolTip().splitlines() == [
         "Of held-out data:",
         "hit@1 36.5 %, measured at step 5,000",
@@ -1135,10 +1135,10 @@ def test_status_tells_all_measures_where_they_push_nothing_out(qtbot: QtBot) -> 
     ]
     wide = label.width()
     window.resize(status.layout().totalMinimumSize().width() - 1, 100)
-    qtbot.waitUntil(lambda: label.text() == "hit@1 36.5 %", timeout=WAIT)
+    qtbot.waitUntil(lambda: label.text() == "held-out hit@1 36.5 %", timeout=WAIT)
     assert label.width() < wide
     window.resize(1200, 100)
-    assert label.text() == "hit@1 36.5 %, without context 18.5 %"
+    assert label.text() == "held-out hit@1 36.5 %, without context 18.5 %"
 
 
 def test_status_tells_a_measure_while_training(qtbot: QtBot, window: Window) -> None:

@@ -10,14 +10,16 @@ from PySide6.QtWidgets import QApplication, QTabBar, QToolButton, QToolTip
 from pytestqt.qtbot import QtBot
 
 from moeviz.app import make_window
+from moeviz.domain.history import History
 from moeviz.domain.messages import Read, Restart, SetKnobs, Show, Survey
+from moeviz.domain.routing import RoutingSnapshot
 from moeviz.domain.settings import Settings
 from moeviz.view.dashboard import PANELS
 from moeviz.view.layouts import LAYOUTS, ROWS_OF_TASK, layout_of
 from moeviz.view.panels.compare import Compare
 from moeviz.view.panels.input_map import InputMap
 from moeviz.view.panels.losses import Losses
-from moeviz.view.timeline import MarkedSlider
+from moeviz.view.timeline import MarkedSlider, Timeline
 from moeviz.view.window import Window
 
 SMALL = Settings().with_values(
@@ -403,6 +405,23 @@ def test_a_panel_that_was_closed_and_brought_goes_back_behind_the_one_it_covered
     window.layouts.give_back()
     qtbot.waitUntil(lambda: not docks["tokens"].visibleRegion().isEmpty(), timeout=WAIT)
     assert docks["flow"].isHidden()
+
+
+def test_a_held_step_stays_when_the_history_is_thinned(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moeviz.domain.history.MAX_SNAPSHOTS", 16)
+    history = History()
+    timeline = Timeline(history)
+    qtbot.addWidget(timeline)
+    for step in range(100):
+        snapshot = RoutingSnapshot(step, ())
+        history.add_snapshot(snapshot)
+        timeline.show_run(snapshot)
+        if step == 14:
+            timeline.slider.setValue(8)
+    assert len(history.snapshots) <= 16
+    assert timeline.shown is not None
+    assert timeline.shown.step == 8, "it was among the kept ones at each thinning"
+    assert timeline.when.text() == "step 8"
 
 
 def test_the_timeline_is_painted_only_when_a_pixel_moves(qtbot: QtBot) -> None:

@@ -575,7 +575,8 @@ class Settings:
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"cannot read the settings file {path}: {error}.") from None
+            why = (isinstance(error, OSError) and error.strerror) or error
+            raise SettingsError(f"cannot read the settings file {path}: {why}.") from None
         except SettingsError as error:
             raise SettingsError(f"{path}: {error}") from None
 

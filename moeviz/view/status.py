@@ -118,7 +118,9 @@ class Status(QStatusBar):
 
     def _put_measures(self) -> None:
         """The task's own, or else the loss; the first one alone where all would push something else out."""
-        own = [one.words for one in self._measures if one.name != "heldout"] or [one.words for one in self._measures]
+        own = [one.words for one in self._measures if one.name != "heldout"]
+        own[:1] = [f"held-out {words}" for words in own[:1]]
+        own = own or [one.words for one in self._measures]
         text, short = ", ".join(own) + self._remark, "".join(own[:1]) + self._remark
         self.put("measure", text)
         self._spare = self.fontMetrics().horizontalAdvance(text) - self.fontMetrics().horizontalAdvance(short)

@@ -30,12 +30,13 @@ class Timeline(QToolBar):
         self.setMovable(False)
         self._history = history
         self._newest: RoutingSnapshot | None = None
+        self._held: RoutingSnapshot | None = None  # what was shown last: a film that is thinned has other places
         self.slider = MarkedSlider()
         self.slider.setToolTip("Scrub through the history: the panels show the routing of that step")
         self.slider.setAccessibleName("Timeline")
         self.slider.setRange(0, 0)
         self.slider.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
-        self.slider.valueChanged.connect(self.moved)
+        self.slider.valueChanged.connect(self._move)
         self.when = SteadyLabel(120)
         self.play_button = QToolButton()
         self.play_button.setFixedWidth(5 * GRID)  # nothing must move when it becomes a pause button
@@ -54,7 +55,7 @@ class Timeline(QToolBar):
     # ---- what the window tells it
     def show_run(self, newest: "RoutingSnapshot | None") -> None:
         """The history has grown; the handle stays at its step, or at the newest."""
-        film, shown, following = self._history.snapshots, self.shown, self.following
+        film, shown, following = self._history.snapshots, self._held, self.following
         self._newest = newest
         place, marks = len(film), self._history.marks
         steps = [snapshot.step for snapshot in film] if marks or not following else []
@@ -64,8 +65,12 @@ class Timeline(QToolBar):
             place = next(same, max(bisect_right(steps, shown.step) - 1, 0))
         with QSignalBlocker(self.slider):
             self.slider.show_run(len(film), place, [(_first_after(steps, step), label) for step, label in marks])
-        here = self.shown
+        here = self._held = self.shown
         self.when.say(f"step {here.step:,}" + (" (newest)" if following else "") if here else "")
+
+    def _move(self) -> None:
+        self._held = self.shown
+        self.moved.emit()
 
     def follow(self) -> None:
         """Show the newest step from now on."""

@@ -61,7 +61,11 @@ class Sampled(Panel):
 
     def whose(self) -> str:
         """Which tokens these are, and of which step, where that is not the one shown."""
-        return self.sample() if self.source is self.snapshot else f"{self.sample()}, {self.when()}"
+        if self.source is self.snapshot:
+            return self.sample()
+        # no earlier survey: these panels were not seen then
+        late = self.source is not None and self.snapshot is not None and self.source.step > self.snapshot.step
+        return f"{self.sample()}, {'⚠ a later ' if late else ''}{self.when()}"
 
     def sample(self) -> str:
         if self.source is None:
