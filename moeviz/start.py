@@ -91,11 +91,14 @@ def run_window(
 def _closed_by_interrupt(frame: Frame, filled: "list[Window]") -> Iterator[None]:
     """Ctrl-C in the terminal does what Quit does: the window asks first if something would be lost."""
 
-    def close(number: int, stack: FrameType | None) -> None:
+    def close() -> None:
         if not filled or filled[0].stakes.may_close():
             frame.close()
         else:
             print("moeviz: The window asks whether to save before it closes.", file=sys.stderr)
+
+    def interrupt(number: int, stack: FrameType | None) -> None:
+        QTimer.singleShot(0, close)  # not amid whatever the window does
 
     # Python looks at signals between its own steps only, and a window at rest makes none: a socket wakes it
     woken, waking = socket.socketpair()
@@ -103,7 +106,7 @@ def _closed_by_interrupt(frame: Frame, filled: "list[Window]") -> Iterator[None]
     waking.setblocking(False)
     notifier = QSocketNotifier(woken.fileno(), QSocketNotifier.Type.Read)
     notifier.activated.connect(lambda: woken.recv(4096))
-    before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False), signal.signal(signal.SIGINT, close)
+    before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False), signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
