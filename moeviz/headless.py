@@ -126,7 +126,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         nonlocal stopped
         stopped = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nStopping after this step; press Ctrl-C again to stop without saving.", file=sys.stderr)
+        print("\nStopping after this step; press Ctrl-C again to stop at once.", file=sys.stderr)
 
     before = signal.signal(signal.SIGINT, note)
     try:

@@ -93,7 +93,7 @@ def _closed_by_interrupt(frame: Frame, filled: "list[Window]") -> Iterator[None]
     closes it."""
     asked = False
 
-    def close(number: int, stack: FrameType | None) -> None:
+    def close() -> None:
         nonlocal asked
         if not filled or (asked and filled[0].question.open) or filled[0].stakes.may_close():
             frame.close()
@@ -102,13 +102,16 @@ def _closed_by_interrupt(frame: Frame, filled: "list[Window]") -> Iterator[None]
             words = "The window asks whether to save before it closes; Ctrl-C again closes it without saving."
             print(f"moeviz: {words}", file=sys.stderr)
 
+    def interrupt(number: int, stack: FrameType | None) -> None:
+        QTimer.singleShot(0, close)  # not amid whatever the window does
+
     # Python looks at signals between its own steps only, and a window at rest makes none: a socket wakes it
     woken, waking = socket.socketpair()
     woken.setblocking(False)
     waking.setblocking(False)
     notifier = QSocketNotifier(woken.fileno(), QSocketNotifier.Type.Read)
     notifier.activated.connect(lambda: woken.recv(4096))
-    before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False), signal.signal(signal.SIGINT, close)
+    before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False), signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:

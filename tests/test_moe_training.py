@@ -523,6 +523,21 @@ def test_loss_that_is_no_number_brings_back_the_last_good_state() -> None:
     assert np.isfinite(trainer.flush().scalars_S["loss"]).all()
 
 
+def test_a_run_that_went_back_goes_on_from_its_file_as_if_it_were_not_saved(tmp_path: Path) -> None:
+    """The moments went back, the step did not: the file must not be taken for one without moments."""
+    whole = training.session(SMALL)
+    next(whole)
+    advance(whole, 5)
+    with torch.no_grad():
+        whole.gi_frame.f_locals["run"].trainer.model.head.fill_(torch.nan)
+    assert "last good state is back" in advance(whole, 1).notice
+    advance(whole, 5)
+    send(whole, SaveModel(str(tmp_path)))
+    again = training.session(SMALL, checkpoint=str(tmp_path))
+    next(again)
+    assert np.array_equal(history(again, 10), history(whole, 10))
+
+
 def test_session_says_which_knob_may_be_the_cause(run: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     send(run, SetKnobs({"train.lr": 0.1}))
     real = AdamW.step

@@ -144,3 +144,24 @@ sys.exit(main([]))
     assert done.returncode == 0, done.stderr
     [said] = [line for line in done.stderr.splitlines() if "propagateSizeHints" not in line]
     assert "Ctrl-C again closes it without saving" in said
+
+
+def test_ctrl_c_closes_the_window_after_what_it_is_doing(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QApplication
+app = QApplication([])
+def look():
+    frame = next((frame for frame in app.topLevelWidgets() if hasattr(frame, "hold") and frame.isVisible()), None)
+    if frame is not None and frame.centralWidget():
+        timer.stop()
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(1000))
+        print("open" if frame.isVisible() else "closed amid this")
+timer = QTimer(); timer.timeout.connect(look); timer.start(20)
+from moeviz.cli import main
+sys.exit(main([]))
+"""
+    done = run(code, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "open\n"), done.stderr

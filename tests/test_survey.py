@@ -1,5 +1,7 @@
 """A survey tells what the model does, the same at every call, and changes nothing."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,16 @@ def test_held_out_tokens_are_read_once_until_the_data_are_others(run_of, tmp_pat
     (tmp_path / "eels.txt").write_text("".join(np.random.default_rng(5).choice(list("abcdefgh ,.\n"), 8_000)))
     run.send(SetKnobs({"data.path": str(tmp_path)}))
     assert set(run.send(Survey()).survey.heldout.domains) == {"eels"}
+
+
+def test_data_that_were_surveyed_go_with_their_run(run_of):
+    run = run_of()
+    run.send(Survey())
+    data = weakref.ref(run.gi_frame.f_locals["run"].trainer.data)
+    run.send(SetKnobs({"task": "plane", "data.path": ""}))
+    run.send(SetKnobs({"train.lr": 0.001}))
+    gc.collect()
+    assert data() is None
 
 
 def test_the_first_survey_of_its_kind_tells_no_time_for_the_next_takes_less(run_of):

@@ -1,6 +1,7 @@
 """The window, driven as a person does: on a real model that trains, small enough to be quick."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import escape
@@ -1139,6 +1140,31 @@ def test_status_tells_all_measures_where_they_push_nothing_out(qtbot: QtBot) -> 
     assert label.width() < wide
     window.resize(1200, 100)
     assert label.text() == "held-out hit@1 36.5 %, without context 18.5 %"
+
+
+def test_neither_measures_nor_long_work_make_the_window_wider(qtbot: QtBot) -> None:
+    window, status, history = QMainWindow(), Status(), History()
+    qtbot.addWidget(window)
+    window.setStatusBar(status)
+    status.show_facts(ModelFacts(358_000, 137_000, 282_000, "cpu", 1000), 30.0, 12.0)
+    window.resize(1200, 100)
+    window.show()
+    QApplication.processEvents()
+    label, every = status.labels["measure"], "hit@1 36.5 %, without context 18.5 %"
+    wide = status.layout().totalMinimumSize().width() + label.fontMetrics().horizontalAdvance(every) // 2
+    window.resize(wide, 100)
+    values = {"hit_at_1": 0.365, "hit_at_1_no_context": 0.185}
+    for step in (250, 500, 750):
+        history.extend(StepLog(np.array([step]), {name: np.array([v]) for name, v in values.items()}, ()))
+        status.show_measure(history, None)
+        QApplication.processEvents()
+        assert (label.text(), window.width()) == ("hit@1 36.5 %", wide)
+        status.show_progress(Progress("Steps", 1, 9, time.monotonic(), None))
+        QApplication.processEvents()
+        assert (label.text(), window.width()) == (every, wide), "there is room for all"
+        status.show_progress(None)
+        QApplication.processEvents()
+        assert (label.text(), window.width()) == ("hit@1 36.5 %", wide)
 
 
 def test_status_tells_a_measure_while_training(qtbot: QtBot, window: Window) -> None:

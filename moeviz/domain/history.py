@@ -13,7 +13,7 @@ from moeviz.domain.survey import Part, SurveyResult
 
 MAX_POINTS = 2048
 MAX_SNAPSHOTS = 256
-SURVEY_BYTES, FEWEST_SURVEYS = 64_000_000, 8  # of all kept surveys
+SURVEY_BYTES, FEWEST_SURVEYS, MOST_SURVEYS = 64_000_000, 8, 256  # of all kept surveys, as large as the newest
 BLOCK = 4096  # rows of a long log looked at together
 SPARSE = "heldout"  # measured at few steps: its points are kept when their neighbours are thinned
 
@@ -38,6 +38,7 @@ class History:
         self._survey_stride = 1
         self._surveys_seen = 0
         self._surveys: list[SurveyResult] = []
+        self._newest_survey: tuple[SurveyResult, ...] = ()  # which a thinned run may not keep
         self.revision += 1
 
     # ---- writing
@@ -100,6 +101,7 @@ class History:
         self._snapshots_seen += 1
 
     def add_survey(self, survey: SurveyResult) -> None:
+        self._newest_survey = (survey,)
         last = self._surveys[-1] if self._surveys else None
         same = last is not None and last.step == survey.step and _alike(last.probe, survey.probe)
         if last is not None and same and last.parts <= survey.parts:  # a knob is turned while the run rests
@@ -107,7 +109,7 @@ class History:
             return
         if self._surveys_seen % self._survey_stride == 0:
             self._surveys.append(survey)
-            if len(self._surveys) > max(FEWEST_SURVEYS, SURVEY_BYTES // _size(survey)):
+            if len(self._surveys) > min(MOST_SURVEYS, max(FEWEST_SURVEYS, SURVEY_BYTES // _size(survey))):
                 self._surveys = self._surveys[::2]
                 self._survey_stride *= 2
         self._surveys_seen += 1
@@ -120,7 +122,8 @@ class History:
     def survey_at(self, shown: RoutingSnapshot, parts: Iterable[Part]) -> SurveyResult | None:
         """Of the kept surveys that have these parts, the last that is not later than a snapshot, and of its own step
         one with as many experts and choices; else the first."""
-        fit = [survey for survey in self._surveys if survey.parts.issuperset(parts)]
+        known = (*self._surveys, *(new for new in self._newest_survey if new not in self._surveys[-1:]))
+        fit = [survey for survey in known if survey.parts.issuperset(parts)]
         before = [survey for survey in fit if survey.step <= shown.step]
         own = [survey for survey in before if survey.step == shown.step and _alike(survey.probe, shown)]
         return next((found[at] for found, at in ((own, -1), (before, -1), (fit, 0)) if found), None)

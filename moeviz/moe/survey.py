@@ -6,8 +6,8 @@ Made only when asked; nothing here changes the model.
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import lru_cache
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ def survey(trainer: Trainer, parts: frozenset[Part] = PARTS, axes: Sequence[Floa
         terms = tuple(map(_terms, layers, shown.routings, shown.seen))
     looked, heldout, length, lack = None, None, 0, ""
     if parts & {"heldout", "similarity"} or ("inputs" in parts and not of_plane):
-        sample, lack = _sample(data, trainer.settings.model.context)  # type: ignore[arg-type]  # by identity
+        sample, lack = _sample(data, trainer.settings.model.context)
         if sample is not None:
             looked = _look(trainer, [torch.from_numpy(sample.inputs).to(trainer.device)])
             length = 1 if of_plane else sample.inputs.shape[1]
@@ -78,13 +78,18 @@ def survey(trainer: Trainer, parts: frozenset[Part] = PARTS, axes: Sequence[Floa
     return SurveyResult(trainer.step, heldout, length, probe, terms, similarity, lack, inputs, plane, parts)
 
 
-@lru_cache(maxsize=1)  # thousands of tokens' texts, and the same at every survey
 def _sample(data: Data, context: int) -> tuple[Probe | None, str]:
     """Held-out tokens, the same at every call, and a sentence on what is missing."""
-    try:
-        return data.sample(context, ROWS)
-    except UserError as error:
-        return None, str(error)
+    if data not in _samples or _samples[data][0] != context:
+        try:
+            _samples[data] = context, data.sample(context, ROWS)
+        except UserError as error:
+            _samples[data] = context, (None, str(error))
+    return _samples[data][1]
+
+
+# thousands of tokens' texts, and the same at every survey; they go with their data, which can be large
+_samples: WeakKeyDictionary[Data, tuple[int, tuple[Probe | None, str]]] = WeakKeyDictionary()
 
 
 def _look(trainer: Trainer, inputs: list[Tensor], shown_T: Ints | slice = ALL) -> _Looked:

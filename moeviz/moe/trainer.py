@@ -89,8 +89,7 @@ class Trainer:
         self._untold = False  # nobody knows yet how well the opened model does
         if checkpoint is not None:
             self._take_over(checkpoint, opening)
-        kept = max((int(count) for count in self.optimiser.steps.values()), default=0)
-        self._moments_began = self.step - kept  # above 0: in a model whose file had none
+        self._moments_began = self._begin_of_moments()
         self._batches: Source | None = None
         self._heldout_rows: Tensors | None = None
         self._train = Traced(lambda: StepLoss(self.model, self._terms, data.padded), eager_calls=10)
@@ -181,6 +180,10 @@ class Trainer:
         """The part of the learning rate that a trained model goes on with where its file had no moments: AdamW's first
         steps are as long whatever the gradients, which would throw it out of its minimum (Ma and Yarats 2019)."""
         return min(1.0, (self.step - self._moments_began + 1) / WARM_UP) if self._moments_began else 1.0
+
+    def _begin_of_moments(self) -> int:
+        """The step from which on AdamW has moments; above 0 in a model whose file had none."""
+        return self.step - max((int(count) for count in self.optimiser.steps.values()), default=0)
 
     @property
     def due(self) -> bool:
@@ -510,6 +513,7 @@ class Trainer:
     def _restore_good(self) -> None:
         torch._foreach_copy_(self._state(), self._good)
         self._good_step = self.step
+        self._moments_began = self._begin_of_moments()  # the moments went back, the step did not
 
 
 class _Earlier(NamedTuple):

@@ -64,6 +64,7 @@ def session(
     else:
         trainer, notice = _started(settings, device, probe, data_of=data_of)
     run = _Run(trainer, probe, data_of, report)
+    del trainer  # it and its data are to go when another takes its place
     update: Update | None = replace(run.update(notice=notice, reset=True), devices=devices())
     while True:
         command = yield update

@@ -122,11 +122,16 @@ class Status(QStatusBar):
         own[:1] = [f"held-out {words}" for words in own[:1]]
         own = own or [one.words for one in self._measures]
         text, short = ", ".join(own) + self._remark, "".join(own[:1]) + self._remark
-        self.put("measure", text)
         self._spare = self.fontMetrics().horizontalAdvance(text) - self.fontMetrics().horizontalAdvance(short)
-        if self._spare and super().minimumSizeHint().width() > self.width():
+        self.put("measure", text)
+        layout = self.layout()
+        if not self._spare or layout is None:
+            return
+        layout.activate()  # else its size is still the one with the text before
+        if super().minimumSizeHint().width() > self.width():
             self.put("measure", "")  # it is as wide as its widest text since
             self.put("measure", short)
+            layout.activate()
             self._spare = 0
 
     def minimumSizeHint(self) -> QSize:
@@ -145,18 +150,22 @@ class Status(QStatusBar):
         shown = progress is not None and (
             progress.total > 0 or progress.done > 0 or time.monotonic() - progress.began > SHORTEST
         )
+        if shown == self.work.isHidden():
+            self._make_room(shown)
         if progress is not None and shown:
             self.work.setText(in_words(progress, time.monotonic() - progress.began))
             self.bar.setRange(0, progress.total)
             self.bar.setValue(progress.done)
             self._cancel = progress.cancel or bool
-            self.cancel.setVisible(progress.cancel is not None)
-        else:
-            self.cancel.hide()
-        for name in WIDE:  # make room
-            self.labels[name].setVisible(not shown)
-        self.work.setVisible(shown)
-        self.bar.setVisible(shown)
+        self.cancel.setVisible(progress is not None and shown and progress.cancel is not None)
+
+    def _make_room(self, for_work: bool) -> None:
+        work, wide = [self.work, self.bar, self.cancel], [self.labels[name] for name in WIDE]
+        for widget in wide if for_work else work:  # first: the window would grow to hold both
+            widget.hide()
+        for widget in work[:2] if for_work else wide:
+            widget.show()
+        self._put_measures()
 
 
 def measured(history: History, unit: str) -> list[Measured]:

@@ -518,8 +518,9 @@ class Window(QMainWindow):
     def _show_in(self, panel: Panel) -> None:
         panel.show_snapshot(self.shown)
         panel.show_history(self.history)
-        past = None if self._survey_of is None else self.history.survey_at(self._survey_of, panel.plot.parts)
-        panel.show_survey(past or self.survey)
+        if "survey" in panel.uses:
+            past = None if self._survey_of is None else self.history.survey_at(self._survey_of, panel.plot.parts)
+            panel.show_survey(past or self.survey)
         if panel is self.references.panel:
             self.references.show()
 

