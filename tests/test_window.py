@@ -1150,7 +1150,7 @@ def test_neither_measures_nor_long_work_make_the_window_wider(qtbot: QtBot) -> N
     window.resize(1200, 100)
     window.show()
     QApplication.processEvents()
-    label, every = status.labels["measure"], "hit@1 36.5 %, without context 18.5 %"
+    label, every = status.labels["measure"], "held-out hit@1 36.5 %, without context 18.5 %"
     wide = status.layout().totalMinimumSize().width() + label.fontMetrics().horizontalAdvance(every) // 2
     window.resize(wide, 100)
     values = {"hit_at_1": 0.365, "hit_at_1_no_context": 0.185}
@@ -1158,13 +1158,13 @@ def test_neither_measures_nor_long_work_make_the_window_wider(qtbot: QtBot) -> N
         history.extend(StepLog(np.array([step]), {name: np.array([v]) for name, v in values.items()}, ()))
         status.show_measure(history, None)
         QApplication.processEvents()
-        assert (label.text(), window.width()) == ("hit@1 36.5 %", wide)
+        assert (label.text(), window.width()) == ("held-out hit@1 36.5 %", wide)
         status.show_progress(Progress("Steps", 1, 9, time.monotonic(), None))
         QApplication.processEvents()
         assert (label.text(), window.width()) == (every, wide), "there is room for all"
         status.show_progress(None)
         QApplication.processEvents()
-        assert (label.text(), window.width()) == ("hit@1 36.5 %", wide)
+        assert (label.text(), window.width()) == ("held-out hit@1 36.5 %", wide)
 
 
 def test_status_tells_a_measure_while_training(qtbot: QtBot, window: Window) -> None:
