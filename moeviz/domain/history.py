@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ MAX_POINTS = 2048
 MAX_SNAPSHOTS = 256
 SURVEY_BYTES, FEWEST_SURVEYS, MOST_SURVEYS = 64_000_000, 8, 256  # of all kept surveys, as large as the newest
 BLOCK = 4096  # rows of a long log looked at together
+Kept = TypeVar("Kept")
 SPARSE = "heldout"  # measured at few steps: its points are kept when their neighbours are thinned
 
 
@@ -31,12 +33,9 @@ class History:
         self._counts: list[tuple[npt.NDArray[np.int32], ...]] = []  # one array (E,) a layer
         self._stride = 1
         self._seen = 0
-        self._snapshot_stride = 1
-        self._snapshots_seen = 0
         self.marks: list[tuple[int, str]] = []
         self.snapshots: list[RoutingSnapshot] = []
-        self._survey_stride = 1
-        self._surveys_seen = 0
+        self._film, self._survey_film = _Film(), _Film()
         self._surveys: list[SurveyResult] = []
         self._newest_survey: tuple[SurveyResult, ...] = ()  # which a thinned run may not keep
         self.revision += 1
@@ -93,12 +92,7 @@ class History:
         self._stride *= 2
 
     def add_snapshot(self, snapshot: RoutingSnapshot) -> None:
-        if self._snapshots_seen % self._snapshot_stride == 0:
-            self.snapshots.append(snapshot)
-            if len(self.snapshots) > MAX_SNAPSHOTS:
-                self.snapshots = self.snapshots[::2]
-                self._snapshot_stride *= 2
-        self._snapshots_seen += 1
+        self.snapshots = self._film.add(self.snapshots, snapshot, MAX_SNAPSHOTS)
 
     def add_survey(self, survey: SurveyResult) -> None:
         self._newest_survey = (survey,)
@@ -107,12 +101,8 @@ class History:
         if last is not None and same and last.parts <= survey.parts:  # a knob is turned while the run rests
             self._surveys[-1] = survey
             return
-        if self._surveys_seen % self._survey_stride == 0:
-            self._surveys.append(survey)
-            if len(self._surveys) > min(MOST_SURVEYS, max(FEWEST_SURVEYS, SURVEY_BYTES // _size(survey))):
-                self._surveys = self._surveys[::2]
-                self._survey_stride *= 2
-        self._surveys_seen += 1
+        most = min(MOST_SURVEYS, max(FEWEST_SURVEYS, SURVEY_BYTES // _size(survey)))
+        self._surveys = self._survey_film.add(self._surveys, survey, most)
 
     def add_mark(self, step: int, label: str) -> None:
         self.marks.append((step, label))
@@ -182,6 +172,22 @@ class History:
             )
             for a, b in pairwise(edges)
         ]
+
+
+class _Film:
+    """Which of all that comes is kept: what is evenly spread over the run."""
+
+    def __init__(self) -> None:
+        self._stride, self._seen = 1, 0
+
+    def add(self, kept: list[Kept], one: Kept, most: int) -> list[Kept]:
+        """What is kept from now on, at most so many."""
+        if self._seen % self._stride == 0:
+            kept.append(one)
+            if len(kept) > most:
+                kept, self._stride = kept[::2], 2 * self._stride
+        self._seen += 1
+        return kept
 
 
 def _alike(a: RoutingSnapshot, b: RoutingSnapshot) -> bool:

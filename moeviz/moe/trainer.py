@@ -275,9 +275,8 @@ class Trainer:
         heldout = self.data.heldout_rows(self.settings.model.context, None) if self.data.measures else None
         if heldout is None:
             return {}
-        heldout = Rows(
-            *(array[:rows] for array in heldout)
-        )  # a fair sample: what is measured of all, and not by domain
+        # a fair sample: what is measured of all, and not by domain
+        heldout = Rows(*(array[:rows] for array in heldout))
         ranks = []
         for start in range(0, len(heldout.inputs), HELDOUT_ROWS):
             part = Rows(*(array[start : start + HELDOUT_ROWS] for array in heldout))

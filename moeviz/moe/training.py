@@ -194,7 +194,7 @@ class _Run:
             case Prepare():
                 self.trainer.prepare()
                 self._log = self.trainer.tell_opened()
-                return self._tell(None, "", "", "", False, False) if self._log is not None else None
+                return self._tell(None) if self._log is not None else None
             case SetKnobs(values):
                 return self.set_knobs(values)
             case SetProbe(text):
@@ -236,9 +236,8 @@ class _Run:
         self._surveyed = parts, seconds
         if of != parts:  # the first of its kind fills caches, and tells nothing of what the next will take
             return update
-        return replace(
-            update, timings={**update.timings, "survey": min(before, seconds)}
-        )  # one of them may have waited
+        seconds = min(before, seconds)  # one of them may have waited
+        return replace(update, timings={**update.timings, "survey": seconds})
 
     def read(self, text: str) -> Update:
         self.settle()

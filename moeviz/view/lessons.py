@@ -160,9 +160,8 @@ class Lessons(QWidget):
         )
         if self._then is None or self._then.run != run:
             self._then = now
-        elif now.survey is not None and (
-            self._then.survey is None or self._then.survey.heldout is None
-        ):  # it comes later
+        elif now.survey is not None and (self._then.survey is None or self._then.survey.heldout is None):
+            # it comes a moment after what it is of
             self._then = replace(self._then, survey=now.survey)
         check = lesson.check(self.at, now, self._then)
         self.reading.setText(escape(check.reading))

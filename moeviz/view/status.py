@@ -13,24 +13,15 @@ from moeviz.domain.history import History
 from moeviz.domain.messages import ModelFacts
 from moeviz.domain.routing import RoutingSnapshot
 from moeviz.view.panels.axes import number
-from moeviz.view.panels.losses import MEASURES, nats
+from moeviz.view.panels.losses import MEASURES, NAMES, nats
 from moeviz.view.steady import SteadyLabel
 from moeviz.view.theme import GRID
 
 WIDE = ("parameters", "flops", "frames")
 OF_NOW = ("measure", "parameters", "flops")  # of the newest model, also while an earlier step is shown
 SHORTEST = 0.4  # s; shorter work is not worth a word
-# what tells of held-out data how well a task is done
-TITLES = {
-    "accuracy": "accuracy",
-    "hit_at_10": "hit@10",
-    "mrr": "MRR",
-    "hit_at_1": "hit@1",
-    "hit_at_1_no_context": "without context",
-    "exact_match": "exact match",
-    "character_accuracy": "characters right",
-    "heldout": "held-out",
-}
+# of what tells of held-out data how well a task is done; beside each other they need fewer words
+TITLES = NAMES | {"hit_at_1": "hit@1", "hit_at_1_no_context": "without context"}
 
 
 @dataclass(frozen=True, slots=True)

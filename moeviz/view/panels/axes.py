@@ -1,6 +1,6 @@
 """Numbers and axes, painted with as few calls as possible. Ranges are always given, never found out while painting."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, floor, inf, log10
@@ -54,6 +54,18 @@ def steady_top(now: float, wanted: float) -> float:
     """The end of an axis from 0: it grows at once and shrinks only where much of it would be empty, so that it does not
     go to and fro with values that lie at the edge of a round number."""
     return wanted if wanted > now or wanted < 0.6 * now else now
+
+
+class SteadyTop:
+    """steady_top() over one thing at a time, such as a layer and its number of experts: of another it begins anew."""
+
+    def __init__(self) -> None:
+        self._top = 0.0
+        self._of: Hashable = None
+
+    def move(self, of: Hashable, wanted: float) -> float:
+        self._top, self._of = steady_top(self._top if of == self._of else 0.0, wanted), of
+        return self._top
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:

@@ -20,13 +20,13 @@ from moeviz.view.colours import expert_colour, mixed
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import (
     Frame,
+    SteadyTop,
     draw_column_labels,
     draw_y_axis,
     inside,
     nice_ceiling,
     number,
     share,
-    steady_top,
 )
 from moeviz.view.panels.words import first_null, kept, label, labels, signs_in_words
 from moeviz.view.theme import Theme, put, width_of
@@ -44,7 +44,7 @@ class GateWeights(Panel):
         self._heights = np.zeros(0)
         self._chosen: dict[int, float] = {}
         self._dropped: set[int] = set()
-        self._top, self._of = 0.0, (-1, -1, 0)  # the layer, token and number of experts that it is for
+        self._top, self._steady = 0.0, SteadyTop()
 
     @property
     def token(self) -> int | None:
@@ -76,9 +76,8 @@ class GateWeights(Panel):
             self._heights = np.zeros(routing.num_experts)
             for expert, weight in self._chosen.items():
                 self._heights[expert] = weight
-        of = (self.layer, token, self._heights.size)
         top = max(nice_ceiling(float(np.nanmax(self._heights, initial=0.0)) * 1.12), 0.1)
-        self._top, self._of = steady_top(self._top if of == self._of else 0.0, top), of
+        self._top = self._steady.move((self.layer, token, self._heights.size), top)
 
     def lines_of_words(self, width: float) -> int:
         routing = self.routing()

@@ -21,13 +21,13 @@ from moeviz.view.colours import sequential
 from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import (
     Array,
+    SteadyTop,
     draw_column_labels,
     draw_row_labels,
     inside,
     nice_ceiling,
     number,
     share,
-    steady_top,
 )
 from moeviz.view.panels.heat import BAR, draw_colour_bar, draw_heat, heat_image, outline
 from moeviz.view.panels.load import combine_mass, layer_counts
@@ -48,7 +48,7 @@ class LayersExperts(Panel):
         self._drawn: object = None
         self._said: tuple[object, list[str]] | None = None
         self._image = QImage()
-        self._top, self._of = 0.0, (0, 0)  # the number of layers and experts that it is for
+        self._top, self._steady = 0.0, SteadyTop()
 
     def subtitle(self) -> str:
         if self._soft:
@@ -74,8 +74,7 @@ class LayersExperts(Panel):
         self._null = min(map(first_null, self.snapshot.layers))
         self._cv = [cv(c) for c, _ in counts]
         top = nice_ceiling(float(np.nanmax(self._shares, initial=0.0)))
-        same = self._of == (of := self._shares.shape)
-        self._top, self._of = steady_top(self._top if same else 0.0, min(1.0, max(2 / widest, top))), of
+        self._top = self._steady.move(self._shares.shape, min(1.0, max(2 / widest, top)))
         self._image = heat_image(self._shares, 0.0, self._top, sequential(self.theme), self.theme.panel)
         self._drawn = key
 
@@ -94,9 +93,7 @@ class LayersExperts(Panel):
         layers, experts = self._shares.shape
         draw_colour_bar(painter, heat, sequential(theme), 0.0, self._top, theme, "load q", mark=1 / experts)
         draw_row_labels(painter, heat, [str(i) for i in range(layers)], theme, "layer")
-        draw_column_labels(
-            painter, heat, labels(experts, self._null), theme, "expert", self.picked("expert", self._shares.shape[1])
-        )
+        draw_column_labels(painter, heat, labels(experts, self._null), theme, "expert", self.picked("expert", experts))
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         heat, theme, strong = self.heat_rect(rect), self.theme, self.picked("expert", self._shares.shape[1])

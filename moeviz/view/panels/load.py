@@ -26,12 +26,12 @@ from moeviz.view.panel import NARROW, Panel, Pointed, Table
 from moeviz.view.panels.axes import (
     Array,
     Frame,
+    SteadyTop,
     draw_column_labels,
     draw_y_axis,
     inside,
     nice_ceiling,
     number,
-    steady_top,
 )
 from moeviz.view.panels.words import about, drops_in_words, first_null, kind_in_words, label, labels
 from moeviz.view.theme import Theme
@@ -64,7 +64,7 @@ class Load(Panel):
         self._summary: LoadSummary = summarise(self._counts)
         self._mass: Array | None = None
         self._null = 1
-        self._top, self._of = 0.0, (-1, 0)  # the layer and number of experts that it is for
+        self._top, self._steady = 0.0, SteadyTop()
 
     def prepare(self) -> None:
         assert self.snapshot is not None
@@ -75,9 +75,8 @@ class Load(Panel):
         self._mass, self._null = combine_mass(routing), first_null(routing)
         even = 1 / self._counts.size
         highest = max(float(self._bars.max()), even + 2 * self.noise)
-        of = (self.layer, self._counts.size)
-        self._top = steady_top(self._top if of == self._of else 0.0, min(1.0, max(2 * even, nice_ceiling(highest))))
-        self._of = of
+        wanted = min(1.0, max(2 * even, nice_ceiling(highest)))
+        self._top = self._steady.move((self.layer, self._counts.size), wanted)
 
     @property
     def _bars(self) -> Array:
@@ -135,7 +134,7 @@ class Load(Panel):
             labels(size, self._null),
             theme,
             f"expert (line 1/E = {number(1 / size)})",
-            self.picked("expert", self._counts.size),
+            self.picked("expert", size),
         )
 
     def _band(self, frame: Frame) -> tuple[float, float]:
@@ -145,7 +144,7 @@ class Load(Panel):
 
     def draw(self, painter: QPainter, rect: QRectF) -> None:
         frame, theme, size = self.frame(rect), self.theme, self._counts.size
-        inner, strong = frame.rect, self.picked("expert", self._counts.size)
+        inner, strong = frame.rect, self.picked("expert", size)
         step = inner.width() / size
         gap = min(6.0, step * 0.15)
         for e, q in enumerate(self._bars.tolist()):
