@@ -21,7 +21,8 @@ WIDE = ("parameters", "flops", "frames")
 OF_NOW = ("measure", "parameters", "flops")  # of the newest model, also while an earlier step is shown
 SHORTEST = 0.4  # s; shorter work is not worth a word
 # of what tells of held-out data how well a task is done; beside each other they need fewer words
-TITLES = NAMES | {"hit_at_1": "hit@1", "hit_at_1_no_context": "without context"}
+MEASURED = (*(name for names in MEASURES.values() for name in names), "heldout")
+TITLES = {name: NAMES[name] for name in MEASURED} | {"hit_at_1": "hit@1", "hit_at_1_no_context": "without context"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ class Status(QStatusBar):
 def measured(history: History, unit: str) -> list[Measured]:
     """The newest of the task's own measures, the one that it goes by first, then of the loss in `unit`."""
     found = []
-    for name in (*(name for names in MEASURES.values() for name in names), "heldout"):
+    for name in MEASURED:
         values = history.scalar(name)
         known = np.flatnonzero(np.isfinite(values))
         if known.size:
